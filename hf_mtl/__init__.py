@@ -1,0 +1,29 @@
+"""Multi-task fine-tuning of transformer encoders: the Hugging Face Trainer, a head per task, gradient surgery."""
+
+from ._version import __version__
+from .arguments import MultiTaskTrainingArguments
+from .configuration import MultiTaskConfig
+from .errors import InputError
+from .modeling import MultiTaskModel, MultiTaskOutput, load_model
+from .schedule import UnfreezeSchedule
+from .tasks import TaskSpec, load_tasks
+from .trainer import MultiTaskTrainer
+from .unfreezing import GradualUnfreezing
+from .weightings import WEIGHTINGS, make_weighting
+
+__all__ = [
+    "WEIGHTINGS",
+    "GradualUnfreezing",
+    "InputError",
+    "MultiTaskConfig",
+    "MultiTaskModel",
+    "MultiTaskOutput",
+    "MultiTaskTrainer",
+    "MultiTaskTrainingArguments",
+    "TaskSpec",
+    "UnfreezeSchedule",
+    "__version__",
+    "load_model",
+    "load_tasks",
+    "make_weighting",
+]

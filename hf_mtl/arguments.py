@@ -1,0 +1,168 @@
+"""The command line: three dataclasses, and a YAML or JSON file of the same arguments that flags override."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from .configuration import POOLINGS
+from .errors import InputError, unknown
+from .gradients import GRADIENT_METHODS
+from .sampling import TASK_SAMPLING
+from .tasks import EMBEDDED
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """Which encoder, and what is put on it."""
+
+    model_name_or_path: str = _option(
+        "sentence-transformers/all-mpnet-base-v2",
+        f"Hub id or folder of an encoder or of a saved multi-task model; {EMBEDDED} builds a small untrained encoder.",
+    )
+    model_revision: str = _option("main", "Branch, tag or commit of a model on the Hub.")
+    pooling: str | None = _option(
+        None, f"How token vectors become one: {', '.join(POOLINGS)}. A saved model's own, or mean, unless given."
+    )
+    head_dropout: float | None = _option(None, "Dropout before the heads. A saved model's own, or 0.1, unless given.")
+    trust_remote_code: bool = _option(False, "Run code that a model on the Hub brings along.")
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """Which tasks, and where their rows are."""
+
+    task_set: str = _option("glue", "Set of tasks: glue, demo, or a YAML file of your own.")
+    tasks: list[str] | None = _option(None, "Tasks to train; sst2 and stsb of glue, all of any other set unless given.")
+    dataset_name: str | None = _option(
+        None, "Hub id or folder that replaces the task set's dataset, e.g. a local copy of nyu-mll/glue."
+    )
+    max_seq_length: int = _option(512, "Inputs are cut to this many tokens.")
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length < 8:
+            raise InputError(f"max_seq_length is {self.max_seq_length}, wanted at least 8")
+        if self.tasks is None and self.task_set == "glue":
+            self.tasks = ["sst2", "stsb"]
+
+
+@dataclass(kw_only=True)
+class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transformers' base class is untyped
+    """`TrainingArguments` with the defaults of the recipe and the arguments of multi-task training."""
+
+    gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {', '.join(GRADIENT_METHODS)}.")
+    gradient_method_args: str = _option("{}", 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
+    task_sampling: str = _option("equal", f"Each task's share of a batch: {', '.join(TASK_SAMPLING)}.")
+    unfreeze_schedule: str = _option(
+        "0:0,1:3,2:6",
+        "From epoch 0 no encoder layer trains, from 1 the last 3, from 2 the last 6. '0:0,500:3,1000:all steps' counts "
+        "steps; none trains everything.",
+    )
+    optimizer: str | None = _option(
+        None, "Name of an optimizer of pytorch_optimizer; --optim, torch's fused AdamW by default, unless given."
+    )
+    optimizer_args: str = _option("{}", "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
+
+    train_metric_rows: int = _option(
+        1024, "Size of the fixed sample of training rows that is scored beside validation."
+    )
+
+    per_device_train_batch_size: int = _option(64, "Rows per device and step, over all tasks.")
+    per_device_eval_batch_size: int = _option(64, "Rows per device and evaluation batch.")
+    num_train_epochs: float = _option(4.0, "Epochs; one is a pass over the largest task under equal sampling.")
+    learning_rate: float = _option(2e-5, "Peak learning rate.")
+    warmup_steps: float = _option(100, "Steps of linear warm-up; a number below 1 is a share of all steps.")
+    eval_strategy: str = _option("epoch", "When to evaluate: no, steps or epoch.")
+    save_strategy: str = _option("epoch", "When to save: no, steps, epoch or best.")
+    save_total_limit: int | None = _option(2, "Checkpoints to keep beside the best one.")
+    logging_steps: float = _option(50, "Steps between two lines of losses.")
+    metric_for_best_model: str | None = _option("eval_average", "With load_best_model_at_end: the metric that decides.")
+    train_sampling_strategy: str = _option(
+        "group_by_length", "group_by_length puts rows of like length into a batch; random does not."
+    )
+    remove_unused_columns: bool = _option(False, "Not used: batches are nested by task.")
+    hub_strategy: str = _option(
+        "end", "When to push, with push_to_hub: end, every_save, checkpoint or all_checkpoints."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.do_train:
+            self.eval_strategy = "no"  # else the base class would turn --do_eval on
+        super().__post_init__()
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The JSON object in `gradient_method_args` or `optimizer_args`; InputError when it is none."""
+        text = getattr(self, name)
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{name} {text!r} is no JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise InputError(f'{name} {text!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')
+        return value
+
+
+Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]
+DATACLASSES = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """The arguments of `[FILE.yaml|FILE.json] [--flag value ...]`; a flag overrides the file.
+
+    Raises:
+        InputError: for a file that cannot be read, and for an unknown key or flag.
+    """
+    argv = list(argv)
+    from_file = file_flags(Path(argv.pop(0))) if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json") else []
+    parser = HfArgumentParser(DATACLASSES, allow_abbrev=False)
+    *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
+    if rest:
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        raise (
+            unknown("argument", rest[0], flags)
+            if rest[0].startswith("-")
+            else InputError(f"argument {rest[0]!r} belongs to no flag; a YAML or JSON file comes first")
+        )
+    return tuple(parsed)
+
+
+def file_flags(path: Path) -> list[str]:
+    """The flags that a YAML or JSON file of arguments stands for.
+
+    YAML values stay the text that was written: read as YAML types, `2e-5` would be a string and `1:3` would be 63.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        raise InputError(f"argument file {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"argument file {str(path)!r} holds {type(values).__name__}, wanted name: value lines")
+    known = [f.name for c in DATACLASSES for f in dataclasses.fields(c) if f.init]
+    flags: list[str] = []
+    for name, value in values.items():
+        if name not in known:
+            raise unknown(f"argument in {str(path)!r}:", name, known)
+        flags += _flag(name, value)
+    return flags
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is None or value in ("null", "~", ""):
+        return []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    if isinstance(value, dict):
+        return [f"--{name}={json.dumps(value)}"]
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"]

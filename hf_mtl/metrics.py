@@ -1,0 +1,169 @@
+"""The metrics, as `evaluate.Metric` classes that need no download, and the scores of one task.
+
+All are fractions, higher is better. Where a score is undefined (a constant prediction has no correlation) it is 0.0.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from .tasks import TaskSpec
+
+logger = logging.getLogger(__name__)
+Array = NDArray[Any]
+
+
+class _TaskMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
+    """Shared description; a subclass gives `value_type` and `score(predictions, references) -> float`."""
+
+    value_type = "int64"
+
+    def _info(self) -> evaluate.MetricInfo:
+        value = datasets.Value(self.value_type)
+        return evaluate.MetricInfo(
+            description=(self.__doc__ or "").strip(),
+            citation="",
+            inputs_description="predictions and references: one number per row",
+            features=datasets.Features({"predictions": value, "references": value}),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: float(self.score(np.asarray(predictions), np.asarray(references)))}
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        raise NotImplementedError
+
+
+class Accuracy(_TaskMetric):
+    """Share of rows whose predicted class is the label."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        return float(np.mean(predictions == references))
+
+
+def _f1_of_class(predictions: Array, references: Array, positive: int) -> float:
+    found = np.sum((predictions == positive) & (references == positive))
+    claimed_and_there = np.sum(predictions == positive) + np.sum(references == positive)
+    return float(2 * found / claimed_and_there) if claimed_and_there else 0.0
+
+
+class F1(_TaskMetric):
+    """Harmonic mean of precision and recall of class 1, as GLUE scores MRPC and QQP."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        return _f1_of_class(predictions, references, 1)
+
+
+class MacroF1(_TaskMetric):
+    """Mean over the classes that occur of each class's F1."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        classes = np.union1d(predictions, references)
+        return float(np.mean([_f1_of_class(predictions, references, c) for c in classes]))
+
+
+class MatthewsCorrelation(_TaskMetric):
+    """Matthews correlation for any number of classes (Gorodkin 2004)."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        classes = np.union1d(predictions, references)
+        predicted = (predictions[:, None] == classes).astype(float)
+        actual = (references[:, None] == classes).astype(float)
+        predicted -= predicted.mean(axis=0)
+        actual -= actual.mean(axis=0)
+        spread = np.sqrt(np.sum(predicted**2) * np.sum(actual**2))
+        return float(np.sum(predicted * actual) / spread) if spread else 0.0
+
+
+def _is_constant(name: str, predictions: Array, references: Array) -> bool:
+    """Whether one side is constant (or a single row), which leaves a correlation undefined; says so."""
+    for side, values in (("predictions", predictions), ("labels", references)):
+        if np.ptp(values) == 0:
+            logger.warning("%s: all %d %s are equal, so it is reported as 0.0", name, len(values), side)
+            return True
+    return False
+
+
+class Pearson(_TaskMetric):
+    """Pearson correlation of predictions and labels; 0.0 when either is constant."""
+
+    value_type = "float64"
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        if _is_constant("pearson", predictions, references):
+            return 0.0
+        return float(stats.pearsonr(predictions, references).statistic)
+
+
+class Spearman(_TaskMetric):
+    """Spearman rank correlation of predictions and labels; 0.0 when either is constant."""
+
+    value_type = "float64"
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+            return 0.0
+        return float(stats.spearmanr(predictions, references).statistic)
+
+
+class R2(_TaskMetric):
+    """Share of the labels' variance that the predictions explain; 0.0 when the labels are constant."""
+
+    value_type = "float64"
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        total = np.sum((references - references.mean()) ** 2)
+        return float(1 - np.sum((references - predictions) ** 2) / total) if total else 0.0
+
+
+METRICS: dict[str, type[_TaskMetric]] = {
+    "accuracy": Accuracy,
+    "f1": F1,
+    "macro_f1": MacroF1,
+    "matthews_correlation": MatthewsCorrelation,
+    "pearson": Pearson,
+    "spearman": Spearman,
+    "r2": R2,
+}
+
+
+def make_metric(name: str) -> evaluate.Metric:
+    """An instance of the metric `name` that keeps its rows in memory."""
+    metric = METRICS[name](keep_in_memory=True)
+    metric.info.metric_name = name
+    return metric
+
+
+def task_scores(spec: TaskSpec, predictions: Array, references: Array) -> dict[str, float]:
+    """Every metric of one task.
+
+    Args:
+        spec: the task.
+        predictions: class indices or values. *Shape:* (rows,)
+        references: labels. *Shape:* (rows,)
+    """
+    scores = {}
+    for name in spec.metrics:
+        result = make_metric(name).compute(predictions=predictions.tolist(), references=references.tolist())
+        scores[name] = float(next(iter(result.values())))
+    return scores
+
+
+def average_score(specs: list[TaskSpec], metrics: dict[str, float], prefix: str) -> float:
+    """Mean over the tasks of their main metric, a fraction; `metrics` has keys "<prefix>_<task>_<metric>"."""
+    return float(np.mean([metrics[f"{prefix}_{spec.name}_{spec.main_metric}"] for spec in specs]))

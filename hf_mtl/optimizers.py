@@ -1,0 +1,43 @@
+"""Optimizers of pytorch_optimizer by name, without those whose step a Trainer cannot give what they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_optimizer import get_supported_optimizers, load_optimizer
+
+from .errors import InputError, unknown
+
+_CLOSURE = "its step calls a closure that computes the loss again"
+_SECOND_ORDER = "it differentiates the gradient, whose graph is not kept"
+_MUON = "its parameter groups must be split by hand (use_muon)"
+_MODEL = "it is built from a model instead of parameters"
+REFUSED = {
+    **dict.fromkeys(("alig", "bsam", "lbfgs"), _CLOSURE),
+    **dict.fromkeys(("adahessian", "sophiah"), _SECOND_ORDER),
+    **dict.fromkeys(("adago", "adamuon", "distributedmuon", "muon", "muonclip", "normuon"), _MUON),
+    **dict.fromkeys(("adalomo", "adammini", "lomo"), _MODEL),
+    "demo": "it exchanges gradients between processes itself",
+    "lorarite": "it takes pairs of LoRA matrices only",
+    "spectralsphere": "it takes matrices only, and an encoder has vectors",
+}
+
+
+def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Optimizer]:
+    """The class of the optimizer `name`.
+
+    Raises:
+        InputError: for an unknown name, one of `REFUSED`, or options that its constructor does not take.
+    """
+    name = name.lower()
+    if name in REFUSED:
+        raise InputError(f"optimizer {name!r} cannot be used here: {REFUSED[name]}; try adamw, lion, adan or prodigy")
+    if name not in get_supported_optimizers():
+        raise unknown("optimizer", name, get_supported_optimizers())
+    cls = load_optimizer(name)
+    try:
+        cls([torch.nn.Parameter(torch.zeros(2, 2))], **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {name!r} with options {options}: {error}") from error
+    return cls

@@ -1,0 +1,207 @@
+"""Tasks as data: `TaskSpec` is one task, `load_tasks` reads them from a YAML file.
+
+GLUE's tasks and the demo's are files in `task_sets/`; a user's own file has the same form and needs no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InputError, unknown
+from .kinds import TaskHead
+
+TASK_SETS = Path(__file__).parent / "task_sets"
+EMBEDDED = "embedded:demo"
+FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"}
+SPLITS = ("train", "validation", "test")
+METRIC_NAMES = {
+    "classification": ("accuracy", "f1", "macro_f1", "matthews_correlation"),
+    "regression": ("pearson", "spearman", "r2"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task: where its rows are, what its head is, how it is scored and how much it counts.
+
+    Args:
+        name: the task's name, in flags, logs, metrics and files.
+        kind: "classification" or "regression".
+        text_columns: one column for single texts, two for pairs.
+        dataset: a Hub id or a folder for `datasets.load_dataset`; exactly one of `dataset` and `files` is given.
+        config: the dataset's configuration, the second argument of `load_dataset`.
+        files: split -> parquet, csv, tsv or jsonl file.
+        splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
+        label_column: column of the label.
+        labels: class names in the order of their indices (classification).
+        label_range: lowest and highest label (regression).
+        metrics: names of the metrics to report, see `METRIC_NAMES`.
+        main_metric: the one that enters `eval_average`; the first of `metrics` unless given.
+        loss_weight: factor on the task's loss and gradient.
+        sampling_weight: factor on the task's share of every batch.
+
+    Raises:
+        InputError: when a value cannot be used; the message names the task and the key.
+    """
+
+    name: str
+    kind: str
+    text_columns: tuple[str, ...]
+    dataset: str | None = None
+    config: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    label_column: str = "label"
+    labels: tuple[str, ...] | None = None
+    label_range: tuple[float, float] | None = None
+    metrics: tuple[str, ...] = ()
+    main_metric: str = ""
+    loss_weight: float = 1.0
+    sampling_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.head  # noqa: B018  (a TaskHead checks name, kind, labels, range and number of texts)
+        known = METRIC_NAMES[self.kind]
+        object.__setattr__(self, "metrics", tuple(self.metrics) or known[:1])
+        object.__setattr__(self, "main_metric", self.main_metric or self.metrics[0])
+        for metric in (*self.metrics, self.main_metric):
+            if metric not in known:
+                raise unknown(f"metric for task {self.name!r} ({self.kind}):", metric, known)
+        if self.main_metric not in self.metrics:
+            raise InputError(
+                f"task {self.name!r}: main_metric {self.main_metric!r} is not among metrics {self.metrics}"
+            )
+        if (self.dataset is None) == (not self.files):
+            raise InputError(
+                f"task {self.name!r}: wanted either dataset or files, found {'both' if self.files else 'neither'}"
+            )
+        for key in (*self.files, *self.splits):
+            if key not in SPLITS:
+                raise unknown(f"split of task {self.name!r}:", key, SPLITS)
+        for path in self.files.values():
+            if Path(path).suffix.lower() not in FILE_FORMATS:
+                raise InputError(f"task {self.name!r}: file {path!r} is none of {', '.join(FILE_FORMATS)}")
+        for key in ("loss_weight", "sampling_weight"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a number above 0")
+
+    @property
+    def head(self) -> TaskHead:
+        """The part of the task that a model saves."""
+        return TaskHead(
+            name=self.name,
+            kind=self.kind,
+            labels=self.labels,
+            label_range=self.label_range,
+            num_texts=len(self.text_columns),
+        )
+
+
+def load_tasks(
+    task_set: str = "glue", *, tasks: Iterable[str] | None = None, dataset: str | None = None
+) -> list[TaskSpec]:
+    """The tasks of a set, in the order asked for.
+
+    Args:
+        task_set: "glue", "demo", or the path of a YAML file.
+        tasks: names to keep; all of the set unless given.
+        dataset: replaces the `dataset` of every task that has one.
+
+    Raises:
+        InputError: for a file that cannot be read and for what `TaskSpec` refuses, naming file, task and key.
+    """
+    path = TASK_SETS / f"{task_set}.yaml"
+    if Path(task_set).suffix in (".yaml", ".yml"):
+        path = Path(task_set)
+    elif not path.exists():
+        raise unknown("task_set", task_set, [p.stem for p in TASK_SETS.glob("*.yaml")] + ["FILE.yaml"])
+    specs = {spec.name: spec for spec in read_task_file(path)}
+    if dataset is not None:
+        specs = {
+            name: dataclasses.replace(spec, dataset=dataset) if spec.dataset else spec for name, spec in specs.items()
+        }
+    names = list(specs) if tasks is None else list(dict.fromkeys(tasks))
+    for name in names:
+        if name not in specs:
+            raise unknown("task", name, specs)
+    return [specs[name] for name in names]
+
+
+def read_task_file(path: Path) -> list[TaskSpec]:
+    """Every task of a YAML file of the form `{defaults: {...}, tasks: {name: {...}}}`; see `task_sets/glue.yaml`.
+
+    File names and dataset folders that start with "." are relative to the file's own folder.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"task file {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("tasks"), dict) or not content["tasks"]:
+        raise InputError(f"task file {str(path)!r}: wanted a key 'tasks' with one entry per task")
+    for key in content:
+        if key not in ("defaults", "tasks"):
+            raise unknown(f"key in task file {str(path)!r}:", key, ("defaults", "tasks"))
+    defaults = content.get("defaults") or {}
+    specs = []
+    for name, row in content["tasks"].items():
+        if not isinstance(row, dict) or not isinstance(defaults, dict):
+            raise InputError(f"task file {str(path)!r}, task {name!r}: wanted keys and values, found {row!r}")
+        try:
+            specs.append(spec_from_row(name, {**defaults, **row}, path.parent))
+        except InputError as error:
+            raise InputError(f"task file {str(path)!r}: {error}") from error
+    return specs
+
+
+_KEYS = {field.name: field for field in dataclasses.fields(TaskSpec)}
+_TUPLES = ("text_columns", "labels", "label_range", "metrics")
+_MAPPINGS = ("files", "splits")
+_NUMBERS = ("loss_weight", "sampling_weight")
+
+
+def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpec:
+    """One task from one YAML row; an unknown key or a value of the wrong shape is an InputError."""
+    values: dict[str, Any] = {"name": name}
+    for key, value in row.items():
+        if key not in _KEYS or key == "name":
+            raise unknown(f"key for task {name!r}:", key, [k for k in _KEYS if k != "name"])
+        values[key] = _checked(name, key, value)
+    for key in ("kind", "text_columns"):
+        if key not in values:
+            raise InputError(f"task {name!r}: the key {key!r} is missing")
+    values["files"] = {split: str(folder / path) for split, path in values.get("files", {}).items()}
+    if str(values.get("dataset") or "").startswith("."):
+        values["dataset"] = str(folder / values["dataset"])
+    return TaskSpec(**values)
+
+
+def _checked(name: object, key: str, value: Any) -> Any:
+    """`value` in the type that `TaskSpec` holds."""
+    error = InputError(f"task {name!r}: {key} is {value!r}, wanted ")
+    if key in _MAPPINGS:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise InputError(f"{error}split: name pairs, e.g. {{train: train, validation: dev}}")
+        return value
+    if key in _TUPLES:
+        items = value if isinstance(value, list) else [value]
+        if key == "label_range":
+            if len(items) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in items):
+                raise InputError(f"{error}[lowest, highest]")
+            return (float(items[0]), float(items[1]))
+        # An unquoted yes, no or 1 is no string in YAML; as a class name it means what was written.
+        if not items or any(isinstance(v, bool | dict | list) or v is None for v in items):
+            raise InputError(f"{error}a list of names (quote words that YAML reads as true, false or null)")
+        return tuple(str(v) for v in items)
+    if key in _NUMBERS:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise InputError(f"{error}a number")
+        return float(value)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{error}a string")
+    return value

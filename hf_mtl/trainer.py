@@ -1,0 +1,305 @@
+"""`MultiTaskTrainer`: the Hugging Face Trainer with every task in every step and the tasks' gradients combined."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, speed_metrics
+
+from .arguments import MultiTaskTrainingArguments
+from .data import TaskCollator, TaskRows
+from .errors import InputError
+from .gradients import TaskGradients, make_combination
+from .kinds import KINDS
+from .metrics import average_score, task_scores
+from .modeling import MultiTaskModel
+from .optimizers import optimizer_class
+from .progress import TaskBars, TaskLines
+from .sampling import TaskBatchSampler, task_shares
+from .schedule import UnfreezeSchedule
+from .seeding import seeded_generator
+from .tasks import TaskSpec
+from .unfreezing import GradualUnfreezing
+
+
+def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
+    """Raise InputError for a set-up in which the gradients would be wrong, with what to use instead."""
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs in one process would use nn.DataParallel, which mixes the tasks' gradients; start with "
+            f"accelerate launch --multi_gpu --num_processes {args.n_gpu} run_glue_mtl.py ..."
+        )
+    if (
+        args.deepspeed
+        or args.fsdp
+        or os.environ.get("ACCELERATE_USE_DEEPSPEED")
+        or os.environ.get("ACCELERATE_USE_FSDP")
+    ):
+        raise InputError(
+            "DeepSpeed and FSDP shard the gradients that a gradient method has to compare; use plain data parallelism: "
+            "accelerate launch --multi_gpu --num_processes N run_glue_mtl.py ..."
+        )
+    if args.accelerator_config.split_batches:
+        raise InputError("split_batches would deal the tasks of one batch to different processes; leave it off")
+    if args.train_sampling_strategy not in ("group_by_length", "random"):
+        raise InputError(
+            f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"
+        )
+    for spec in tasks:
+        if model.task_heads.get(spec.name) != spec.head:
+            raise InputError(
+                f"task {spec.name!r}: the model's head is {model.task_heads.get(spec.name)}, wanted {spec.head}"
+            )
+
+
+def _shares(
+    tasks: Sequence[TaskSpec], rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int
+) -> NDArray[np.float64]:
+    weights = [spec.sampling_weight for spec in tasks]
+    return task_shares(args.task_sampling, [rows.sizes[spec.name] for spec in tasks], weights, batch_size)
+
+
+class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
+    """A Trainer for several tasks at once.
+
+    Args:
+        model: has a head for every task.
+        args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
+        tasks: the tasks, in the order in which they are listed everywhere.
+        train_dataset: task -> rows from `tokenise`; every task has some.
+        eval_dataset: task -> rows with labels.
+        processing_class: the tokenizer; it pads, and is saved with the model.
+        callbacks: further callbacks.
+        kwargs: for `Trainer`.
+
+    Raises:
+        InputError: for a set-up that cannot train rightly, before any folder is made.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        args: MultiTaskTrainingArguments,
+        tasks: Sequence[TaskSpec],
+        train_dataset: Mapping[str, Dataset] | None = None,
+        eval_dataset: Mapping[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs: Any,
+    ) -> None:
+        refuse_unsupported(model, args, tasks)
+        self.tasks = {spec.name: spec for spec in tasks}
+        self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
+        self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
+        if self.unfreeze_schedule is not None:
+            self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
+            callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
+        if args.optimizer is not None:
+            options = args.options("optimizer_args")
+            kwargs["optimizer_cls_and_kwargs"] = (
+                optimizer_class(args.optimizer, options),
+                {"lr": args.learning_rate, **options},
+            )
+        rows = None
+        if train_dataset is not None:
+            rows = TaskRows({name: train_dataset[name] for name in self.tasks})
+            _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+        self.gradients: TaskGradients | None = None
+        self.task_losses = dict.fromkeys(self.tasks, 0.0)
+        self.task_losses_since = 0
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=dict(eval_dataset) if eval_dataset is not None else None,
+            processing_class=processing_class,
+            data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
+            compute_metrics=self.compute_metrics,
+            callbacks=[*callbacks, _StepHooks(self)],
+            **kwargs,
+        )
+        self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TaskBars())
+        self.add_callback(TaskLines(tasks))
+
+    # ---- data ----
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches `{task: {"input_ids": (rows, tokens), ...}}` with each task's exact quota of rows."""
+        rows = self.train_dataset
+        self.batch_sampler = TaskBatchSampler(
+            rows.lengths,
+            batch_size=self._train_batch_size,
+            shares=_shares(list(self.tasks.values()), rows, self.args, self._train_batch_size),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            num_processes=self.args.world_size,
+            grouped=self.args.train_sampling_strategy == "group_by_length",
+        )
+        return self._loader(rows, batch_sampler=self.batch_sampler)
+
+    def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
+        """Batches of one task, in the order of its rows."""
+        return self._loader(eval_dataset, batch_size=self.args.eval_batch_size)
+
+    def get_test_dataloader(self, test_dataset: TaskRows) -> DataLoader[Any]:
+        """Batches of one task, in the order of its rows."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _loader(self, rows: TaskRows, **batches: Any) -> DataLoader[Any]:
+        args = self.args
+        loader = DataLoader(
+            rows,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            **batches,
+        )
+        return self.accelerator.prepare(loader)
+
+    # ---- one training step ----
+
+    def begin_step(self) -> None:
+        """Before the first micro-batch of a step: rows for the parameters that train now, all zero."""
+        shared = [p for p in self.model.shared_parameters() if p.requires_grad]
+        if self.gradients is None or list(map(id, shared)) != list(map(id, self.gradients.shared)):
+            self.gradients = None  # frees the old rows before the new ones are laid out
+            weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
+            self.gradients = TaskGradients(list(self.tasks), shared, self.model.head_parameters(), weights)
+        self.gradients.clear()
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One forward and backward per task; at the step's last micro-batch the gradients are combined.
+
+        The forward goes through `self.model`, not `model`: a wrapped model would mix the tasks' gradients.
+
+        Returns:
+            The weighted sum of the tasks' losses, divided by the micro-batches of the step. *Shape:* ()
+        """
+        assert self.gradients is not None
+        self.model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        total = torch.zeros((), device=self.args.device)
+        for task, batch in self._prepare_inputs(inputs).items():
+            num_rows = len(batch["labels"])
+            self.gradients.collect(task, num_rows)
+            with self.compute_loss_context_manager():
+                loss = self.model(task=task, **batch).loss
+            self.accelerator.backward(loss * num_rows)
+            self.task_losses[task] += loss.detach()
+            total += loss.detach() * self.tasks[task].loss_weight
+        self.task_losses_since += 1
+        if self.accelerator.sync_gradients:
+            self.gradients.reduce()
+            self.combine_gradients(self.gradients, self.args.seed, self.state.global_step)
+        return total / self.current_gradient_accumulation_steps
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self,
+        eval_dataset: Mapping[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Every task's metrics as "<prefix>_<task>_<metric>", and their mean "<prefix>_average" over the main ones.
+
+        Without `eval_dataset`, the fixed sample of training rows is scored too, under the prefix "train".
+        `on_evaluate` fires once, with everything, so that early stopping and the best model can use any of it.
+        """
+        self._memory_tracker.start()
+        start = time.time()
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics = self._scores(rows, ignore_keys, metric_key_prefix)
+        losses = {task: metrics[f"{metric_key_prefix}_{task}_loss"] for task in rows}
+        metrics[f"{metric_key_prefix}_loss"] = sum(self.tasks[task].loss_weight * losses[task] for task in rows)
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, rows.values()))))
+        if eval_dataset is None and self.train_dataset is not None and self.args.train_metric_rows > 0:
+            metrics.update(self._scores(self._train_sample(), ignore_keys, "train"))
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _scores(self, rows: Mapping[str, Dataset], ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for task in rows:
+            longest_first = np.argsort(rows[task]["length"], kind="stable")[::-1]  # little padding; scores ignore order
+            loader = self.get_eval_dataloader(TaskRows({task: rows[task].select(longest_first)}))
+            output = self.evaluation_loop(loader, "Evaluation", None, ignore_keys, metric_key_prefix=f"{prefix}_{task}")
+            metrics.update(output.metrics)
+        metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
+        return metrics
+
+    def _train_sample(self) -> dict[str, Dataset]:
+        """The same rows of every task whenever it is called, on every rank."""
+        sample = {}
+        for number, (task, rows) in enumerate(self.train_dataset.tasks.items()):
+            order = torch.randperm(len(rows), generator=seeded_generator(self.args.seed, number, len(rows)))
+            sample[task] = rows.select(order[: self.args.train_metric_rows].tolist())
+        return sample
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The stock loop over the rows of one task; `compute_metrics` learns which."""
+        (self._evaluated_task,) = dataloader.dataset.tasks
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, dict[str, Tensor]],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, logits and labels of a batch of one task."""
+        ((task, batch),) = inputs.items()
+        return super().prediction_step(model, {"task": task, **batch}, prediction_loss_only, ignore_keys)
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of the task that is being evaluated, and its exact mean loss, from logits and labels."""
+        spec = self.tasks[self._evaluated_task]
+        logits, labels = torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids)
+        decoded = KINDS[spec.kind].decode(logits, spec.head)
+        loss = KINDS[spec.kind].loss(logits, labels, spec.head)
+        return {**task_scores(spec, decoded.numpy(), labels.numpy()), "loss": loss.item()}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each task's mean loss since the last line, as "loss_<task>", over all processes."""
+        if "loss" in logs and self.task_losses_since:
+            sums = torch.stack([torch.as_tensor(v, device=self.args.device) for v in self.task_losses.values()])
+            means = self.accelerator.reduce(sums, reduction="mean") / self.task_losses_since
+            logs.update({f"loss_{task}": value for task, value in zip(self.tasks, means.tolist(), strict=True)})
+            self.task_losses, self.task_losses_since = dict.fromkeys(self.tasks, 0.0), 0
+        super().log(logs, start_time)
+
+
+class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Tells the trainer where epochs and steps begin."""
+
+    def __init__(self, trainer: MultiTaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
+        self.trainer.batch_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_step()

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Fine-tune one encoder on several tasks, evaluate it, predict with it, push it.
+
+    accelerate launch run_glue_mtl.py --model_name_or_path DIR_OR_HUB_ID --output_dir out --do_train --do_eval
+    accelerate launch run_glue_mtl.py examples/demo.yaml
+
+Arguments come from a YAML or JSON file, if one is named first, and from flags, which override it; --help lists them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
+from hf_mtl.arguments import ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from hf_mtl.data import TaskRows, input_limit, load_rows, read_labels, tokenise
+from hf_mtl.demo import demo_encoder_config, demo_tokenizer
+from hf_mtl.metrics import task_scores
+from hf_mtl.progress import BarHandler
+from hf_mtl.report import closing_table, plot_curves, write_predictions
+from hf_mtl.tasks import EMBEDDED
+from hf_mtl.unfreezing import describe_layers, steps_per_epoch
+
+logger = logging.getLogger("hf_mtl.run")
+CURVES = "training_curves.png"
+
+
+def main(argv: list[str]) -> None:
+    """Do what the arguments ask for."""
+    model_args, data_args, args = parse_arguments(argv)
+    set_up_logging(args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise InputError("nothing to do; wanted one or more of --do_train, --do_eval and --do_predict")
+    on_main_process(args, check_output_folder)
+    use_the_cpu_threads(args)
+    set_seed(args.seed)
+
+    tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
+    with args.main_process_first(desc="loading the data"):
+        raw = {spec.name: load_splits(spec, args) for spec in tasks}
+    model, tokenizer = load_model_and_tokenizer(model_args, tasks)
+    limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
+
+    def tokens(split: str) -> dict[str, Dataset]:
+        """Task -> the split's rows as token ids; labels of a test split stay out of them."""
+        there = [spec for spec in tasks if split in raw[spec.name]]
+        labels = {spec.name: None if split == "test" else raw[spec.name][split][1] for spec in there}
+        return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, labels[s.name]) for s in there}
+
+    trainer = MultiTaskTrainer(
+        model=model,
+        args=args,
+        tasks=tasks,
+        train_dataset=tokens("train") if args.do_train else None,
+        eval_dataset=tokens("validation") if args.do_train or args.do_eval else None,
+        processing_class=tokenizer,
+    )
+    if args.do_train:
+        train(trainer)
+    if args.do_eval:
+        evaluate(trainer)
+    if args.do_predict:
+        predict(trainer, tokens("test"), {name: splits["test"][1] for name, splits in raw.items() if "test" in splits})
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        say_what_is_next(args)
+    trainer.accelerator.end_training()
+
+
+def set_up_logging(args: MultiTaskTrainingArguments) -> None:
+    """Plain messages, from the main process only."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[BarHandler()])
+    logging.getLogger("hf_mtl").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+
+
+def on_main_process(args: MultiTaskTrainingArguments, check: Callable[[MultiTaskTrainingArguments], None]) -> None:
+    """Run `check(args)` on the main process; its InputError stops every process."""
+    message: list[str | None] = [None]
+    if args.process_index == 0:
+        try:
+            check(args)
+        except InputError as error:
+            message = [str(error)]
+    if args.world_size > 1:
+        broadcast_object_list(message)
+    if message[0] is not None:
+        raise InputError(message[0])
+
+
+def check_output_folder(args: MultiTaskTrainingArguments) -> None:
+    """Refuse a folder that cannot be written and, before training, one that holds something already."""
+    folder = Path(args.output_dir)
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir {args.output_dir!r} cannot be written: {error.strerror}") from error
+    if args.resume_from_checkpoint is not None:
+        find_checkpoint(args)
+    elif args.do_train and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"output_dir {args.output_dir!r} is not empty; choose another, or go on from its last checkpoint with "
+            "--resume_from_checkpoint latest"
+        )
+
+
+def find_checkpoint(args: MultiTaskTrainingArguments) -> str | None:
+    """The checkpoint to go on from: the newest one for "latest", else the folder named."""
+    wanted = args.resume_from_checkpoint
+    if wanted is None:
+        return None
+    if wanted == "latest":
+        folder = Path(args.output_dir)
+        wanted = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if wanted is None or not (Path(wanted) / "trainer_state.json").is_file():
+        raise InputError(
+            f"resume_from_checkpoint is {args.resume_from_checkpoint!r}: no checkpoint there; wanted a checkpoint "
+            f"folder, or 'latest' with checkpoints in output_dir {args.output_dir!r}"
+        )
+    return wanted
+
+
+def use_the_cpu_threads(args: MultiTaskTrainingArguments) -> None:
+    """On CPUs, share the cores among the local processes where a launcher has set one thread each."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if args.device.type != "cpu" or not launched or os.environ.get("OMP_NUM_THREADS") != "1":
+        return
+    threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    logger.info("CPU threads per process: %d (the launcher had set 1; OMP_NUM_THREADS=N chooses another)", threads)
+
+
+def load_splits(spec: TaskSpec, args: MultiTaskTrainingArguments) -> dict[str, tuple[Dataset, NDArray[Any]]]:
+    """Split -> raw rows and checked labels, for the splits that the run needs."""
+    wanted = {"train": args.do_train, "validation": args.do_train or args.do_eval, "test": args.do_predict}
+    splits = {}
+    for split in (name for name, needed in wanted.items() if needed):
+        rows = load_rows(spec, split)
+        if rows is not None:
+            splits[split] = rows, read_labels(spec, rows, split)
+        elif split == "test":
+            logger.warning("task %s has no test split: no predictions for it", spec.name)
+        else:
+            raise InputError(f"task {spec.name!r} has no split {spec.splits.get(split, split)!r}")
+    return splits
+
+
+def load_model_and_tokenizer(
+    model_args: ModelArguments, tasks: list[TaskSpec]
+) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+    """A saved model, an encoder with fresh heads, or the small untrained encoder of the demo."""
+    name = model_args.model_name_or_path
+    heads = [spec.head for spec in tasks]
+    shape: dict[str, Any] = {k: v for k in ("pooling", "head_dropout") if (v := getattr(model_args, k)) is not None}
+    if name == EMBEDDED:
+        tokenizer = demo_tokenizer()
+        return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
+    hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+    model = load_model(name, heads, **shape, **hub)
+    return model, AutoTokenizer.from_pretrained(name, **hub)
+
+
+def train(trainer: MultiTaskTrainer) -> None:
+    """Train, then leave the model, the state, the metrics and the curves in the output folder."""
+    args, schedule = trainer.args, trainer.unfreeze_schedule
+    result = trainer.train(resume_from_checkpoint=find_checkpoint(args))
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    trainer.model.save_pretrained(args.output_dir)
+    trainer.processing_class.save_pretrained(args.output_dir)
+    marks: dict[float, str] = {}
+    if schedule is not None:
+        unit = 1 if schedule.unit == "steps" else steps_per_epoch(args, len(trainer.batch_sampler) // args.world_size)
+        num_layers = trainer.model.encoder.config.num_hidden_layers
+        marks = {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
+        marks = {step: words for step, words in marks.items() if step <= trainer.state.global_step}
+    plot_curves(trainer.state.log_history, list(trainer.tasks.values()), marks, Path(args.output_dir) / CURVES)
+
+
+def evaluate(trainer: MultiTaskTrainer) -> None:
+    """Score every task on its validation split and print the closing table."""
+    state, best_loaded = trainer.state, trainer.args.load_best_model_at_end
+    scored = [row for row in state.log_history if "eval_average" in row and row["step"] == state.global_step]
+    metrics = dict(scored[-1]) if scored and not best_loaded else trainer.evaluate()
+    metrics.pop("step", None)
+    trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero():
+        print(closing_table(list(trainer.tasks.values()), metrics))
+
+
+def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset], labels: dict[str, NDArray[Any]]) -> None:
+    """Write predictions/<task>.tsv for every test split; score the rows that have a label."""
+    metrics: dict[str, float] = {}
+    for name, split in rows.items():
+        spec = trainer.tasks[name]
+        logits = torch.from_numpy(trainer.predict(TaskRows({name: split})).predictions)
+        decoded = trainer.model.decode(name, logits).numpy()
+        labelled = ~np.isnan(labels[name])
+        if labelled.any():
+            scores = task_scores(spec, decoded[labelled], labels[name][labelled])
+            metrics.update({f"test_{name}_{metric}": value for metric, value in scores.items()})
+        if trainer.is_world_process_zero():
+            write_predictions(spec, decoded, Path(trainer.args.output_dir) / "predictions" / f"{name}.tsv")
+    trainer.save_metrics("test", metrics)
+
+
+def say_what_is_next(args: MultiTaskTrainingArguments) -> None:
+    """Name what is in the output folder and the commands that use it."""
+    folder = Path(args.output_dir)
+    found = [f for f in ("all_results.json", CURVES, "predictions") if (folder / f).exists()]
+    print(f"in {folder}: {', '.join(found)}")
+    if args.do_train:
+        print(f"load it:  python -c \"from hf_mtl import MultiTaskModel; MultiTaskModel.from_pretrained('{folder}')\"")
+        print(f"go on:    --resume_from_checkpoint latest   predict:  --model_name_or_path {folder} --do_predict")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -1,0 +1,103 @@
+"""Small fixtures that every test may use: the demo's rows and tokenizer, and tiny models and trainers."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertConfig
+
+from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
+from hf_mtl.data import load_rows, read_labels, tokenise
+from hf_mtl.demo import demo_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return demo_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def specs() -> list[TaskSpec]:
+    """The demo's two tasks, reviews (classification) and pairs (regression)."""
+    return load_tasks("demo")
+
+
+@pytest.fixture(scope="session")
+def rows(specs, tokenizer) -> dict[str, dict[str, Dataset]]:
+    """Split -> task -> tokenised rows: 96 and 40 for training, 24 each for validation."""
+    sizes = {"train": {"reviews": 96, "pairs": 40}, "validation": {"reviews": 24, "pairs": 24}}
+    result: dict[str, dict[str, Dataset]] = {}
+    for split, wanted in sizes.items():
+        result[split] = {}
+        for spec in specs:
+            raw = load_rows(spec, split).select(range(wanted[spec.name]))
+            result[split][spec.name] = tokenise(spec, raw, tokenizer, 64, read_labels(spec, raw, split))
+    return result
+
+
+@pytest.fixture
+def make_model(tokenizer, specs):
+    """A BERT of two layers and width 32, without dropout unless asked for, with seeded weights."""
+
+    def make(tasks=None, *, layers=2, dropout=0.0, seed=0, **config) -> MultiTaskModel:
+        torch.manual_seed(seed)
+        encoder = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+        heads = [spec.head for spec in (tasks or specs)]
+        return MultiTaskModel(MultiTaskConfig(encoder, heads, head_dropout=dropout, **config))
+
+    return make
+
+
+@pytest.fixture
+def make_arguments(tmp_path):
+    """Arguments of a short quiet run on the CPU, nothing frozen; keywords override."""
+
+    def make(**overrides) -> MultiTaskTrainingArguments:
+        values = {
+            "output_dir": str(tmp_path / "out"),
+            "do_train": True,
+            "use_cpu": True,
+            "max_steps": 4,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "unfreeze_schedule": "none",
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "train_metric_rows": 16,
+        }
+        return MultiTaskTrainingArguments(**{**values, **overrides})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(make_model, make_arguments, specs, rows, tokenizer):
+    """A trainer on the demo's two tasks; keywords go to the arguments."""
+
+    def make(model=None, callbacks=(), **arguments) -> MultiTaskTrainer:
+        return MultiTaskTrainer(
+            model=model or make_model(),
+            args=make_arguments(**arguments),
+            tasks=specs,
+            train_dataset=rows["train"],
+            eval_dataset=rows["validation"],
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+
+    return make
