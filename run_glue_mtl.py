@@ -47,6 +47,8 @@ def main(argv: list[str]) -> None:
         raise InputError("nothing to do; wanted one or more of --do_train, --do_eval and --do_predict")
     on_main_process(args, check_output_folder)
     use_the_cpu_threads(args)
+    if args.hub_token:  # in the environment it stays out of training_args.bin
+        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
 
     tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> None:
         predict(trainer, tokens("test"), {name: splits["test"][1] for name, splits in raw.items() if "test" in splits})
     if args.push_to_hub:
         trainer.push_to_hub()
+        logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r)", trainer.hub_model_id)
     if trainer.is_world_process_zero():
         say_what_is_next(args)
     trainer.accelerator.end_training()
@@ -173,7 +176,20 @@ def load_model_and_tokenizer(
         return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
     hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
     model = load_model(name, heads, **shape, **hub)
-    return model, AutoTokenizer.from_pretrained(name, **hub)
+    return model, load_tokenizer(name, hub)
+
+
+def load_tokenizer(name: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer at a folder or Hub id; InputError when there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the tokenizer of model_name_or_path {name!r} cannot be loaded: {reason}") from error
+    # Where there are no tokenizer files, transformers makes a tokenizer that knows special tokens only.
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 10:
+        raise InputError(f"model_name_or_path {name!r} holds no tokenizer; wanted its files beside the model's")
+    return tokenizer
 
 
 def train(trainer: MultiTaskTrainer) -> None:
@@ -182,10 +198,9 @@ def train(trainer: MultiTaskTrainer) -> None:
     result = trainer.train(resume_from_checkpoint=find_checkpoint(args))
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
+    trainer.save_final()
     if not trainer.is_world_process_zero():
         return
-    trainer.model.save_pretrained(args.output_dir)
-    trainer.processing_class.save_pretrained(args.output_dir)
     marks: dict[float, str] = {}
     if schedule is not None:
         unit = 1 if schedule.unit == "steps" else steps_per_epoch(args, len(trainer.batch_sampler) // args.world_size)

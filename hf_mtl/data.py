@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 import torch
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
@@ -45,7 +49,7 @@ def load_rows(spec: TaskSpec, split: str) -> Dataset | None:
             raise InputError(f"{where}: no column {column!r}; the columns are {', '.join(rows.column_names)}")
         if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted text")
-        for row, text in enumerate(rows[column]):
+        for row, text in enumerate(rows[column][:]):
             if text is None:
                 raise InputError(f"{where}: column {column!r} has no text in row {row} (the first row is 0)")
     return rows
@@ -57,23 +61,45 @@ def _load(spec: TaskSpec, split: str) -> Dataset | None:
         return Dataset.from_dict(demo_rows(str(spec.config), split))
     try:
         if spec.files:
-            return _load_file(spec.files[split]) if split in spec.files else None
+            return _load_file(spec, spec.files[split]) if split in spec.files else None
         assert spec.dataset is not None
         everything = datasets.load_dataset(spec.dataset, spec.config, cache_dir=_content_cache(spec.dataset))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, pd.errors.ParserWarning, datasets.exceptions.DatasetsError) as error:
         source = spec.files.get(split) or f"{spec.dataset}, configuration {spec.config}"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"task {spec.name!r}: cannot load {source!r}: {reason}") from error
     return everything.get(own_name)
 
 
-def _load_file(path: str) -> Dataset:
+def _load_file(spec: TaskSpec, path: str) -> Dataset:
     suffix = Path(path).suffix.lower()
-    # In GLUE's tsv files a quote is a character: read as csv quoting, one that opens a field swallows rows.
-    options: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
-    return datasets.load_dataset(
-        FILE_FORMATS[suffix], data_files=path, split="train", cache_dir=_content_cache(path), **options
-    )
+    if Path(path).is_file() and _has_no_rows(path, suffix):
+        return Dataset.from_dict({})
+    options: dict[str, Any] = {}
+    if FILE_FORMATS[suffix] == "csv":
+        # pandas takes "NA", "null" and "None" for missing, which as a text they are not; and of lines with a cell too
+        # many it makes an index, or with index_col=False, cuts them off with a warning, which is an error here.
+        no_label = [text for text in ("", "NA", "NaN", "nan", "null") if text not in (spec.labels or ())]
+        missing = {spec.label_column: no_label, **{column: [""] for column in spec.text_columns}}
+        options = {"keep_default_na": False, "na_values": missing, "index_col": False}
+    if suffix == ".tsv":
+        # In GLUE's tsv files a quote is a character: read as csv quoting, one that opens a field swallows rows.
+        options.update(sep="\t", quoting=csv.QUOTE_NONE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return datasets.load_dataset(
+            FILE_FORMATS[suffix], data_files=path, split="train", cache_dir=_content_cache(path), **options
+        )
+
+
+def _has_no_rows(path: str, suffix: str) -> bool:
+    """Whether a file holds at most a header, of which every format's reader makes another error."""
+    if suffix == ".parquet":
+        return bool(pyarrow.parquet.read_metadata(path).num_rows == 0)
+    header = 0 if suffix == ".jsonl" else 1
+    with open(path, "rb") as stream:
+        return len(list(islice((line for line in stream if line.strip()), header + 1))) <= header
 
 
 def _content_cache(source: str) -> str | None:
@@ -111,10 +137,10 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
             return np.full(len(rows), np.nan)
         raise InputError(f"{where}: no label column {column!r}; the columns are {', '.join(rows.column_names)}")
     values = [_as_number(spec, value) for value in _named(spec, rows)]
-    admits = KINDS[spec.kind].admits
+    head, admits = spec.head, KINDS[spec.kind].admits
     wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
-    for row, (value, found) in enumerate(zip(values, rows[column], strict=True)):
-        if value is not None and not np.isnan(value) and admits(value, spec.head):
+    for row, (value, found) in enumerate(zip(values, rows[column][:], strict=True)):
+        if value is not None and not np.isnan(value) and admits(value, head):
             continue
         if unlabelled and (found is None or value == -1 or (value is not None and np.isnan(value))):
             values[row] = np.nan
@@ -124,11 +150,18 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
 
 
 def _named(spec: TaskSpec, rows: Dataset) -> list[Any]:
-    """The label column, with indices turned into names where the data names the same classes in another order."""
+    """The label column, with numbers turned into class names where that is what they are.
+
+    Those are the indices of data that names the same classes, maybe in another order, and the numbers of data without
+    class names where the task's classes are called "1", "2", ...
+    """
     feature = rows.features[spec.label_column]
-    values = list(rows[spec.label_column])
-    if isinstance(feature, ClassLabel) and spec.labels and set(feature.names) == set(spec.labels):
-        return [feature.names[v] if v is not None and 0 <= v < len(feature.names) else v for v in values]
+    values = rows[spec.label_column][:]
+    if isinstance(feature, ClassLabel):
+        if spec.labels and set(feature.names) == set(spec.labels):
+            return [feature.names[v] if v is not None and 0 <= v < len(feature.names) else v for v in values]
+    elif spec.labels and all(label.isdecimal() for label in spec.labels):
+        return [f"{v:g}" if isinstance(v, int | float) and v >= 0 else v for v in values]
     return values
 
 

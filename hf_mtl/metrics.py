@@ -87,13 +87,9 @@ class MatthewsCorrelation(_TaskMetric):
         return float(np.sum(predicted * actual) / spread) if spread else 0.0
 
 
-def _is_constant(name: str, predictions: Array, references: Array) -> bool:
-    """Whether one side is constant (or a single row), which leaves a correlation undefined; says so."""
-    for side, values in (("predictions", predictions), ("labels", references)):
-        if np.ptp(values) == 0:
-            logger.warning("%s: all %d %s are equal, so it is reported as 0.0", name, len(values), side)
-            return True
-    return False
+def _is_constant(predictions: Array, references: Array) -> bool:
+    """Whether one side is constant (or a single row), which leaves a correlation undefined."""
+    return bool(np.ptp(predictions) == 0 or np.ptp(references) == 0)
 
 
 class Pearson(_TaskMetric):
@@ -103,7 +99,7 @@ class Pearson(_TaskMetric):
 
     @staticmethod
     def score(predictions: Array, references: Array) -> float:
-        if _is_constant("pearson", predictions, references):
+        if _is_constant(predictions, references):
             return 0.0
         return float(stats.pearsonr(predictions, references).statistic)
 
@@ -115,7 +111,7 @@ class Spearman(_TaskMetric):
 
     @staticmethod
     def score(predictions: Array, references: Array) -> float:
-        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        if _is_constant(predictions, references):
             return 0.0
         return float(stats.spearmanr(predictions, references).statistic)
 
@@ -142,6 +138,9 @@ METRICS: dict[str, type[_TaskMetric]] = {
 }
 
 
+CORRELATIONS = {"matthews_correlation", "pearson", "spearman"}
+
+
 def make_metric(name: str) -> evaluate.Metric:
     """An instance of the metric `name` that keeps its rows in memory."""
     metric = METRICS[name](keep_in_memory=True)
@@ -150,13 +149,17 @@ def make_metric(name: str) -> evaluate.Metric:
 
 
 def task_scores(spec: TaskSpec, predictions: Array, references: Array) -> dict[str, float]:
-    """Every metric of one task.
+    """Every metric of one task; one warning says when a correlation among them is undefined.
 
     Args:
         spec: the task.
         predictions: class indices or values. *Shape:* (rows,)
         references: labels. *Shape:* (rows,)
     """
+    undefined = [name for name in spec.metrics if name in CORRELATIONS]
+    if undefined and _is_constant(predictions, references):
+        side = "predictions" if np.ptp(predictions) == 0 else "labels"
+        logger.warning("task %r: all %s are equal, so %s is reported as 0.0", spec.name, side, ", ".join(undefined))
     scores = {}
     for name in spec.metrics:
         result = make_metric(name).compute(predictions=predictions.tolist(), references=references.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -36,8 +37,13 @@ def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Opti
     if name not in get_supported_optimizers():
         raise unknown("optimizer", name, get_supported_optimizers())
     cls = load_optimizer(name)
+    # Unknown keywords would be swallowed without a word.
+    known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of optimizer {name!r}:", option, known)
     try:
         cls([torch.nn.Parameter(torch.zeros(2, 2))], **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {name!r} with options {options}: {error}") from error
     return cls

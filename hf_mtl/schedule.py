@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise
 
 from .errors import InputError
@@ -42,7 +43,7 @@ class UnfreezeSchedule:
             return None
         words = text.split()
         unit = words.pop() if len(words) > 1 and words[-1] in ("epochs", "steps") else "epochs"
-        matches = [_STAGE.fullmatch(stage) for stage in "".join(words).split(",")]
+        matches = [_STAGE.fullmatch(stage.strip()) for stage in " ".join(words).split(",")]
         if not all(matches):
             raise InputError(f"unfreeze_schedule {text!r} cannot be read; {_WANTED}")
         stages = tuple((float(m[1]), None if m[2] == "all" else int(m[2])) for m in matches if m)
@@ -62,5 +63,8 @@ class UnfreezeSchedule:
                 )
 
     def __str__(self) -> str:
-        stages = ",".join(f"{start:g}:{'all' if n is None else n}" for start, n in self.stages)
+        # Decimal writes a start in full where a float's own text would be 1e+06.
+        stages = ",".join(
+            f"{Decimal(repr(start)).normalize():f}:{'all' if n is None else n}" for start, n in self.stages
+        )
         return stages if self.unit == "epochs" else f"{stages} {self.unit}"

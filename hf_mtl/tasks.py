@@ -133,13 +133,26 @@ def load_tasks(
     return [specs[name] for name in names]
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML forbids it, and PyYAML keeps the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_task_file(path: Path) -> list[TaskSpec]:
     """Every task of a YAML file of the form `{defaults: {...}, tasks: {name: {...}}}`; see `task_sets/glue.yaml`.
 
     File names and dataset folders that start with "." are relative to the file's own folder.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"task file {str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), dict) or not content["tasks"]:

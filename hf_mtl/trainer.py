@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, speed_metrics
 
 from .arguments import MultiTaskTrainingArguments
 from .data import TaskCollator, TaskRows
@@ -26,6 +28,7 @@ from .metrics import average_score, task_scores
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
+from .publish import model_card, upload, write_card
 from .sampling import TaskBatchSampler, task_shares
 from .schedule import UnfreezeSchedule
 from .seeding import seeded_generator
@@ -55,6 +58,10 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
     if args.train_sampling_strategy not in ("group_by_length", "random"):
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"
+        )
+    if args.push_to_hub and args.hub_strategy != "end":
+        raise InputError(
+            f"hub_strategy is {HubStrategy(args.hub_strategy).value!r}, wanted 'end': checkpoints hold folders of this machine"
         )
     for spec in tasks:
         if model.task_heads.get(spec.name) != spec.head:
@@ -289,6 +296,53 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             logs.update({f"loss_{task}": value for task, value in zip(self.tasks, means.tolist(), strict=True)})
             self.task_losses, self.task_losses_since = dict.fromkeys(self.tasks, 0.0), 0
         super().log(logs, start_time)
+
+    # ---- what is kept ----
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"hub_model_id {self.args.hub_model_id!r} cannot be pushed to: {reason}") from error
+
+    def save_final(self) -> None:
+        """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
+        if self.is_world_process_zero():
+            self.model.save_pretrained(self.args.output_dir)
+            self.processing_class.save_pretrained(self.args.output_dir)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Upload model, tokenizer, card and curves to `args.hub_model_id`; files that may hold secrets stay here.
+
+        Returns:
+            The commit's address on the main process, None elsewhere.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token)
+        self.save_final()
+        if not self.is_world_process_zero():
+            return None
+        folder = Path(self.args.output_dir)
+        scored = [row for row in self.state.log_history if "eval_average" in row]
+        curves = (folder / "training_curves.png").exists()
+        tasks = list(self.tasks.values())
+        write_card(folder, model_card(self.hub_model_id, tasks, scored[-1] if scored else {}, curves=curves))
+        return upload(
+            folder,
+            self.hub_model_id,
+            message=commit_message or "End of training",
+            token=token,
+            revision=revision or self.args.hub_revision,
+        )
 
 
 class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped

@@ -75,7 +75,7 @@ def projection_orders(num_tasks: int, generator: torch.Generator) -> Tensor:
 WEIGHTINGS: dict[str, Callable[..., Tensor]] = {"sum": sum_weights, "mean": mean_weights, "pcgrad": pcgrad_weights}
 
 
-def make_weighting(name: str, **options: object) -> Weighting:
+def make_weighting(name: str, /, **options: object) -> Weighting:
     """The weighting `name` with its options bound, e.g. `make_weighting("pcgrad", reduction="mean")`.
 
     Raises:

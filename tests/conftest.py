@@ -7,11 +7,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig
+from transformers import AutoConfig, BertConfig
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
 from hf_mtl.data import load_rows, read_labels, tokenise
 from hf_mtl.demo import demo_tokenizer
+
+torch.set_num_threads(1)  # models this small only lose time to a second thread
 
 
 @pytest.fixture(scope="session")
@@ -101,3 +103,29 @@ def make_trainer(make_model, make_arguments, specs, rows, tokenizer):
         )
 
     return make
+
+
+SMALL = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+FAMILIES = {
+    "bert": {},
+    "roberta": {"pad_token_id": 1, "max_position_embeddings": 66},
+    "mpnet": {"pad_token_id": 1, "max_position_embeddings": 66},
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 48},
+    "electra": {"embedding_size": 16},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+    "albert": {"embedding_size": 16},
+    "modernbert": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "xlm-roberta": {"pad_token_id": 1, "max_position_embeddings": 66},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family_config(request):
+    """A three-layer configuration of each encoder family that the project names."""
+    return AutoConfig.for_model(request.param, **{**SMALL, **FAMILIES[request.param]})

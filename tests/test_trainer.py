@@ -1,4 +1,159 @@
-def test_a_short_run_trains(make_trainer):
-    trainer = make_trainer(eval_strategy="steps", eval_steps=2)
+"""The trainer around the step: evaluation, best model, resume, refusals."""
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from hf_mtl import InputError, MultiTaskTrainer
+from hf_mtl.metrics import task_scores
+
+
+class Evaluations(TrainerCallback):
+    """Keeps what `on_evaluate` is told."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.seen.append(dict(metrics))
+
+
+def test_on_evaluate_fires_once_with_every_tasks_metrics(make_trainer):
+    watch = Evaluations()
+    make_trainer(callbacks=[watch], eval_strategy="steps", eval_steps=2).train()
+    assert len(watch.seen) == 2
+    for metrics in watch.seen:
+        for prefix in ("eval", "train"):
+            main = [metrics[f"{prefix}_reviews_accuracy"], metrics[f"{prefix}_pairs_pearson"]]
+            assert f"{prefix}_pairs_spearman" in metrics
+            assert metrics[f"{prefix}_average"] == pytest.approx(np.mean(main), abs=1e-12)
+
+
+def test_metrics_are_those_of_a_bare_loop(make_trainer, rows, tokenizer, specs):
+    trainer = make_trainer(per_device_eval_batch_size=7)
+    metrics = trainer.evaluate()
+    for spec in specs:
+        split = rows["validation"][spec.name]
+        model = trainer.model.eval()
+        decoded, losses = [], []
+        for row in split:
+            inputs = {k: torch.tensor([row[k]]) for k in ("input_ids", "token_type_ids")}
+            with torch.no_grad():
+                out = model(task=spec.name, labels=torch.tensor([row["labels"]]), **inputs)
+            decoded.append(model.decode(spec.name, out.logits).item())
+            losses.append(out.loss.item())
+        wanted = task_scores(spec, np.array(decoded), np.array(split["labels"]))
+        for name, value in wanted.items():
+            assert metrics[f"eval_{spec.name}_{name}"] == pytest.approx(value, abs=1e-5)
+        assert metrics[f"eval_{spec.name}_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_early_stopping_and_the_best_model_see_the_average(make_trainer):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 12}
+    stop = EarlyStoppingCallback(early_stopping_patience=2, early_stopping_threshold=1.0)  # nothing improves by 100 %
+    trainer = make_trainer(callbacks=[stop], load_best_model_at_end=True, **settings)
     trainer.train()
-    print(trainer.state.log_history)
+    assert trainer.state.global_step == 3
+    averages = [row["eval_average"] for row in trainer.state.log_history if "eval_average" in row]
+    assert trainer.state.best_metric == max(averages)
+
+
+def test_the_training_sample_is_the_same_rows_every_time(make_trainer):
+    trainer = make_trainer()
+    first, second = trainer._train_sample(), trainer._train_sample()
+    assert {name: len(split) for name, split in first.items()} == {"reviews": 16, "pairs": 16}
+    assert [first[n]["input_ids"] for n in first] == [second[n]["input_ids"] for n in second]
+
+
+def test_a_constant_prediction_scores_zero_with_one_warning(make_trainer, caplog):
+    trainer = make_trainer(train_metric_rows=0)
+    torch.nn.init.zeros_(trainer.model.heads["pairs"].weight)
+    with caplog.at_level("WARNING", logger="hf_mtl"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics = trainer.evaluate()
+    assert metrics["eval_pairs_pearson"] == metrics["eval_pairs_spearman"] == 0.0
+    assert math.isfinite(metrics["eval_average"])
+    assert len([r for r in caplog.records if "are equal" in r.message]) == 1
+
+
+def test_each_tasks_loss_is_logged_and_adds_up(make_trainer):
+    trainer = make_trainer(logging_steps=2)
+    trainer.train()
+    lines = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(lines) == 2
+    for row in lines:
+        # the Trainer rounds its own loss to four digits in some releases
+        assert row["loss"] == pytest.approx(row["loss_reviews"] + row["loss_pairs"], abs=1e-4)
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "pcgrad_reference"])
+def test_a_run_resumed_in_mid_epoch_ends_bit_equal(make_trainer, make_model, tmp_path, method):
+    settings = {
+        "gradient_method": method,
+        "max_steps": 14,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "save_total_limit": None,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 2,
+        "unfreeze_schedule": "0:0,1:1,1.5:all",
+    }
+    whole = make_trainer(make_model(dropout=0.1), **settings)
+    whole.train()
+    again = make_trainer(make_model(dropout=0.1, seed=9), **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-8"))
+    wanted = weights(whole)
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(again).items())
+    rows = [[r for r in t.state.log_history if "loss" in r and r["step"] > 8] for t in (whole, again)]
+    assert rows[0] == rows[1]
+
+
+def test_checkpoints_hold_no_token_and_load_as_models(make_trainer, tmp_path):
+    make_trainer(save_strategy="steps", save_steps=4).train()
+    folder = tmp_path / "out" / "checkpoint-4"
+    assert {"model.safetensors", "tokenizer.json", "trainer_state.json"} <= {p.name for p in folder.iterdir()}
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "hf_mtl"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size is 1 and there are 2 tasks"),
+        ({"gradient_method": "pcgard"}, "unknown gradient_method 'pcgard' .did you mean 'pcgrad'"),
+        ({"gradient_method_args": '{"reductoin": "sum"}'}, "'reductoin' .did you mean 'reduction'"),
+        ({"gradient_method": "sum", "gradient_method_args": '{"reduction": "sum"}'}, "takes no options"),
+        ({"optimizer": "lbfgs"}, "optimizer 'lbfgs' cannot be used here"),
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm'"),
+        ({"optimizer": "lion", "optimizer_args": '{"bettas": 1}'}, "optimizer 'lion'"),
+        ({"unfreeze_schedule": "0:9"}, "unfreezes 9 layers and the encoder has 2"),
+        ({"task_sampling": "fair"}, "unknown task_sampling 'fair'"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy is 'sequential'"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches"),
+        ({"push_to_hub": True, "hub_strategy": "every_save"}, "hub_strategy is 'every_save'"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_when_the_trainer_is_built(make_trainer, tmp_path, arguments, named):
+    with pytest.raises(InputError, match=named):
+        make_trainer(**arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_the_tasks_head_is_refused(make_model, make_arguments, specs, rows, tokenizer):
+    with pytest.raises(InputError, match="task 'pairs': the model's head is None"):
+        MultiTaskTrainer(
+            make_model(specs[:1]),
+            make_arguments(),
+            specs,
+            rows["train"],
+            rows["validation"],
+            processing_class=tokenizer,
+        )

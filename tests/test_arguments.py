@@ -1,0 +1,198 @@
+"""The command line: the recipe's defaults, files of arguments, flags over them, and what is refused."""
+
+import json
+
+import pytest
+
+from hf_mtl import InputError
+from hf_mtl.arguments import parse_arguments
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Arguments of a file's content, a mapping for JSON and text for YAML, and of flags."""
+
+    def parse(content: str | dict, *flags: str):
+        path = tmp_path / ("a.json" if isinstance(content, dict) else "a.yaml")
+        path.write_text(json.dumps(content) if isinstance(content, dict) else content, encoding="utf-8")
+        return parse_arguments([str(path), *flags, "--use_cpu"])
+
+    return parse
+
+
+def test_the_defaults_are_the_recipe():
+    model, data, training = parse_arguments(["--use_cpu"])
+    assert model.model_name_or_path == "sentence-transformers/all-mpnet-base-v2"
+    assert (model.pooling, model.head_dropout, model.model_revision) == (None, None, "main")
+    assert model.trust_remote_code is False
+    assert (data.task_set, data.tasks, data.dataset_name, data.max_seq_length) == ("glue", ["sst2", "stsb"], None, 512)
+    assert training.per_device_train_batch_size == 64
+    assert training.num_train_epochs == 4
+    assert (training.learning_rate, training.warmup_steps) == (2e-5, 100)
+    assert training.lr_scheduler_type == "linear"
+    assert training.optim == "adamw_torch_fused"
+    assert training.optimizer is None
+    assert (training.gradient_method, training.task_sampling) == ("pcgrad", "equal")
+    assert training.unfreeze_schedule == "0:0,1:3,2:6"
+    assert training.options("gradient_method_args") == training.options("optimizer_args") == {}
+    assert not (training.do_train or training.do_eval or training.do_predict)
+
+
+def test_training_evaluates_and_saves_every_epoch_and_prediction_alone_does_not():
+    training = parse_arguments(["--use_cpu", "--do_train"])[2]
+    assert (training.eval_strategy, training.save_strategy, training.do_eval) == ("epoch", "epoch", True)
+    predicting = parse_arguments(["--use_cpu", "--do_predict", "--load_best_model_at_end"])[2]
+    assert (predicting.eval_strategy, predicting.do_eval) == ("no", False)
+
+
+def test_the_two_tasks_of_the_recipe_are_glues_only():
+    assert parse_arguments(["--use_cpu", "--task_set", "demo"])[1].tasks is None
+    assert parse_arguments(["--use_cpu", "--tasks", "rte", "cola"])[1].tasks == ["rte", "cola"]
+
+
+YAML = """
+    # a comment
+    model_name_or_path: some/model
+    tasks: [rte, cola]
+    learning_rate: 2e-5
+    unfreeze_schedule: 1:3
+    num_train_epochs: 3
+    do_train: true
+    do_predict: yes
+    bf16: false
+    head_dropout: 0.25
+    run_name: null
+    hub_model_id: ~
+    data_seed:
+    optimizer: lion
+    optimizer_args: {betas: [0.9, 0.98], weight_decay: 1e-2, use_gc: True, name: x}
+    gradient_method_args: '{"reduction": "mean"}'
+    lr_scheduler_kwargs:
+      num_cycles: 2
+"""
+JSON = {
+    "model_name_or_path": "some/model",
+    "tasks": ["rte", "cola"],
+    "learning_rate": 2e-5,
+    "unfreeze_schedule": "1:3",
+    "num_train_epochs": 3,
+    "do_train": True,
+    "do_predict": True,
+    "bf16": False,
+    "head_dropout": 0.25,
+    "run_name": None,
+    "hub_model_id": None,
+    "data_seed": None,
+    "optimizer": "lion",
+    "optimizer_args": {"betas": [0.9, 0.98], "weight_decay": 1e-2, "use_gc": True, "name": "x"},
+    "gradient_method_args": '{"reduction": "mean"}',
+    "lr_scheduler_kwargs": {"num_cycles": 2},
+}
+
+
+@pytest.mark.parametrize("content", [YAML, JSON], ids=["yaml", "json"])
+def test_a_file_says_what_flags_would(parse, content):
+    model, data, training = parse(content)
+    assert (model.model_name_or_path, model.head_dropout) == ("some/model", 0.25)
+    assert data.tasks == ["rte", "cola"]
+    assert training.learning_rate == 2e-5
+    assert training.unfreeze_schedule == "1:3"
+    assert training.num_train_epochs == 3
+    assert (training.do_train, training.do_predict, training.bf16) == (True, True, False)
+    assert (training.run_name, training.hub_model_id, training.data_seed) == (None, None, None)
+    assert training.optimizer == "lion"
+    wanted = {"betas": [0.9, 0.98], "weight_decay": 0.01, "use_gc": True, "name": "x"}
+    assert training.options("optimizer_args") == wanted
+    assert training.options("gradient_method_args") == {"reduction": "mean"}
+    assert training.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+@pytest.mark.parametrize("content", [YAML, JSON], ids=["yaml", "json"])
+def test_a_flag_overrides_the_file(parse, content):
+    flags = ["--learning_rate", "1e-3", "--tasks", "sst2", "--do_train=false", "--optimizer_args", "{}"]
+    _, data, training = parse(content, *flags)
+    assert training.learning_rate == 1e-3
+    assert data.tasks == ["sst2"]
+    assert training.do_train is False
+    assert training.options("optimizer_args") == {}
+    assert training.unfreeze_schedule == "1:3"
+
+
+def test_a_flag_whose_value_ends_like_a_file_is_no_file():
+    assert parse_arguments(["--task_set=mine.yaml", "--use_cpu"])[1].task_set == "mine.yaml"
+
+
+@pytest.mark.parametrize("value", ["true", "True", "yes"])
+def test_booleans_of_yaml_are_true(parse, value):
+    assert parse(f"do_train: {value}\n")[2].do_train is True
+
+
+@pytest.mark.parametrize("value", ["false", "False", "no"])
+def test_booleans_of_yaml_are_false(parse, value):
+    assert parse(f"do_train: {value}\n")[2].do_train is False
+
+
+@pytest.mark.parametrize("content", ["save_total_limit: null\n", "save_total_limit:\n", {"save_total_limit": None}])
+def test_null_for_an_argument_with_a_default_is_refused_and_not_ignored(parse, content):
+    with pytest.raises(InputError, match="save_total_limit is null, which would leave it at its default 2"):
+        parse(content)
+
+
+@pytest.mark.parametrize("content", ["learning_rat: 1\n", {"learning_rat": 1}])
+def test_an_unknown_key_names_its_file_and_the_closest(parse, content):
+    with pytest.raises(InputError, match=r"a\.(yaml|json)': 'learning_rat' \(did you mean 'learning_rate'\?\)"):
+        parse(content)
+
+
+@pytest.mark.parametrize("flags", [["--learning_rat", "1"], ["--learning_rat=1e-5"], ["--do_train", "--learning_rat"]])
+def test_an_unknown_flag_names_the_closest(flags):
+    with pytest.raises(InputError, match=r"'--learning_rat' \(did you mean '--learning_rate'\?\)"):
+        parse_arguments([*flags, "--use_cpu"])
+
+
+@pytest.mark.parametrize(
+    "flags, problem",
+    [
+        (["--learning_rate", "fast"], "--learning_rate.*'fast'"),
+        (["--do_train", "--eval_strategy", "epochs"], "epochs"),
+        (["--do_train", "maybe"], "maybe"),
+        (["--tasks"], "--tasks"),
+        (["--max_seq_length", "4"], "max_seq_length is 4, wanted at least 8"),
+        (["--do_train", "--load_best_model_at_end", "--save_strategy", "steps"], "load_best_model_at_end"),
+        (["--do_train=true", "sst2"], "'sst2' belongs to no flag"),
+        (["sst2", "--do_train"], "'sst2' belongs to no flag"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_its_flag(flags, problem):
+    with pytest.raises(InputError, match=problem):
+        parse_arguments([*flags, "--use_cpu"])
+
+
+@pytest.mark.parametrize(
+    "name, content", [("a.yaml", "a: [1"), ("a.yaml", "- 1"), ("a.yaml", ""), ("a.json", "{a: 1}"), ("a.yml", None)]
+)
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"argument file .*{name}"):
+        parse_arguments([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("text", ["[1]", "{reduction: mean}", "mean", "3"])
+@pytest.mark.parametrize("name", ["gradient_method_args", "optimizer_args"])
+def test_options_that_are_no_json_object_are_refused(name, text):
+    training = parse_arguments([f"--{name}", text, "--use_cpu"])[2]
+    with pytest.raises(InputError, match=f"{name} .* is no JSON"):
+        training.options(name)
+
+
+def test_help_says_what_the_arguments_mean(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "How the tasks' gradients are combined: sum, mean, pcgrad",
+        "Peak learning rate.",
+        "equal, proportional",
+    ):
+        assert words in text

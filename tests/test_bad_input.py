@@ -1,0 +1,186 @@
+"""One table of what users get wrong: each is an InputError that names the thing, and leaves no output folder."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, T5Config, T5Model
+
+import run_glue_mtl
+from hf_mtl import InputError
+
+TEXTS = ["the film is good", "the film is dull", "the plot works", "the plot bores"]
+REVIEWS = pd.DataFrame({"text": TEXTS, "label": [1, 0, 1, 0]})
+PAIRS = pd.DataFrame({"one": TEXTS, "two": TEXTS[::-1], "score": [0.0, 2.5, 5.0, 1.0]})
+TASKS = {
+    "tasks": {
+        "reviews": {
+            "kind": "classification",
+            "text_columns": ["text"],
+            "labels": ["bad", "good"],
+            "files": {"train": "reviews.parquet", "validation": "reviews.parquet"},
+        },
+        "pairs": {
+            "kind": "regression",
+            "text_columns": ["one", "two"],
+            "label_column": "score",
+            "label_range": [0, 5],
+            "files": {"train": "pairs.parquet", "validation": "pairs.parquet"},
+        },
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, tokenizer) -> Path:
+    """Folders with a good two-layer encoder and with models that are no encoders."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    encoder = BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **small))
+    encoder.save_pretrained(folder / "encoder")
+    encoder.save_pretrained(folder / "no_tokenizer")
+    encoder.config.save_pretrained(folder / "no_weights")
+    GPT2Model(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder / "gpt2")
+    t5 = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5Model(t5).save_pretrained(folder / "t5")
+    for name in ("encoder", "no_weights", "gpt2", "t5"):
+        tokenizer.save_pretrained(folder / name)
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path, models, monkeypatch):
+    """Writes good data and good arguments, each of which keywords replace, and starts the command."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("a file")
+
+    def start(*flags: str, reviews=REVIEWS, pairs=PAIRS, tasks=TASKS, output="out", model="encoder", do="train"):
+        reviews.to_parquet(tmp_path / "reviews.parquet")
+        pairs.to_parquet(tmp_path / "pairs.parquet")
+        (tmp_path / "tasks.yaml").write_text(tasks if isinstance(tasks, str) else json.dumps(tasks))
+        arguments = {
+            "model_name_or_path": str(models / model) if model in {p.name for p in models.iterdir()} else model,
+            "task_set": "tasks.yaml",
+            "output_dir": output,
+            "unfreeze_schedule": "0:0,1:2",
+            "per_device_train_batch_size": 4,
+            "max_steps": 1,
+        }
+        argv = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+        run_glue_mtl.main([*argv, "--use_cpu", "--disable_tqdm=true", *([f"--do_{do}"] if do else []), *flags])
+
+    return start
+
+
+def edited(task: str, **changes) -> dict:
+    """The declarations with some keys of one task replaced."""
+    return {"tasks": {**TASKS["tasks"], task: {**TASKS["tasks"][task], **changes}}}
+
+
+def files(**splits: str) -> dict:
+    return {"files": {"train": "reviews.parquet", "validation": "reviews.parquet", **splits}}
+
+
+CASES = {
+    # tasks
+    "an unknown task": (["--tasks", "review"], {}, r"unknown task 'review' \(did you mean 'reviews'"),
+    "an unknown task set": (["--task_set", "gleu"], {}, r"task_set 'gleu' \(did you mean 'glue'"),
+    "no such task file": (["--task_set", "no.yaml"], {}, "'no.yaml' cannot be read"),
+    "malformed YAML": ([], {"tasks": "tasks: [a"}, "'tasks.yaml' cannot be read"),
+    "an unknown key": ([], {"tasks": edited("reviews", label="x")}, "'tasks.yaml': .*'reviews'.*'label'"),
+    # methods and optimizers
+    "an unknown gradient method": (["--gradient_method", "pcgard"], {}, "gradient_method 'pcgard'.*'pcgrad'"),
+    "an unknown option of it": (["--gradient_method_args", '{"reduce": 1}'], {}, "'reduce'.*'reduction'"),
+    "options that are no JSON": (["--gradient_method_args", "mean"], {}, "gradient_method_args 'mean'"),
+    "an unknown optimizer": (["--optimizer", "lionn"], {}, "optimizer 'lionn'.*'lion'"),
+    "a refused optimizer": (["--optimizer", "lbfgs"], {}, "optimizer 'lbfgs' cannot be used here: .*closure"),
+    "an option it does not take": (["--optimizer", "lion", "--optimizer_args", '{"x": 1}'], {}, "'lion'.*'x'"),
+    "an unknown sampling": (["--task_sampling", "equl"], {}, "task_sampling 'equl'.*'equal'"),
+    # data
+    "a dataset without the text column": (
+        [],
+        {"tasks": edited("reviews", text_columns=["sentence"])},
+        "'reviews', split 'train': no column 'sentence'; the columns are text, label",
+    ),
+    "a dataset without the label column": (
+        [],
+        {"tasks": edited("reviews", label_column="class")},
+        "'reviews', split 'train': no label column 'class'; the columns are text, label",
+    ),
+    "a label outside the classes": (
+        [],
+        {"reviews": REVIEWS.assign(label=[1, 0, 2, 0])},
+        r"'reviews', split 'train': label 2 in row 2 .*\['bad', 'good'\]",
+    ),
+    "a label outside the range": (
+        [],
+        {"pairs": PAIRS.assign(score=[0.0, 5.5, 1, 1])},
+        r"'pairs', split 'train': label 5.5 in row 1 .*\[0.0, 5.0\]",
+    ),
+    "an empty split": ([], {"reviews": REVIEWS.head(0)}, "'reviews', split 'train': the split is empty"),
+    "NaN labels": ([], {"pairs": PAIRS.assign(score=[0, 1, 1, float("nan")])}, "'pairs'.*label (nan|None) in row 3"),
+    "a text column that is not text": ([], {"pairs": PAIRS.assign(two=[1, 2, 3, 4])}, "'pairs'.*'two'.*wanted text"),
+    "null text": ([], {"reviews": REVIEWS.assign(text=["a", None, "b", "c"])}, "'reviews'.*'text'.*no text in row 1"),
+    "a missing file": ([], {"tasks": edited("reviews", **files(train="no.csv"))}, "'reviews': cannot load .*no.csv"),
+    "a missing split": ([], {"tasks": edited("reviews", files={"train": "reviews.parquet"})}, "no split 'validation'"),
+    "a dataset that is not there": (["--dataset_name", "no/such", "--task_set", "glue"], {}, "cannot load 'no/such"),
+    # model
+    "a decoder": ([], {"model": "gpt2"}, "gpt2.*no text encoder"),
+    "an encoder and decoder": ([], {"model": "t5"}, "t5.*no text encoder"),
+    "a folder without a config": ([], {"model": "empty"}, "model_name_or_path .*empty"),
+    "a folder without weights": ([], {"model": "no_weights"}, "model_name_or_path .*no_weights"),
+    "a folder without a tokenizer": ([], {"model": "no_tokenizer"}, "model_name_or_path .*no_tokenizer.*tokenizer"),
+    "a hub id that is not there": ([], {"model": "nobody/nothing"}, "model_name_or_path 'nobody/nothing'"),
+    # sizes and schedules
+    "a batch smaller than the tasks": (["--per_device_train_batch_size", "1"], {}, "batch_size is 1 .*2 tasks"),
+    "more layers than there are": (["--unfreeze_schedule", "0:0,1:3"], {}, "stage at 1 unfreezes 3 .* has 2"),
+    "an unreadable schedule": (["--unfreeze_schedule", "0-3"], {}, "unfreeze_schedule '0-3' cannot be read"),
+    # what to do and where
+    "nothing to do": ([], {"do": ""}, "nothing to do; .*--do_train"),
+    "an output folder below a file": ([], {"output": "file/out"}, "output_dir 'file/out' cannot be written"),
+    "an output folder that is a file": ([], {"output": "file"}, "output_dir 'file' cannot be written"),
+    "no checkpoint to go on from": (["--resume_from_checkpoint", "latest"], {}, "resume_from_checkpoint is 'latest'"),
+    "no such checkpoint": (["--resume_from_checkpoint", "no/where"], {}, "resume_from_checkpoint is 'no/where'"),
+    "an unknown flag": (["--learning_rat", "1"], {}, "'--learning_rat'.*'--learning_rate'"),
+}
+
+
+@pytest.mark.parametrize("flags, changes, message", CASES.values(), ids=CASES)
+def test_wrong_input_is_refused_by_name_before_any_folder_is_made(start, flags, changes, message):
+    with pytest.raises(InputError, match=message):
+        start(*flags, **changes)
+    assert not Path("out").exists()
+    assert Path("file").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "output_dir 'out' is not empty; .*--resume_from_checkpoint latest"),
+        (["--resume_from_checkpoint", "latest"], "resume_from_checkpoint is 'latest': no checkpoint there"),
+    ],
+)
+def test_a_folder_that_holds_something_is_left_as_it_is(start, flags, message):
+    Path("out").mkdir()
+    Path("out/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=message):
+        start(*flags)
+    assert [path.name for path in Path("out").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("flags", [["--do_eval"], ["--do_predict"]])
+def test_evaluation_and_prediction_refuse_too(start, flags):
+    with pytest.raises(InputError, match="no text encoder"):
+        start(*flags, do="", model="t5")
+    assert not Path("out").exists()
+
+
+def test_the_same_arguments_without_a_mistake_train(start):
+    """Else the table above might be refused for something else."""
+    start("--save_strategy", "no")
+    assert Path("out/model.safetensors").is_file()

@@ -1,0 +1,350 @@
+"""Loading rows and labels from files, tokenising, and batching by task."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hf_mtl import InputError, TaskSpec
+from hf_mtl.data import TaskCollator, TaskRows, load_rows, read_labels, tokenise
+
+FRAME = pd.DataFrame(
+    {
+        "text": ["a good film", 'say "hello, world"', "commas, many, of them", "ünïcödé 漢字", "NA", "null", "None"],
+        "label": [1, 1, 0, 0, 1, 0, 1],
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def task(**changes) -> TaskSpec:
+    values = {"name": "t", "kind": "classification", "text_columns": ("text",), "labels": ("bad", "good")}
+    if "label_range" in changes:
+        values.update(kind="regression", labels=None)
+    return TaskSpec(**{"files": {"train": "none.csv"}, **values, **changes})
+
+
+def write(frame: pd.DataFrame, path: Path) -> Path:
+    match path.suffix:
+        case ".csv":
+            frame.to_csv(path, index=False)
+        case ".tsv":  # as GLUE's files: nothing is quoted
+            lines = ["\t".join(frame.columns), *("\t".join(map(str, row)) for row in frame.itertuples(index=False))]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        case ".jsonl":
+            lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records")]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        case ".parquet":
+            frame.to_parquet(path, index=False)
+    return path
+
+
+def load(path: Path, split: str = "train", **changes) -> tuple[list, list]:
+    """Texts and labels of a file."""
+    spec = task(files={split: str(path)}, **changes)
+    rows = load_rows(spec, split)
+    return rows["text"][:], read_labels(spec, rows, split).tolist()
+
+
+# ---- rows ----
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".CSV"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    path = write(FRAME, tmp_path / f"rows{suffix.lower()}")
+    path = path.rename(tmp_path / f"rows{suffix}")
+    assert load(path) == (FRAME["text"].tolist(), FRAME["label"].tolist())
+
+
+def test_a_quote_that_opens_a_field_of_a_tsv_swallows_no_rows(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text('text\tlabel\n"it opens\t1\nand goes on\t0\nhere" it ends\t1\n', encoding="utf-8")
+    assert load(path) == (['"it opens', "and goes on", 'here" it ends'], [1, 0, 1])
+
+
+def test_a_quoted_field_of_a_csv_may_hold_commas_and_line_ends(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('text,label\n"one, two\nthree",1\nfour,0\n', encoding="utf-8")
+    assert load(path) == (["one, two\nthree", "four"], [1, 0])
+
+
+@pytest.mark.parametrize("lines", ["label,text\n1,good, film\n0,bad, film\n", "label,text\n1,good\n0,bad, film\n"])
+def test_a_line_with_a_cell_too_many_is_refused_and_not_cut(tmp_path, lines):
+    path = tmp_path / "rows.csv"
+    path.write_text(lines, encoding="utf-8")
+    with pytest.raises(InputError, match=r"task 't': cannot load '.*rows\.csv'"):
+        load(path)
+
+
+def test_a_class_may_be_called_na(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\nx,NA\ny,yes\n", encoding="utf-8")
+    assert load(path, labels=("NA", "yes"))[1] == [0, 1]
+
+
+@pytest.mark.parametrize("content, suffix", [("text,label\n", ".csv"), ("", ".csv"), ("", ".jsonl"), ("\n", ".tsv")])
+def test_a_file_without_rows_is_an_empty_split(tmp_path, content, suffix):
+    path = tmp_path / f"rows{suffix}"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"task 't', split 'train': the split is empty"):
+        load(path)
+
+
+def test_a_parquet_file_without_rows_is_an_empty_split(tmp_path):
+    with pytest.raises(InputError, match="the split is empty"):
+        load(write(FRAME.head(0), tmp_path / "rows.parquet"))
+
+
+@pytest.mark.parametrize(
+    "name, content, reason",
+    [
+        ("rows.parquet", b"no parquet", "not a parquet file"),
+        ("rows.jsonl", b"{text: 1}\n", "JSON parse error"),
+        ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "codec can't decode"),
+        ("gone.csv", None, "Unable to find"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_by_name_and_reason(tmp_path, name, content, reason):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"task 't': cannot load .*{name}.*{reason}" if content else reason):
+        load(tmp_path / name)
+
+
+def save_folder(folder: Path, texts: list[str], **features) -> None:
+    """A folder of parquet files with the three splits, as a copy of a data set from the Hub is."""
+    rows = Dataset.from_dict({"text": texts, "label": [0, 1] * (len(texts) // 2)}, **features)
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "validation", "test"):
+        rows.to_parquet(folder / f"{split}.parquet")
+
+
+def test_a_folder_rewritten_under_its_name_gives_its_new_rows(tmp_path):
+    spec = task(files={}, dataset=str(tmp_path / "set"))
+    save_folder(tmp_path / "set", ["old one", "old two"])
+    assert load_rows(spec, "train")["text"][:] == ["old one", "old two"]
+    save_folder(tmp_path / "set", ["new one", "new two"])  # files of the same names and sizes
+    assert load_rows(spec, "train")["text"][:] == ["new one", "new two"]
+    shutil.rmtree(tmp_path / "set")
+    save_folder(tmp_path / "set", ["last", "rows", "and", "more"])
+    assert load_rows(spec, "validation")["text"][:] == ["last", "rows", "and", "more"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_file_rewritten_under_its_name_gives_its_new_rows(tmp_path, suffix):
+    path = write(FRAME, tmp_path / f"rows{suffix}")
+    load(path)
+    write(FRAME.iloc[::-1], path)
+    assert load(path)[0] == FRAME["text"].tolist()[::-1]
+
+
+def test_two_tasks_read_one_file_each_in_its_own_way(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,other,label,score\nNA,x,1,0.5\nb,NA,0,NA\n", encoding="utf-8")
+    assert load(path)[0] == ["NA", "b"]
+    spec = task(files={"test": str(path)}, text_columns=("other",), label_column="score", label_range=(0, 1))
+    rows = load_rows(spec, "test")
+    assert rows["other"][:] == ["x", "NA"]
+    np.testing.assert_array_equal(read_labels(spec, rows, "test"), [0.5, np.nan])
+
+
+def test_splits_have_the_datasets_own_names_and_a_missing_one_is_none(tmp_path):
+    save_folder(tmp_path / "set", ["a", "b"])
+    (tmp_path / "set" / "test.parquet").unlink()
+    (tmp_path / "set" / "validation.parquet").rename(tmp_path / "set" / "dev.parquet")
+    spec = task(files={}, dataset=str(tmp_path / "set"), splits={"validation": "dev", "train": "train"})
+    assert load_rows(spec, "train")["text"][:] == ["a", "b"]
+    assert load_rows(spec, "test") is None
+
+
+@pytest.mark.parametrize(
+    "columns, problem",
+    [
+        ({"words": ["a"], "label": [1]}, "no column 'text'; the columns are words, label"),
+        ({"text": [1.5], "label": [1]}, "column 'text' is .*float.*, wanted text"),
+        ({"text": [["a"]], "label": [1]}, "column 'text' is .*List.*, wanted text"),
+        ({"text": ["a", None], "label": [1, 1]}, "column 'text' has no text in row 1"),
+    ],
+)
+def test_a_text_column_without_text_is_refused(tmp_path, columns, problem):
+    Dataset.from_dict(columns).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=f"task 't', split 'train': {problem}"):
+        load(tmp_path / "rows.parquet")
+
+
+# ---- labels ----
+
+NAMES = ("negative", "neutral", "positive")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        ["positive", "negative", "neutral"],
+        [2, 0, 1],
+        [2.0, 0.0, 1.0],
+    ],
+    ids=["names", "indices", "floats"],
+)
+def test_names_and_indices_give_the_same_labels(column):
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": column})
+    labels = read_labels(task(labels=NAMES), rows, "train")
+    assert (labels.tolist(), labels.dtype) == ([2, 0, 1], np.int64)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("positive", "negative", "neutral"), NAMES[::-1]])
+def test_class_labels_in_another_order_are_matched_by_name(names):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": ["positive", "negative", "neutral"]}, features=features)
+    assert read_labels(task(labels=NAMES), rows, "train").tolist() == [2, 0, 1]
+
+
+def test_class_labels_of_other_names_go_by_their_index():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["0", "1", "2"])})
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [2, 0, 1]}, features=features)
+    assert read_labels(task(labels=NAMES), rows, "train").tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("column", [[5, 1, 3], ["5", "1", "3"], [5.0, 1.0, 3.0]])
+def test_numbers_that_are_class_names_are_read_as_names(column):
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": column})
+    assert read_labels(task(labels=tuple("12345")), rows, "train").tolist() == [4, 0, 2]
+    assert read_labels(task(labels=tuple("54321")), rows, "train").tolist() == [0, 4, 2]
+    with pytest.raises(InputError, match=r"label '?5(.0)?'? in row 0 .* is not one of \['0', '1', '3'\]"):
+        read_labels(task(labels=tuple("013")), rows, "train")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    "column, found",
+    [([0, 3], "3"), ([0, -1], "-1"), ([0, 0.5], "0.5"), (["negative", "Positive"], "'Positive'"), ([0, None], "None")],
+)
+def test_a_label_outside_the_classes_is_refused_by_row_and_value(split, column, found):
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": column})
+    with pytest.raises(InputError, match=rf"task 't', split '{split}': label {found} in row 1 .* is not one of"):
+        read_labels(task(labels=NAMES), rows, split)
+
+
+@pytest.mark.parametrize("value", [5.1, -0.1, np.nan, np.inf, None])
+def test_a_label_outside_the_range_is_refused_by_row_and_value(value):
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0.0, value]})
+    with pytest.raises(InputError, match=rf"label {value} in row 1 .* is not a number in \[0.0, 5.0\]"):
+        read_labels(task(label_range=(0.0, 5.0)), rows, "train")
+
+
+def test_values_of_a_range_are_float64():
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 5]})
+    labels = read_labels(task(label_range=(0, 5)), rows, "train")
+    assert (labels.tolist(), labels.dtype) == ([0, 5], np.float64)
+
+
+@pytest.mark.parametrize("column", [[-1, -1, 1], [None, None, 1], [np.nan, np.nan, 1.0]])
+@pytest.mark.parametrize("kind", [{"labels": NAMES}, {"label_range": (0, 5)}, {"labels": ("1", "2")}])
+def test_rows_of_a_test_split_may_lack_their_label(column, kind):
+    labels = read_labels(task(**kind), Dataset.from_dict({"text": ["a", "b", "c"], "label": column}), "test")
+    wanted = 0 if kind == {"labels": ("1", "2")} else 1
+    np.testing.assert_array_equal(labels, [np.nan, np.nan, wanted])
+
+
+def test_a_test_split_may_lack_the_label_column():
+    rows = Dataset.from_dict({"text": ["a", "b"]})
+    np.testing.assert_array_equal(read_labels(task(), rows, "test"), [np.nan, np.nan])
+    with pytest.raises(InputError, match="split 'validation': no label column 'label'; the columns are text"):
+        read_labels(task(), rows, "validation")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_minus_1_inside_a_declared_range_is_a_label(split):
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [-1.0, 1.0]})
+    assert read_labels(task(label_range=(-1, 1)), rows, split).tolist() == [-1, 1]
+
+
+def test_a_wrong_label_of_a_test_split_is_refused_all_the_same():
+    rows = Dataset.from_dict({"text": ["a"], "label": [7]})
+    with pytest.raises(InputError, match="label 7 in row 0"):
+        read_labels(task(labels=NAMES), rows, "test")
+
+
+# ---- tokens and batches ----
+
+
+def test_tokenising_cuts_the_longer_text_and_counts_the_tokens(tokenizer):
+    spec = task(text_columns=("one", "two"))
+    rows = Dataset.from_dict({"one": ["the plot " * 40, "good"], "two": ["the film is dull", "bad"]})
+    tokens = tokenise(spec, rows, tokenizer, 32, np.array([1, 0]))
+    assert tokens["length"][:] == [len(ids) for ids in tokens["input_ids"]]
+    assert tokens["length"][0] == 32
+    assert tokens["labels"][:] == [1, 0]
+    assert tokens["input_ids"][1] == tokenizer("good", "bad")["input_ids"]
+    whole = tokenizer("the film is dull", add_special_tokens=False)["input_ids"]
+    assert tokens["input_ids"][0][-1 - len(whole) : -1] == whole
+    assert "labels" not in tokenise(spec, rows, tokenizer, 32).column_names
+
+
+def test_an_edit_of_the_rows_is_tokenised_anew(tokenizer):
+    first = tokenise(task(), Dataset.from_dict({"text": ["the film"]}), tokenizer, 16)
+    second = tokenise(task(), Dataset.from_dict({"text": ["the plot"]}), tokenizer, 16)
+    assert first["input_ids"][0] != second["input_ids"][0]
+
+
+def test_rows_are_the_same_one_by_one_and_all_at_once(rows):
+    everything = TaskRows(rows["train"])
+    sizes = {name: len(part) for name, part in rows["train"].items()}
+    assert len(everything) == sum(sizes.values())
+    assert everything.sizes == sizes
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0)).tolist()
+    together = everything.__getitems__(order)
+    assert together == [everything[index] for index in order]
+    flat = [{"task": name, **row} for name, part in rows["train"].items() for row in part]
+    for index, row in zip(order, together, strict=True):
+        wanted = {key: value for key, value in flat[index].items() if key != "length"}
+        assert row == wanted
+    assert everything.__getitems__([3, 3]) == [everything[3]] * 2
+
+
+def test_lengths_are_those_of_the_tokens(rows):
+    everything = TaskRows(rows["train"])
+    for name, part in rows["train"].items():
+        assert everything.lengths[name].tolist() == [len(ids) for ids in part["input_ids"]]
+
+
+@pytest.mark.parametrize("multiple", [None, 8])
+def test_every_task_is_padded_alone(rows, tokenizer, multiple):
+    everything = TaskRows(rows["train"])
+    size = everything.sizes["reviews"]
+    longest = {name: int(lengths[:6].max()) for name, lengths in everything.lengths.items()}
+    items = everything.__getitems__([index + start for index in range(6) for start in (0, size)])  # tasks alternate
+    batch = TaskCollator(tokenizer, pad_to_multiple_of=multiple)(items)
+    assert list(batch) == ["reviews", "pairs"]
+    assert longest["reviews"] != longest["pairs"]
+    for name, dtype in (("reviews", torch.int64), ("pairs", torch.float32)):
+        width = longest[name] if multiple is None else -(-longest[name] // 8) * 8
+        assert batch[name]["input_ids"].shape == batch[name]["attention_mask"].shape == (6, width)
+        assert batch[name]["labels"].dtype == dtype
+        assert batch[name]["labels"].tolist() == pytest.approx(rows["train"][name]["labels"][:6], rel=1e-6)
+        assert batch[name]["attention_mask"].sum(dim=1).tolist() == everything.lengths[name][:6].tolist()
+        for number, ids in enumerate(rows["train"][name]["input_ids"][:6]):
+            assert batch[name]["input_ids"][number, : len(ids)].tolist() == ids
+            assert (batch[name]["input_ids"][number, len(ids) :] == tokenizer.pad_token_id).all()
+
+
+def test_padding_a_fast_tokenizers_rows_warns_of_nothing(rows, tokenizer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TaskCollator(tokenizer)(TaskRows(rows["train"]).__getitems__([0, 1]))
+
+
+def test_rows_without_labels_collate(tokenizer):
+    tokens = tokenise(task(), Dataset.from_dict({"text": ["the film", "the"]}), tokenizer, 16)
+    batch = TaskCollator(tokenizer)(TaskRows(DatasetDict({"t": tokens})).__getitems__([0, 1]))
+    assert "labels" not in batch["t"]

@@ -1,0 +1,217 @@
+"""One training step is PCGrad on the shared parameters: checked against pytorch_optimizer and the paper's loop."""
+
+import random
+
+import pytest
+import torch
+from pytorch_optimizer import PCGrad
+from transformers import Trainer, TrainingArguments
+
+from hf_mtl import MultiTaskTrainer, TaskSpec
+from hf_mtl.data import TaskCollator, TaskRows
+from hf_mtl.seeding import seeded_generator
+from hf_mtl.weightings import projection_orders
+
+
+def flat(tensors):
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def relative_error(found, wanted):
+    """2-norm of the difference over that of the wanted vector, in fp64."""
+    found, wanted = found.double(), wanted.double()
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.fixture
+def conflicting(rows, specs, tokenizer, make_model, make_arguments):
+    """A trainer and a batch of `num_tasks` tasks whose shared gradients conflict.
+
+    All tasks read reviews through heads that share a part; in every other one all labels are 1, else 0. The
+    cosines are then about -0.2 and 0.2: opposite gradients would cancel and leave nothing but rounding to compare.
+    """
+
+    def make(num_tasks=2, **arguments):
+        tasks = [
+            TaskSpec(name=f"t{i}", kind="classification", text_columns=("s",), labels=("no", "yes"), dataset="-")
+            for i in range(num_tasks)
+        ]
+        model = make_model(tasks)
+        common = torch.randn(2, 32)
+        with torch.no_grad():
+            for head in model.heads.values():
+                head.weight.copy_(0.02 * (0.5 * common + torch.randn(2, 32)))
+        source = rows["train"]["reviews"]
+        data = {}
+        for i, spec in enumerate(tasks):
+            mine = source.select(range(24 * i, 24 * i + 24))
+            data[spec.name] = mine.map(lambda row, i=i: {"labels": i % 2})
+        trainer = MultiTaskTrainer(model, make_arguments(**arguments), tasks, data, data, tokenizer)
+        trainer.current_gradient_accumulation_steps = 1  # set by train()
+        batch = TaskCollator(tokenizer)(TaskRows(data).__getitems__(range(24 * num_tasks)))
+        return trainer, batch
+
+    return make
+
+
+def task_gradients(trainer, batch):
+    """Task -> (flat gradient of its mean loss over the shared parameters, flat gradient of its own head)."""
+    model, shared = trainer.model, trainer.model.shared_parameters()
+    result = {}
+    for task, inputs in batch.items():
+        head = list(model.heads[task].parameters())
+        loss = model.train()(task=task, **inputs).loss
+        gradients = torch.autograd.grad(loss, [*shared, *head])
+        result[task] = flat(gradients[: len(shared)]), flat(gradients[len(shared) :])
+    return result
+
+
+def step(trainer, batch):
+    """Run one step without the optimizer; the flat gradient over the shared parameters."""
+    trainer.begin_step()
+    trainer.training_step(trainer.model, batch)
+    return flat([p.grad for p in trainer.model.shared_parameters()]).clone()
+
+
+def test_two_tasks_equal_pytorch_optimizers_pcgrad_on_the_shared_parameters(conflicting):
+    trainer, batch = conflicting()
+    gradients = [shared for shared, _ in task_gradients(trainer, batch).values()]
+    assert torch.dot(*gradients) < 0
+    found = step(trainer, batch)
+
+    shared = trainer.model.shared_parameters()
+    oracle = PCGrad(torch.optim.SGD(shared, lr=0.1), reduction="sum")
+    random.seed(0)  # with two tasks the order does not matter
+    oracle.pc_backward([trainer.model(task=task, **inputs).loss for task, inputs in batch.items()])
+    wanted = flat([p.grad for p in shared])
+    # fp32 accumulation over up to 10^5 elements: a few units of 6e-8 times a small condition number.
+    assert relative_error(found, wanted) <= 1e-6
+    assert relative_error(sum(gradients), wanted) > 1e-2  # a step that skipped the projection would be seen
+
+
+def paper_algorithm_1(gradients, orders):
+    """Yu et al. 2020, algorithm 1, in fp64."""
+    total = torch.zeros_like(gradients[0], dtype=torch.float64)
+    for i, gradient in enumerate(gradients):
+        projected = gradient.double().clone()
+        for j in orders[i].tolist():
+            other = gradients[j].double()
+            inner = projected @ other
+            if inner < 0:
+                projected -= inner / (other @ other) * other
+        total += projected
+    return total
+
+
+@pytest.mark.parametrize("num_tasks", [3, 4])
+def test_more_tasks_equal_the_papers_loop_in_the_same_order(conflicting, num_tasks):
+    trainer, batch = conflicting(num_tasks)
+    gradients = [shared for shared, _ in task_gradients(trainer, batch).values()]
+    for global_step in (0, 7):
+        trainer.state.global_step = global_step
+        orders = projection_orders(num_tasks, seeded_generator(trainer.args.seed, global_step))
+        wanted = paper_algorithm_1(gradients, orders)
+        assert relative_error(step(trainer, batch), wanted) <= 1e-6
+        assert relative_error(sum(gradients), wanted) > 1e-2
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "sum", "mean", "pcgrad_reference"])
+def test_each_head_keeps_its_own_tasks_gradient(conflicting, method):
+    trainer, batch = conflicting(gradient_method=method)
+    wanted = {task: head for task, (_, head) in task_gradients(trainer, batch).items()}
+    step(trainer, batch)
+    for task, gradient in wanted.items():
+        assert relative_error(flat([p.grad for p in trainer.model.heads[task].parameters()]), gradient) <= 1e-6
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_reference_method_agrees_with_the_fast_one(conflicting, reduction):
+    options = f'{{"reduction": "{reduction}"}}'
+    fast, reference = (
+        step(*conflicting(gradient_method=method, gradient_method_args=options))
+        for method in ("pcgrad", "pcgrad_reference")
+    )
+    assert relative_error(fast, reference) <= 1e-6
+
+
+def test_the_reference_method_leaves_the_global_random_state_alone(conflicting):
+    trainer, batch = conflicting(gradient_method="pcgrad_reference")
+    random.seed(5)
+    state = random.getstate()
+    first = step(trainer, batch)
+    assert random.getstate() == state
+    random.seed(6)
+    assert torch.equal(step(trainer, batch), first)
+
+
+def test_loss_weights_scale_a_tasks_gradient(conflicting):
+    trainer, batch = conflicting(gradient_method="sum")
+    (a, head_a), (b, _) = task_gradients(trainer, batch).values()
+    spec = trainer.tasks["t0"]
+    object.__setattr__(spec, "loss_weight", 3.0)
+    assert relative_error(step(trainer, batch), 3 * a + b) <= 1e-6
+    assert relative_error(flat([p.grad for p in trainer.model.heads["t0"].parameters()]), 3 * head_a) <= 1e-6
+
+
+def test_accumulated_micro_batches_of_unequal_size_give_the_gradient_of_all_rows(conflicting):
+    trainer, batch = conflicting()
+    wanted = step(trainer, batch)
+    trainer.begin_step()
+    for part, last in ((slice(0, 5), False), (slice(5, 24), True)):
+        trainer.accelerator.gradient_state._set_sync_gradients(last)
+        pieces = {task: {name: value[part] for name, value in inputs.items()} for task, inputs in batch.items()}
+        trainer.training_step(trainer.model, pieces)
+    found = flat([p.grad for p in trainer.model.shared_parameters()])
+    assert relative_error(found, wanted) <= 1e-6
+
+
+def test_a_frozen_encoder_trains_the_heads_alone(conflicting):
+    trainer, batch = conflicting()
+    wanted = {task: head for task, (_, head) in task_gradients(trainer, batch).items()}
+    trainer.model.encoder.requires_grad_(False)
+    trainer.begin_step()
+    trainer.training_step(trainer.model, batch)
+    assert all(p.grad is None for p in trainer.model.shared_parameters())
+    for task, gradient in wanted.items():
+        assert relative_error(flat([p.grad for p in trainer.model.heads[task].parameters()]), gradient) <= 1e-6
+
+
+def test_sum_equals_a_stock_trainer_on_the_summed_loss(make_trainer, make_model, rows, tokenizer, tmp_path):
+    settings = {
+        "max_steps": 20,
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "max_grad_norm": 1.0,
+        "lr_scheduler_type": "constant",
+    }
+    start = flat(make_model().parameters()).detach()
+    ours = make_trainer(gradient_method="sum", **settings)
+    ours.train()
+    batches = list(ours.get_train_dataloader())
+
+    class SummedLoss(Trainer):
+        """The stock training step on one joint loss."""
+
+        loss_is_scaled_for_ga = False
+
+        def get_train_dataloader(self):
+            return batches
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return sum(model(task=task, **batch).loss for task, batch in inputs.items())
+
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "stock"),
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **settings,
+    )
+    stock = SummedLoss(model=make_model(), args=args, train_dataset=ours.train_dataset)
+    stock.train()
+    update = flat(stock.model.parameters()) - start
+    assert update.norm() > 0.1
+    # 20 steps amplify the rounding of fp32 sums taken in another order.
+    assert relative_error(flat(ours.model.parameters()) - start, update) <= 1e-5

@@ -1,0 +1,81 @@
+"""A short run on the demo's tasks, started alone or by torchrun; rank 0 saves the end weights.
+
+python tests/train_worker.py '{"output_dir": ..., "max_steps": ...}' RESULT.pt [CHECKPOINT]
+"""
+
+import hashlib
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+from transformers import BertConfig, TrainerCallback, set_seed
+
+from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
+from hf_mtl.data import load_rows, read_labels, tokenise
+from hf_mtl.demo import demo_tokenizer
+
+
+class SameOnEveryRank(TrainerCallback):
+    """After every step, all parameters have the same bits on all ranks."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        digest = hashlib.sha256()
+        for parameter in model.parameters():
+            digest.update(parameter.detach().numpy().tobytes())
+        hashes = [None] * args.world_size
+        if args.world_size > 1:
+            dist.all_gather_object(hashes, digest.hexdigest())
+        assert len(set(hashes)) == 1, f"replicas differ after step {state.global_step}"
+
+
+def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
+    torch.set_num_threads(1)
+    settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
+    args = MultiTaskTrainingArguments(**{**settings, **json.loads(arguments)}, do_train=True, logging_steps=1)
+    tokenizer, tasks = demo_tokenizer(), load_tasks("demo")
+    set_seed(0)
+    encoder = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = MultiTaskModel(MultiTaskConfig(encoder, [task.head for task in tasks], head_dropout=0.0))
+    start = [p.detach().clone() for p in model.parameters()]
+    data = {}
+    for task in tasks:
+        rows = load_rows(task, "train").select(range(120))
+        data[task.name] = tokenise(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
+    trainer = MultiTaskTrainer(
+        model,
+        args,
+        tasks,
+        data,
+        {name: rows.select(range(33)) for name, rows in data.items()},
+        tokenizer,
+        callbacks=[SameOnEveryRank()],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    scores = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        torch.save(
+            {
+                "update": torch.cat(
+                    [(p.detach() - s).flatten() for p, s in zip(model.parameters(), start, strict=True)]
+                ),
+                "norms": [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row],
+                "losses": [row["loss_pairs"] for row in trainer.state.log_history if "loss_pairs" in row],
+                "scores": {k: v for k, v in scores.items() if k.startswith(("eval_reviews", "eval_pairs"))},
+            },
+            result,
+        )
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
