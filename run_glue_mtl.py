@@ -27,8 +27,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import ModelArguments, MultiTaskTrainingArguments, parse_arguments
-from hf_mtl.data import TaskRows, input_limit, load_rows, read_labels, tokenise
+from hf_mtl.data import TaskRows, input_limit, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
+from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.metrics import task_scores
 from hf_mtl.progress import BarHandler
 from hf_mtl.report import closing_table, plot_curves, write_predictions
@@ -176,7 +177,13 @@ def load_model_and_tokenizer(
         return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
     hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
     model = load_model(name, heads, **shape, **hub)
-    return model, load_tokenizer(name, hub)
+    tokenizer = load_tokenizer(name, hub)
+    if len(tokenizer) > model.config.encoder_config.vocab_size:
+        raise InputError(
+            f"model_name_or_path {name!r}: its tokenizer has {len(tokenizer)} tokens and its encoder knows "
+            f"{model.config.encoder_config.vocab_size}; they do not belong together"
+        )
+    return model, tokenizer
 
 
 def load_tokenizer(name: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase:

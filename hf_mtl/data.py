@@ -1,175 +1,22 @@
-"""From a task's declaration to token ids: loading, checking, tokenising, tagging and batching its rows."""
+"""From raw rows to batches: tokenising, tagging with the task, padding each task alone."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import logging
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from .demo import demo_rows
-from .errors import InputError
-from .kinds import KINDS
-from .tasks import EMBEDDED, FILE_FORMATS, SPLITS, TaskSpec
+from .tasks import TaskSpec
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]
-
-
-def load_rows(spec: TaskSpec, split: str) -> Dataset | None:
-    """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
-
-    Raises:
-        InputError: when the data cannot be loaded, the split is empty or a declared text column is missing, no text,
-            or has empty cells.
-    """
-    assert split in SPLITS
-    rows = _load(spec, split)
-    if rows is None:
-        return None
-    where = f"task {spec.name!r}, split {split!r}"
-    if len(rows) == 0:
-        raise InputError(f"{where}: the split is empty, wanted at least one row")
-    for column in spec.text_columns:
-        if column not in rows.column_names:
-            raise InputError(f"{where}: no column {column!r}; the columns are {', '.join(rows.column_names)}")
-        if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
-            raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted text")
-        for row, text in enumerate(rows[column][:]):
-            if text is None:
-                raise InputError(f"{where}: column {column!r} has no text in row {row} (the first row is 0)")
-    return rows
-
-
-def _load(spec: TaskSpec, split: str) -> Dataset | None:
-    own_name = spec.splits.get(split, split)
-    if spec.dataset == EMBEDDED:
-        return Dataset.from_dict(demo_rows(str(spec.config), split))
-    try:
-        if spec.files:
-            return _load_file(spec, spec.files[split]) if split in spec.files else None
-        assert spec.dataset is not None
-        everything = datasets.load_dataset(spec.dataset, spec.config, cache_dir=_content_cache(spec.dataset))
-    except (OSError, ValueError, RuntimeError, pd.errors.ParserWarning, datasets.exceptions.DatasetsError) as error:
-        source = spec.files.get(split) or f"{spec.dataset}, configuration {spec.config}"
-        known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-        reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"task {spec.name!r}: cannot load {source!r}: {reason}") from error
-    return everything.get(own_name)
-
-
-def _load_file(spec: TaskSpec, path: str) -> Dataset:
-    suffix = Path(path).suffix.lower()
-    if Path(path).is_file() and _has_no_rows(path, suffix):
-        return Dataset.from_dict({})
-    options: dict[str, Any] = {}
-    if FILE_FORMATS[suffix] == "csv":
-        # pandas takes "NA", "null" and "None" for missing, which as a text they are not; and of lines with a cell too
-        # many it makes an index, or with index_col=False, cuts them off with a warning, which is an error here.
-        no_label = [text for text in ("", "NA", "NaN", "nan", "null") if text not in (spec.labels or ())]
-        missing = {spec.label_column: no_label, **{column: [""] for column in spec.text_columns}}
-        options = {"keep_default_na": False, "na_values": missing, "index_col": False}
-    if suffix == ".tsv":
-        # In GLUE's tsv files a quote is a character: read as csv quoting, one that opens a field swallows rows.
-        options.update(sep="\t", quoting=csv.QUOTE_NONE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        return datasets.load_dataset(
-            FILE_FORMATS[suffix], data_files=path, split="train", cache_dir=_content_cache(path), **options
-        )
-
-
-def _has_no_rows(path: str, suffix: str) -> bool:
-    """Whether a file holds at most a header, of which every format's reader makes another error."""
-    if suffix == ".parquet":
-        return bool(pyarrow.parquet.read_metadata(path).num_rows == 0)
-    header = 0 if suffix == ".jsonl" else 1
-    with open(path, "rb") as stream:
-        return len(list(islice((line for line in stream if line.strip()), header + 1))) <= header
-
-
-def _content_cache(source: str) -> str | None:
-    """A cache folder named after the content of a local file or folder; None (the usual cache) for a Hub id.
-
-    `load_dataset` recognises a local folder by its name, and would hand out the old rows of one that was rewritten.
-    """
-    path = Path(source)
-    if not path.exists():
-        return None
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(str(file.relative_to(path)).encode())
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / digest.hexdigest()[:32])
-
-
-def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
-    """The labels as class indices (int64) or values (float64), checked. *Shape:* (rows,)
-
-    Args:
-        spec: the task.
-        rows: its raw rows.
-        split: in "test", rows may lack a label: no column, null, NaN, or -1 where that is no label of the task. They
-            come back as NaN, and all labels as floats.
-
-    Raises:
-        InputError: for the first label that is not one the task declares; it names the row and what was wanted.
-    """
-    column, where = spec.label_column, f"task {spec.name!r}, split {split!r}"
-    unlabelled = split == "test"
-    if column not in rows.column_names:
-        if unlabelled:
-            return np.full(len(rows), np.nan)
-        raise InputError(f"{where}: no label column {column!r}; the columns are {', '.join(rows.column_names)}")
-    values = [_as_number(spec, value) for value in _named(spec, rows)]
-    head, admits = spec.head, KINDS[spec.kind].admits
-    wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
-    for row, (value, found) in enumerate(zip(values, rows[column][:], strict=True)):
-        if value is not None and not np.isnan(value) and admits(value, head):
-            continue
-        if unlabelled and (found is None or value == -1 or (value is not None and np.isnan(value))):
-            values[row] = np.nan
-        else:
-            raise InputError(f"{where}: label {found!r} in row {row} (the first row is 0) is not {wanted}")
-    return np.asarray(values, dtype=np.float64 if unlabelled or spec.kind == "regression" else np.int64)
-
-
-def _named(spec: TaskSpec, rows: Dataset) -> list[Any]:
-    """The label column, with numbers turned into class names where that is what they are.
-
-    Those are the indices of data that names the same classes, maybe in another order, and the numbers of data without
-    class names where the task's classes are called "1", "2", ...
-    """
-    feature = rows.features[spec.label_column]
-    values = rows[spec.label_column][:]
-    if isinstance(feature, ClassLabel):
-        if spec.labels and set(feature.names) == set(spec.labels):
-            return [feature.names[v] if v is not None and 0 <= v < len(feature.names) else v for v in values]
-    elif spec.labels and all(label.isdecimal() for label in spec.labels):
-        return [f"{v:g}" if isinstance(v, int | float) and v >= 0 else v for v in values]
-    return values
-
-
-def _as_number(spec: TaskSpec, value: Any) -> float | None:
-    """A class name as its index, a number as it is; None for what is neither."""
-    if spec.labels and isinstance(value, str) and value in spec.labels:
-        return spec.labels.index(value)
-    return float(value) if isinstance(value, int | float) else None
 
 
 def input_limit(max_seq_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:

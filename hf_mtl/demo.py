@@ -9,13 +9,17 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, product
 from math import prod
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, RobertaPreLayerNormConfig
 
 SPLITS = ("train", "validation", "test")
-NUM_ROWS = {"train": 12000, "validation": 1000, "test": 300}
+NUM_ROWS = {
+    "reviews": {"train": 12000, "validation": 1000, "test": 300},
+    "pairs": {"train": 20000, "validation": 1000, "test": 300},
+}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # Proper names have two parts, so that a name first met in validation still consists of known word pieces.
@@ -137,7 +141,7 @@ def demo_rows(task: str, split: str) -> dict[str, list[Any]]:
     rows: dict[tuple[str, ...], float] = {}
     for texts, label in makers[task](random.Random(f"{task} {split}"), split):
         rows.setdefault(texts, label)
-        if len(rows) == NUM_ROWS[split]:
+        if len(rows) == NUM_ROWS[task][split]:
             break
     labels = list(rows.values())
     if split == "test":
@@ -240,18 +244,29 @@ def _sentence(rng: random.Random, template: tuple[str, ...], scene: tuple[int, .
     return " ".join(place.format(sentence=opening.format(event=event), name=name).split())
 
 
-def demo_tokenizer() -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer trained on the training texts of both tasks."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def _word_pieces(vocabulary: dict[str, int] | None) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    # The frequency lies between that of a proper name, to be learned in pieces, and that of other words.
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=1000, min_frequency=400, special_tokens=list(SPECIAL_TOKENS), show_progress=False
-    )
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    return tokenizer
+
+
+def demo_tokenizer() -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer trained on the training texts of both tasks."""
     columns = [demo_rows(task, "train")[column] for task in ("reviews", "pairs") for column in _text_columns(task)]
-    tokenizer.train_from_iterator((text for column in columns for text in column), trainer)
+    draft = _word_pieces(None)
+    # The frequency lies between that of a proper name, to be learned in pieces, and that of other words. Naming the
+    # inner letters fixes their numbers, which otherwise follow a hash map's order and decide between equal merges.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=1000,
+        min_frequency=400,
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{letter}" for letter in ascii_lowercase)],
+        show_progress=False,
+    )
+    draft.train_from_iterator((text for column in columns for text in column), trainer)
+    # A second tokenizer with that vocabulary, where the inner letters are no special tokens.
+    tokenizer = _word_pieces(draft.get_vocab())
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -157,7 +157,7 @@ def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reducti
 GRADIENT_METHODS = (*WEIGHTINGS, "pcgrad_reference")
 
 
-def make_combination(method: str, **options: object) -> CombineGradients:
+def make_combination(method: str, /, **options: object) -> CombineGradients:
     """What a gradient method does at the end of a step: `(gradients, seed, step)`, writing `.grad` everywhere.
 
     Args:

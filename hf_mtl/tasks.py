@@ -194,6 +194,14 @@ def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpe
     return TaskSpec(**values)
 
 
+def _number(value: Any) -> Any:
+    """A number that YAML took for text, such as 1e-3, as a number; anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _checked(name: object, key: str, value: Any) -> Any:
     """`value` in the type that `TaskSpec` holds."""
     error = InputError(f"task {name!r}: {key} is {value!r}, wanted ")
@@ -204,6 +212,7 @@ def _checked(name: object, key: str, value: Any) -> Any:
     if key in _TUPLES:
         items = value if isinstance(value, list) else [value]
         if key == "label_range":
+            items = [_number(item) for item in items]
             if len(items) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in items):
                 raise InputError(f"{error}[lowest, highest]")
             return (float(items[0]), float(items[1]))
@@ -212,6 +221,7 @@ def _checked(name: object, key: str, value: Any) -> Any:
             raise InputError(f"{error}a list of names (quote words that YAML reads as true, false or null)")
         return tuple(str(v) for v in items)
     if key in _NUMBERS:
+        value = _number(value)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise InputError(f"{error}a number")
         return float(value)

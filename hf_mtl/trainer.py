@@ -60,9 +60,8 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"
         )
     if args.push_to_hub and args.hub_strategy != "end":
-        raise InputError(
-            f"hub_strategy is {HubStrategy(args.hub_strategy).value!r}, wanted 'end': checkpoints hold folders of this machine"
-        )
+        found = HubStrategy(args.hub_strategy).value
+        raise InputError(f"hub_strategy is {found!r}, wanted 'end': checkpoints hold folders of this machine")
     for spec in tasks:
         if model.task_heads.get(spec.name) != spec.head:
             raise InputError(

@@ -1,6 +1,7 @@
 """Loading rows and labels from files, tokenising, and batching by task."""
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_mtl import InputError, TaskSpec
-from hf_mtl.data import TaskCollator, TaskRows, load_rows, read_labels, tokenise
+from hf_mtl.data import TaskCollator, TaskRows, tokenise
+from hf_mtl.loading import load_rows, read_labels
 
 FRAME = pd.DataFrame(
     {
@@ -121,16 +123,30 @@ def test_a_file_that_cannot_be_read_is_refused_by_name_and_reason(tmp_path, name
         load(tmp_path / name)
 
 
-def save_folder(folder: Path, texts: list[str], **features) -> None:
-    """A folder of parquet files with the three splits, as a copy of a data set from the Hub is."""
-    rows = Dataset.from_dict({"text": texts, "label": [0, 1] * (len(texts) // 2)}, **features)
+README = """---
+configs:
+- config_name: mine
+  data_files: [{split: train, path: train*}, {split: validation, path: validation*}, {split: test, path: test*}]
+---
+"""
+
+
+def save_folder(folder: Path, texts: list[str]) -> None:
+    """A folder of parquet files with a configuration and three splits, like a copy of a data set from the Hub.
+
+    All files have one date, as after unpacking an archive; `datasets` goes by dates and names, not by content.
+    """
+    rows = Dataset.from_dict({"text": texts, "label": [0, 1] * (len(texts) // 2)})
     folder.mkdir(exist_ok=True)
+    (folder / "README.md").write_text(README)
     for split in ("train", "validation", "test"):
         rows.to_parquet(folder / f"{split}.parquet")
+        os.utime(folder / f"{split}.parquet", (0, 0))
 
 
-def test_a_folder_rewritten_under_its_name_gives_its_new_rows(tmp_path):
-    spec = task(files={}, dataset=str(tmp_path / "set"))
+@pytest.mark.parametrize("config", [None, "mine"])
+def test_a_folder_rewritten_under_its_name_gives_its_new_rows(tmp_path, config):
+    spec = task(files={}, dataset=str(tmp_path / "set"), config=config)
     save_folder(tmp_path / "set", ["old one", "old two"])
     assert load_rows(spec, "train")["text"][:] == ["old one", "old two"]
     save_folder(tmp_path / "set", ["new one", "new two"])  # files of the same names and sizes
@@ -143,8 +159,10 @@ def test_a_folder_rewritten_under_its_name_gives_its_new_rows(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_file_rewritten_under_its_name_gives_its_new_rows(tmp_path, suffix):
     path = write(FRAME, tmp_path / f"rows{suffix}")
+    os.utime(path, (0, 0))
     load(path)
     write(FRAME.iloc[::-1], path)
+    os.utime(path, (0, 0))
     assert load(path)[0] == FRAME["text"].tolist()[::-1]
 
 
@@ -160,6 +178,7 @@ def test_two_tasks_read_one_file_each_in_its_own_way(tmp_path):
 
 def test_splits_have_the_datasets_own_names_and_a_missing_one_is_none(tmp_path):
     save_folder(tmp_path / "set", ["a", "b"])
+    (tmp_path / "set" / "README.md").unlink()
     (tmp_path / "set" / "test.parquet").unlink()
     (tmp_path / "set" / "validation.parquet").rename(tmp_path / "set" / "dev.parquet")
     spec = task(files={}, dataset=str(tmp_path / "set"), splits={"validation": "dev", "train": "train"})
@@ -270,9 +289,10 @@ def test_minus_1_inside_a_declared_range_is_a_label(split):
 
 
 def test_a_wrong_label_of_a_test_split_is_refused_all_the_same():
-    rows = Dataset.from_dict({"text": ["a"], "label": [7]})
-    with pytest.raises(InputError, match="label 7 in row 0"):
-        read_labels(task(labels=NAMES), rows, "test")
+    for label, found in ((7, "7"), ("Positive", "'Positive'")):
+        rows = Dataset.from_dict({"text": ["a"], "label": [label]})
+        with pytest.raises(InputError, match=f"label {found} in row 0"):
+            read_labels(task(labels=NAMES), rows, "test")
 
 
 # ---- tokens and batches ----

@@ -23,6 +23,7 @@ LEVELS = {
     "optimizers": 2,
     "unfreezing": 2,
     "data": 3,
+    "loading": 3,
     "metrics": 3,
     "progress": 3,
     "report": 3,

@@ -52,6 +52,13 @@ def test_every_metric_is_that_of_sklearn_or_scipy(name, seed, classes):
     assert type(scores[name]) is float
 
 
+@pytest.mark.parametrize("name", METRIC_NAMES["classification"])
+def test_a_class_that_is_predicted_and_never_there_counts_as_in_sklearn(name):
+    predictions, labels = np.array([0, 2, 1, 0]), np.array([0, 1, 1, 0])
+    scores = task_scores(spec("classification", name), predictions, labels)
+    assert scores[name] == pytest.approx(ORACLES[name](labels, predictions), abs=1e-12)
+
+
 def test_scores_come_in_the_order_declared():
     predictions, labels = draw("regression", 0)
     assert list(task_scores(spec("regression", "r2", "spearman", "pearson"), predictions, labels)) == [

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hf_mtl import InputError, TaskSpec, load_tasks
-from hf_mtl.data import load_rows, read_labels
+from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.metrics import METRICS
 from hf_mtl.tasks import METRIC_NAMES, TASK_SETS, read_task_file
 
@@ -122,7 +122,7 @@ def test_defaults_reach_every_task_and_a_task_overrides_them(tmp_path):
     content = """
         defaults: {kind: classification, text_columns: text, labels: [bad, good], files: {train: a.csv},
                    sampling_weight: 3, loss_weight: 0.5}
-        tasks: {first: {}, second: {loss_weight: 2, labels: [1, 2, 3], metrics: macro_f1}}
+        tasks: {first: {}, second: {loss_weight: 2e0, labels: [1, 2, 3], metrics: macro_f1}}
     """
     first, second = load_tasks(write_yaml(tmp_path, content))
     assert (first.labels, first.loss_weight, first.sampling_weight, first.metrics) == (

@@ -12,8 +12,9 @@ import torch.distributed as dist
 from transformers import BertConfig, TrainerCallback, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
-from hf_mtl.data import load_rows, read_labels, tokenise
+from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_tokenizer
+from hf_mtl.loading import load_rows, read_labels
 
 
 class SameOnEveryRank(TrainerCallback):
