@@ -74,6 +74,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
     optimizer_args: str = _option("{}", "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
 
+    max_bad_steps: int = _option(
+        10, "Stop, with a checkpoint, when a task's loss or gradient is not finite in this many steps in a row."
+    )
     train_metric_rows: int = _option(
         1024, "Size of the fixed sample of training rows that is scored beside validation."
     )

@@ -32,8 +32,8 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
 class TaskGradients:
     """One row per task over the shared parameters that train, filled by backward and combined in place.
 
-    Each row holds the gradient of the task's loss summed over its rows of data; `num_rows` counts them, so that
-    micro-batches and ranks of unequal size weigh by their rows.
+    Each row holds the gradient of the task's loss summed over its rows of data, and the rows of data are counted, so
+    that micro-batches and ranks of unequal size weigh by their rows.
 
     Args:
         tasks: names, in the order of the rows.
@@ -55,7 +55,8 @@ class TaskGradients:
         example = (self.shared or self.heads[self.tasks[0]])[0]
         size = sum(p.numel() for p in self.shared)
         self.rows = torch.zeros(len(self.tasks), size, dtype=example.dtype, device=example.device)
-        self.num_rows = torch.zeros(len(self.tasks), dtype=torch.float64, device=example.device)
+        self.loss_sums, self.num_rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
+        self.loss_scale = 1.0
         self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64).to(example.device)
         self._views = [self._views_of(row) for row in self.rows]
 
@@ -64,85 +65,138 @@ class TaskGradients:
         return [piece.view_as(p) for piece, p in zip(pieces, self.shared, strict=True)]
 
     def clear(self) -> None:
-        """Begin a step: no gradient and no row counted yet."""
+        """Begin a step: no gradient, no loss and no row counted yet."""
         self.rows.zero_()
+        self.loss_sums.zero_()
         self.num_rows.zero_()
         self._point_to(None)
-        for parameters in self.heads.values():
-            for parameter in parameters:
-                parameter.grad = None
+        for task in self.tasks:
+            self._drop_head(task)
 
     def _point_to(self, index: int | None) -> None:
         for i, parameter in enumerate(self.shared):
             parameter.grad = None if index is None else self._views[index][i]
 
-    def collect(self, task: str, num_rows: int) -> None:
-        """Let the next backward, of the task's loss summed over `num_rows` rows, add to the task's row."""
+    def _drop_head(self, task: str) -> None:
+        for parameter in self.heads[task]:
+            parameter.grad = None
+
+    def collect(self, task: str, loss: Tensor, num_rows: int) -> None:
+        """Let the next backward, of `loss * num_rows`, add to the task's row.
+
+        Args:
+            task: whose loss it is.
+            loss: mean over the rows of data. *Shape:* ()
+            num_rows: how many they are.
+        """
         index = self.tasks.index(task)
         self._point_to(index)
+        self.loss_sums[index] += loss.detach() * num_rows
         self.num_rows[index] += num_rows
 
     def reduce(self) -> None:
-        """Sum rows, heads' gradients and row counts over the processes; nothing to do for one."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return
-        head_gradients = [p.grad for parameters in self.heads.values() for p in parameters if p.grad is not None]
-        for tensor in (*self.rows, self.num_rows, *head_gradients):
-            dist.all_reduce(tensor)
-
-    def _scales(self) -> Tensor:
-        """Factor from the gradient of a summed loss to that of the weighted mean loss. *Shape:* (K,), fp64"""
-        return self._loss_weights / self.num_rows.clamp(min=1)
-
-    def gramian(self) -> Tensor:
-        """Inner products of the tasks' mean gradients over the shared parameters. *Shape:* (K, K), fp64"""
+        """Sum everything over the processes, and take the rows' inner products."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            head_gradients = [gradient for task in self.tasks for gradient in self._head_gradients(task)]
+            for tensor in (*self.rows, self.loss_sums, self.num_rows, *head_gradients):
+                dist.all_reduce(tensor)
         num_tasks = len(self.tasks)
-        products = self.rows.new_zeros(num_tasks, num_tasks, dtype=torch.float64)
+        self._products = self.rows.new_zeros(num_tasks, num_tasks, dtype=torch.float64)
         for i in range(num_tasks):
             for j in range(i + 1):
-                products[i, j] = products[j, i] = row_dot(self.rows[i], self.rows[j])
-        scales = self._scales()
-        return products * scales[:, None] * scales
+                self._products[i, j] = self._products[j, i] = row_dot(self.rows[i], self.rows[j])
 
-    def mean_rows(self) -> list[Tensor]:
-        """Copies of the tasks' mean gradients over the shared parameters. *Shape:* K times (P,)"""
-        return [row * scale.to(row.dtype) for row, scale in zip(self.rows, self._scales(), strict=True)]
-
-    def write_weighted(self, weights: Tensor) -> None:
-        """Make `.grad` the weighted sum of the tasks' mean gradients, built in place in the first row.
+    def leave_out_bad_tasks(self, *, keep_overflow: bool) -> list[str]:
+        """Leave out of this step every task whose loss or gradient is not finite; the same ones on every rank.
 
         Args:
-            weights: one per task. *Shape:* (K,)
+            keep_overflow: keep gradients that are not finite where the loss is: under an fp16 scaler they make it skip
+                the step and lower its scale.
+
+        Returns:
+            The names of the tasks left out. Their rows are zero and their heads have no gradient.
+        """
+        heads = torch.zeros_like(self.loss_sums)
+        for i, task in enumerate(self.tasks):
+            for gradient in self._head_gradients(task):
+                heads[i] += gradient.float().norm()
+        finite = torch.stack([self.loss_sums, self._products.diagonal(), heads]).isfinite()
+        good_loss, *good_gradients = finite.tolist()  # the step's one wait for the device
+        good_gradient = [all(both) for both in zip(*good_gradients, strict=True)]
+        good = [loss and (gradient or keep_overflow) for loss, gradient in zip(good_loss, good_gradient, strict=True)]
+        self.kept = [i for i, ok in enumerate(good) if ok]
+        self.overflow = not all(good_gradient[i] for i in self.kept)
+        bad = [task for task, ok in zip(self.tasks, good, strict=True) if not ok]
+        for task in bad:
+            self.rows[self.tasks.index(task)].zero_()
+            self._drop_head(task)
+        return bad
+
+    def _head_gradients(self, task: str) -> list[Tensor]:
+        return [p.grad for p in self.heads[task] if p.grad is not None]
+
+    def mean_losses(self) -> Tensor:
+        """Mean loss of each task over the step's rows of data on all processes. *Shape:* (K,), fp64"""
+        return self.loss_sums / self.num_rows.clamp(min=1)
+
+    def _scales(self) -> Tensor:
+        """Factor from the gradient of a summed loss to that of the weighted mean loss. *Shape:* (kept,), fp64"""
+        return (self._loss_weights / self.num_rows.clamp(min=1))[self.kept]
+
+    def gramian(self) -> Tensor:
+        """Inner products of the kept tasks' mean gradients, without the loss scale. *Shape:* (kept, kept), fp64"""
+        scales = self._scales() / self.loss_scale
+        return self._products[self.kept][:, self.kept] * scales[:, None] * scales
+
+    def mean_rows(self) -> list[Tensor]:
+        """Copies of the kept tasks' mean gradients over the shared parameters. *Shape:* (P,) each"""
+        return [self.rows[i] * scale.to(self.rows.dtype) for i, scale in zip(self.kept, self._scales(), strict=True)]
+
+    def write_weighted(self, weights: Tensor) -> None:
+        """Make `.grad` the weighted sum of the kept tasks' mean gradients, built in place in the first row.
+
+        Args:
+            weights: one per kept task. *Shape:* (kept,)
         """
         factors = (weights * self._scales()).to(self.rows.dtype)
-        combined = self.rows[0].mul_(factors[0])
-        for row, factor in zip(self.rows[1:], factors[1:], strict=True):
-            combined.addcmul_(row, factor)
+        combined = self.rows[self.kept[0]].mul_(factors[0])
+        for i, factor in zip(self.kept[1:], factors[1:], strict=True):
+            combined.addcmul_(self.rows[i], factor)
         self._finish()
 
     def write(self, combined: Tensor) -> None:
         """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
-        self.rows[0].copy_(combined)
+        self.rows[self.kept[0]].copy_(combined)
         self._finish()
 
+    def write_nothing(self) -> None:
+        """Leave no gradient anywhere, so that the optimizer moves nothing."""
+        self._point_to(None)
+
     def _finish(self) -> None:
-        """Shared parameters take the first row, each head its own task's mean gradient."""
-        self._point_to(0)
-        for parameters, scale in zip(self.heads.values(), self._scales(), strict=True):
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(scale.to(parameter.grad.dtype))
+        """Shared parameters take the combined row, each head its own task's mean gradient."""
+        self._point_to(self.kept[0])
+        for i, scale in zip(self.kept, self._scales(), strict=True):
+            for gradient in self._head_gradients(self.tasks[i]):
+                gradient.mul_(scale.to(gradient.dtype))
 
 
 CombineGradients = Callable[[TaskGradients, int, int], None]
 
 
 def _combine_by_weights(gradients: TaskGradients, seed: int, step: int, *, weighting: Weighting) -> None:
-    gradients.write_weighted(weighting(gradients.gramian(), seeded_generator(seed, step)))
+    if not gradients.kept:
+        gradients.write_nothing()
+    elif gradients.overflow:  # any weights do: the scaler will skip the step
+        gradients.write_weighted(torch.ones(len(gradients.kept), device=gradients.rows.device))
+    else:
+        gradients.write_weighted(weighting(gradients.gramian(), seeded_generator(seed, step)))
 
 
 def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reduction: str = "sum") -> None:
     """PCGrad as pytorch_optimizer computes it, from copies of the rows; its shuffle is seeded by (seed, step)."""
+    if not gradients.kept:
+        return gradients.write_nothing()
     surgeon = PCGrad(torch.optim.SGD(gradients.shared or gradients.heads[gradients.tasks[0]]), reduction=reduction)
     rows = gradients.mean_rows()
     state = random.getstate()

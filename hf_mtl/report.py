@@ -43,17 +43,22 @@ def plot_curves(
             scores.plot(steps, values, color=colour, marker=marker, label=f"{spec.name} {metric}")
         steps, values = series(history, f"train_{spec.name}_{spec.main_metric}")
         scores.plot(
-            steps, values, color=colour, ls=":", lw=1, label=f"{spec.name} {spec.main_metric} (training sample)"
+            steps,
+            values,
+            color=colour,
+            ls=":",
+            marker=".",
+            lw=1,
+            label=f"{spec.name} {spec.main_metric} (training sample)",
         )
-    losses.set(title="Training loss per task", xlabel="optimizer step", ylabel="mean loss", yscale="log")
+    losses.set(title="Training loss per task", xlabel="optimizer step", ylabel="mean loss", ylim=(0, None))
     scores.set(title="Scores per task", xlabel="optimizer step", ylabel="score")
     for axes in (losses, scores):
         for step, words in marks.items():
             axes.axvline(step, color="grey", ls=":", lw=1)
-            axes.annotate(
-                words, (step, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, color="grey",
-                va="top", ha="right" if step else "left",
-            )  # fmt: skip
+            place = {"xy": (step, 1), "xycoords": ("data", "axes fraction"), "xytext": (3, -3)}
+            style = {"rotation": 90, "fontsize": 7, "color": "grey", "va": "top", "ha": "left"}
+            axes.annotate(words, **place, textcoords="offset points", **style)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

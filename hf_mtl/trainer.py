@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, TrainOutput, speed_metrics
 
 from .arguments import MultiTaskTrainingArguments
 from .data import TaskCollator, TaskRows
@@ -34,6 +35,8 @@ from .schedule import UnfreezeSchedule
 from .seeding import seeded_generator
 from .tasks import TaskSpec
 from .unfreezing import GradualUnfreezing
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
@@ -124,8 +127,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             rows = TaskRows({name: train_dataset[name] for name in self.tasks})
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         self.gradients: TaskGradients | None = None
-        self.task_losses = dict.fromkeys(self.tasks, 0.0)
-        self.task_losses_since = 0
+        self.loss_sums: Tensor | float = 0.0
+        self.loss_steps = 0
+        self.bad_steps = dict.fromkeys(self.tasks, 0)
         super().__init__(
             model=model,
             args=args,
@@ -206,17 +210,45 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         total = torch.zeros((), device=self.args.device)
         for task, batch in self._prepare_inputs(inputs).items():
             num_rows = len(batch["labels"])
-            self.gradients.collect(task, num_rows)
             with self.compute_loss_context_manager():
                 loss = self.model(task=task, **batch).loss
+            self.gradients.collect(task, loss, num_rows)
             self.accelerator.backward(loss * num_rows)
-            self.task_losses[task] += loss.detach()
             total += loss.detach() * self.tasks[task].loss_weight
-        self.task_losses_since += 1
         if self.accelerator.sync_gradients:
-            self.gradients.reduce()
-            self.combine_gradients(self.gradients, self.args.seed, self.state.global_step)
+            self._combine(self.gradients)
         return total / self.current_gradient_accumulation_steps
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in `Trainer`.
+
+        Raises:
+            FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
+                last checkpoint holds the state.
+        """
+        self.bad_steps = dict.fromkeys(self.tasks, 0)
+        output = super().train(*args, **kwargs)
+        for task, steps in self.bad_steps.items():
+            if steps >= self.args.max_bad_steps:
+                raise FloatingPointError(
+                    f"task {task!r}: loss or gradient not finite in {steps} steps in a row; stopped at step "
+                    f"{self.state.global_step} with a checkpoint in {self.args.output_dir}. Lower --learning_rate, or "
+                    "look at the task's rows; --max_bad_steps sets the patience"
+                )
+        return output
+
+    def _combine(self, gradients: TaskGradients) -> None:
+        """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
+        scaler = self.accelerator.scaler
+        gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
+        gradients.reduce()
+        bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
+        self.bad_steps = {task: self.bad_steps[task] + 1 if task in bad else 0 for task in self.tasks}
+        for task in bad:
+            logger.warning("step %d: loss or gradient of %s is not finite; left out", self.state.global_step, task)
+        self.combine_gradients(gradients, self.args.seed, self.state.global_step)
+        self.loss_sums = self.loss_sums + gradients.mean_losses()
+        self.loss_steps += 1
 
     # ---- evaluation ----
 
@@ -289,11 +321,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss since the last line, as "loss_<task>", over all processes."""
-        if "loss" in logs and self.task_losses_since:
-            sums = torch.stack([torch.as_tensor(v, device=self.args.device) for v in self.task_losses.values()])
-            means = self.accelerator.reduce(sums, reduction="mean") / self.task_losses_since
-            logs.update({f"loss_{task}": value for task, value in zip(self.tasks, means.tolist(), strict=True)})
-            self.task_losses, self.task_losses_since = dict.fromkeys(self.tasks, 0.0), 0
+        if "loss" in logs and self.loss_steps:
+            means = torch.as_tensor(self.loss_sums / self.loss_steps).tolist()
+            logs.update({f"loss_{task}": mean for task, mean in zip(self.tasks, means, strict=True)})
+            self.loss_sums, self.loss_steps = 0.0, 0
         super().log(logs, start_time)
 
     # ---- what is kept ----
@@ -356,3 +387,7 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.begin_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:
+            control.should_save = control.should_training_stop = True

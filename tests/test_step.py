@@ -27,8 +27,9 @@ def relative_error(found, wanted):
 def conflicting(rows, specs, tokenizer, make_model, make_arguments):
     """A trainer and a batch of `num_tasks` tasks whose shared gradients conflict.
 
-    All tasks read reviews through heads that share a part; in every other one all labels are 1, else 0. The
-    cosines are then about -0.2 and 0.2: opposite gradients would cancel and leave nothing but rounding to compare.
+    All tasks read reviews through heads that share a part; in every other one all labels are 1, else 0. The gradients
+    conflict without being opposite: those would cancel and leave nothing but rounding to compare. A task has 16 rows,
+    so that the factor between mean and sum of its loss is exact and both sides' backward rounds alike.
     """
 
     def make(num_tasks=2, **arguments):
@@ -40,15 +41,15 @@ def conflicting(rows, specs, tokenizer, make_model, make_arguments):
         common = torch.randn(2, 32)
         with torch.no_grad():
             for head in model.heads.values():
-                head.weight.copy_(0.02 * (0.5 * common + torch.randn(2, 32)))
+                head.weight.copy_(0.02 * (2 / num_tasks * common + torch.randn(2, 32)))
         source = rows["train"]["reviews"]
         data = {}
         for i, spec in enumerate(tasks):
-            mine = source.select(range(24 * i, 24 * i + 24))
+            mine = source.select(range(16 * i, 16 * i + 16))
             data[spec.name] = mine.map(lambda row, i=i: {"labels": i % 2})
         trainer = MultiTaskTrainer(model, make_arguments(**arguments), tasks, data, data, tokenizer)
         trainer.current_gradient_accumulation_steps = 1  # set by train()
-        batch = TaskCollator(tokenizer)(TaskRows(data).__getitems__(range(24 * num_tasks)))
+        batch = TaskCollator(tokenizer)(TaskRows(data).__getitems__(range(16 * num_tasks)))
         return trainer, batch
 
     return make
@@ -157,7 +158,7 @@ def test_accumulated_micro_batches_of_unequal_size_give_the_gradient_of_all_rows
     trainer, batch = conflicting()
     wanted = step(trainer, batch)
     trainer.begin_step()
-    for part, last in ((slice(0, 5), False), (slice(5, 24), True)):
+    for part, last in ((slice(0, 5), False), (slice(5, 16), True)):
         trainer.accelerator.gradient_state._set_sync_gradients(last)
         pieces = {task: {name: value[part] for name, value in inputs.items()} for task, inputs in batch.items()}
         trainer.training_step(trainer.model, pieces)
@@ -212,6 +213,6 @@ def test_sum_equals_a_stock_trainer_on_the_summed_loss(make_trainer, make_model,
     stock = SummedLoss(model=make_model(), args=args, train_dataset=ours.train_dataset)
     stock.train()
     update = flat(stock.model.parameters()) - start
-    assert update.norm() > 0.1
+    assert update.norm() > 0.01
     # 20 steps amplify the rounding of fp32 sums taken in another order.
     assert relative_error(flat(ours.model.parameters()) - start, update) <= 1e-5
