@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,8 +18,10 @@ from pytorch_optimizer import PCGrad
 from torch import Tensor
 from torch.nn import Parameter
 
+from .options import check_options
 from .seeding import seeded_generator
-from .weightings import WEIGHTINGS, Weighting, check_options, make_weighting
+from .stateful import Stateful
+from .weightings import WEIGHTINGS, Weighting, make_weighting
 
 DOT_CHUNK = 1 << 20  # elements that one fp32 dot product sums before the partial sums are added in fp64
 
@@ -181,7 +185,29 @@ class TaskGradients:
                 gradient.mul_(scale.to(gradient.dtype))
 
 
-CombineGradients = Callable[[TaskGradients, int, int], None]
+@dataclass(frozen=True)
+class Combination:
+    """What a gradient method does at the end of a step: `(gradients, seed, step)`, writing `.grad` everywhere.
+
+    Args:
+        write: does it.
+        memory: what the method remembers of earlier steps, where it does.
+    """
+
+    write: Callable[[TaskGradients, int, int], None]
+    memory: Stateful | None = None
+
+    def __call__(self, gradients: TaskGradients, seed: int, step: int) -> None:
+        self.write(gradients, seed, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep, as plain numbers and lists; empty for a method without memory."""
+        return self.memory.state_dict() if self.memory else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        if self.memory:
+            self.memory.load_state_dict(state)
 
 
 def _combine_by_weights(gradients: TaskGradients, seed: int, step: int, *, weighting: Weighting) -> None:
@@ -211,17 +237,19 @@ def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reducti
 GRADIENT_METHODS = (*WEIGHTINGS, "pcgrad_reference")
 
 
-def make_combination(method: str, /, **options: object) -> CombineGradients:
-    """What a gradient method does at the end of a step: `(gradients, seed, step)`, writing `.grad` everywhere.
+def make_combination(method: str, /, **options: object) -> Combination:
+    """The gradient method of that name with its options.
 
     Args:
         method: a name of `WEIGHTINGS`, or "pcgrad_reference" for pytorch_optimizer's own projection.
         options: the method's own.
 
     Raises:
-        InputError: for an unknown method or option.
+        InputError: for an unknown method or option, or a value that the method does not take.
     """
     if method == "pcgrad_reference":
         check_options(method, _pcgrad_reference, options)
-        return functools.partial(_pcgrad_reference, **options)  # type: ignore[arg-type]
-    return functools.partial(_combine_by_weights, weighting=make_weighting(method, **options))
+        return Combination(functools.partial(_pcgrad_reference, **options))  # type: ignore[arg-type]
+    weighting = make_weighting(method, **options)
+    memory = weighting if isinstance(weighting, Stateful) else None
+    return Combination(functools.partial(_combine_by_weights, weighting=weighting), memory)

@@ -6,6 +6,8 @@ that have the same inner products; so gradients of norm 1e-10 beside 1e15 lose n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,13 +19,33 @@ Array = NDArray[np.float64]
 ROUNDING = float(np.finfo(np.float32).eps)
 # Where terms cancel down to this part of their size, a squared norm from the Gramian is nothing but rounding.
 CANCELLED = 1e-4
-NEWTON_STEPS = 500  # 10 to 30 are usual; each barrier step at least halves the way, so 1e25 takes about 100
+NEWTON_STEPS, HALVINGS = 500, 30  # about 10 and 0 are usual
 
 
 def projection_orders(num_tasks: int, generator: torch.Generator) -> Tensor:
     """For each task the others in a random order. *Shape:* (K, K - 1), int64, on the CPU."""
     orders = [torch.randperm(num_tasks, generator=generator) for _ in range(num_tasks)]
     return torch.stack([order[order != task] for task, order in enumerate(orders)])
+
+
+def on_cpu(solve: Callable[[Array], Array], gramian: Tensor) -> Tensor:
+    """`solve(gramian)` in numpy, back on the Gramian's device; what every method that solves something goes through.
+
+    A Gramian that is not finite gives NaN weights, on which an fp16 scaler skips the step. One that is all zero, as
+    while the shared part is frozen, gives 1/K. In neither case is `solve` called.
+
+    Args:
+        solve: (K, K) -> (K,), fp64.
+        gramian: *Shape:* (K, K).
+    """
+    products = gramian.detach().cpu().double().numpy()
+    if not np.isfinite(products).all():
+        weights = np.full(len(products), np.nan)
+    elif not products.any():
+        weights = np.full(len(products), 1 / len(products))
+    else:
+        weights = solve(products)
+    return torch.from_numpy(weights).to(gramian.device)
 
 
 def norms_and_cosines(gramian: Array) -> tuple[Array, Array]:
@@ -114,8 +136,31 @@ def conflict_averse_weights(vectors: Array, radius: float) -> Array:
     return dual_cone_weights(vectors, uniform)
 
 
+def equal_projection_weights(gramian: Array) -> Array:
+    """Weights with sum 1 whose combination projects equally on all gradients, 0 if there are none. *Shape:* (K,)"""
+    norms, cosines = norms_and_cosines(gramian)
+    present = norms > 0
+    weights = np.zeros(len(norms))
+    if present.any():
+        inverse = np.linalg.pinv(cosines[np.ix_(present, present)], rcond=len(norms) * ROUNDING, hermitian=True)
+        units = inverse.sum(axis=1)  # of the unit gradients, for a projection of 1 on each
+        weights[present] = units / norms[present]
+        if units.sum() > ROUNDING and abs(weights.sum()) > ROUNDING * np.abs(weights).sum():
+            return weights / weights.sum()
+    return np.zeros(len(norms))
+
+
+def aligned_weights(gramian: Array, common: Callable[[Array], float]) -> Array:
+    """Weights of the sum of the gradients whose every principal component has the common eigenvalue. *Shape:* (K,)"""
+    eigenvalues, basis = np.linalg.eigh(gramian / gramian.diagonal().max())
+    kept = eigenvalues > len(gramian) * ROUNDING * eigenvalues[-1]
+    eigenvalues, basis = eigenvalues[kept], basis[:, kept]
+    weights: Array = (basis * np.sqrt(common(eigenvalues) / eigenvalues)) @ basis.sum(axis=0)
+    return weights
+
+
 def fair_weights(gramian: Array, exponent: float) -> Array:
-    """The positive w with G w = w^(-exponent), by Newton's method on the convex problem it solves. *Shape:* (K,)
+    """The positive w with G w = w^(-exponent). *Shape:* (K,)
 
     Where gradients cancel there is no such w. Cosines between different tasks are therefore shrunk by the rounding
     that they carry anyway, which bounds the weights and moves no other answer by more. A zero gradient has weight 0.
@@ -123,38 +168,42 @@ def fair_weights(gramian: Array, exponent: float) -> Array:
     norms, cosines = norms_and_cosines(gramian)
     weights = np.zeros(len(norms))
     present = norms > 0
-    norms, cosines = norms[present], positive_definite(cosines[np.ix_(present, present)])
-    # w = scale * x, where x is 1 for orthogonal gradients.
-    scale = norms ** (-2 / (1 + exponent))
-    # (G w)_i w_i^exponent = (interactions @ x)_i x_i^exponent
-    lean = norms ** ((exponent - 1) / (exponent + 1))
-    weights[present] = scale * _balance(cosines * lean / lean[:, None], exponent)
+    if present.any():
+        lengths = norms[present]
+        start = lengths ** ((exponent - 1) / (exponent + 1))
+        weights[present] = balance(positive_definite(cosines[np.ix_(present, present)]), start, exponent) / lengths
     return weights
 
 
 def positive_definite(cosines: Array) -> Array:
     """The nearest cosines that unit vectors can have, those off the diagonal shrunk by `ROUNDING`."""
     eigenvalues, basis = np.linalg.eigh(cosines)
-    nearest = (basis * np.maximum(eigenvalues, 0)) @ basis.T
-    nearest *= 1 - ROUNDING
+    nearest: Array = (basis * np.maximum(eigenvalues, 0)) @ basis.T * (1 - ROUNDING)
     np.fill_diagonal(nearest, 1)
     return nearest
 
 
-def _balance(interactions: Array, exponent: float) -> Array:
-    """Positive x with (interactions @ x)_i x_i^exponent = 1 for every i.
+def balance(cosines: Array, start: Array, exponent: float) -> Array:
+    """The positive y with (cosines @ y)_i = start_i (start_i / y_i)^exponent; `start` itself for orthogonal gradients.
 
-    Newton's step on (interactions @ x)_i - x_i^(-exponent), never further than 9 tenths of the way to 0.
+    It is the minimum of a strictly convex function, found by Newton's method. A step is halved until it is downhill
+    all the way or nearly, and goes at most 99 percent of the way to 0.
     """
-    x = np.ones(len(interactions))
+    y = start.copy()
     for _ in range(NEWTON_STEPS):
-        barrier = x**-exponent
-        slope = interactions + np.diag(exponent * barrier / x)
-        # In parts of x, each row relative to its own size, the system is as well-conditioned as the cosines.
-        row_size = np.abs(slope * x).max(axis=1)
-        step = np.linalg.solve(slope * x / row_size[:, None], (barrier - interactions @ x) / row_size)
-        furthest = max(-step.min() / 0.9, 1.0)
-        x = x * (1 + step / furthest)
-        if np.abs(step).max() < 1e-12:
+        barrier = start * (start / y) ** exponent
+        curvature = cosines + np.diag(exponent * barrier / y)
+        size = np.sqrt(curvature.diagonal())
+        slope = cosines @ y - barrier
+        step = np.linalg.solve(curvature / size[:, None] / size, -slope / size) / size
+        descent = -slope @ step
+        factor = min(1.0, 0.99 / max((-step / y).max(), 1e-300))
+        for _ in range(HALVINGS):
+            moved = y + factor * step
+            if (cosines @ moved - start * (start / moved) ** exponent) @ step <= descent / 2:
+                break
+            factor /= 2
+        y = moved
+        if (np.abs(step) / y).max() < 1e-9:  # convergence is quadratic: what is left is the square of that
             break
-    return x
+    return y

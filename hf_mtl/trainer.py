@@ -34,7 +34,7 @@ from .sampling import TaskBatchSampler, task_shares
 from .schedule import UnfreezeSchedule
 from .seeding import seeded_generator
 from .tasks import TaskSpec
-from .unfreezing import GradualUnfreezing
+from .unfreezing import GradualUnfreezing, encoder_layers
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,11 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
     if args.push_to_hub and args.hub_strategy != "end":
         found = HubStrategy(args.hub_strategy).value
         raise InputError(f"hub_strategy is {found!r}, wanted 'end': checkpoints hold folders of this machine")
+    if model.dtype != torch.float32:
+        raise InputError(
+            f"the model's parameters are {model.dtype}, wanted torch.float32: small updates would be lost; load it "
+            "with dtype=torch.float32 and use --bf16 or --fp16, which compute in half precision"
+        )
     for spec in tasks:
         if model.task_heads.get(spec.name) != spec.head:
             raise InputError(
@@ -126,6 +131,11 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if train_dataset is not None:
             rows = TaskRows({name: train_dataset[name] for name in self.tasks})
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+        if args.torch_compile:
+            for layer in dict.fromkeys(encoder_layers(model.encoder)):
+                layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
+            # The Trainer would compile the whole model too, with a graph per task and length.
+            args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
         self.gradients: TaskGradients | None = None
         self.loss_sums: Tensor | float = 0.0
         self.loss_steps = 0

@@ -1,22 +1,33 @@
-"""How the tasks' gradients are combined: pure functions from the Gramian of the gradients to one weight per task.
+"""How the tasks' gradients are combined: functions from the Gramian of the gradients to one weight per task.
 
 The combined gradient of every method here is a weighted sum of the task gradients, and the weights depend on the
-gradients' inner products alone. A method is therefore `(gramian (K, K), generator) -> weights (K,)`.
+gradients' inner products alone. A method is therefore `(gramian (K, K), generator) -> weights (K,)`. Those that solve
+something are as exact as inner products in fp32 allow, for gradients of any size; see `on_cpu` for the rest.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError, unknown
+from . import solvers
+from .errors import unknown
+from .options import check_number, check_options
+from .solvers import Array, on_cpu, projection_orders
+from .stateful import GradVac, NashMTL
 
 Weighting = Callable[[Tensor, torch.Generator], Tensor]
 REDUCTIONS = ("sum", "mean")
+SCALES: dict[str, Callable[[Array], Any]] = {
+    "min": np.min,
+    "median": lambda eigenvalues: np.sort(eigenvalues)[(len(eigenvalues) - 1) // 2],
+    "rmse": np.mean,
+}
 
 
 def sum_weights(gramian: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,34 +77,133 @@ def pcgrad_weights(gramian: Tensor, generator: torch.Generator, *, reduction: st
     return weights if reduction == "sum" else weights / num_tasks
 
 
-def projection_orders(num_tasks: int, generator: torch.Generator) -> Tensor:
-    """For each task the others in a random order. *Shape:* (K, K - 1), int64, on the CPU."""
-    orders = [torch.randperm(num_tasks, generator=generator) for _ in range(num_tasks)]
-    return torch.stack([order[order != task] for task, order in enumerate(orders)])
+def mgda_weights(gramian: Tensor, generator: torch.Generator) -> Tensor:
+    """MGDA: the shortest vector in the convex hull of the gradients.
+
+    Desideri 2012, "Multiple-gradient descent algorithm"; Sener & Koltun 2018, equation 3, solved exactly instead of
+    by their algorithm 2. The weights are >= 0 and sum to 1: a step is no longer than the mean's or any gradient's, and
+    0 as soon as one gradient is 0.
+    """
+    return on_cpu(lambda products: solvers.min_norm_weights(solvers.vectors_like(products)), gramian)
 
 
-WEIGHTINGS: dict[str, Callable[..., Tensor]] = {"sum": sum_weights, "mean": mean_weights, "pcgrad": pcgrad_weights}
+def cagrad_weights(gramian: Tensor, generator: torch.Generator, *, c: float = 0.5) -> Tensor:
+    """CAGrad: the direction near the mean gradient along which the worst-off task gains most.
+
+    Liu et al. 2021, "Conflict-Averse Gradient Descent", algorithm 1. A step is 1 - c to 1 + c times as long as the
+    mean of the gradients; the authors' code then divides by 1 + c^2, which is left to the learning rate here.
+
+    Args:
+        gramian: inner products of the task gradients. *Shape:* (K, K).
+        generator: not used.
+        c: radius of the search, as a part of the mean gradient's length; >= 0, and 0 gives the mean.
+    """
+    check_number("cagrad c", c, "a number >= 0", lambda x: x >= 0)
+    return on_cpu(lambda products: solvers.conflict_averse_weights(solvers.vectors_like(products), c), gramian)
+
+
+def imtl_g_weights(gramian: Tensor, generator: torch.Generator) -> Tensor:
+    """IMTL-G: weights with sum 1 whose combined gradient has the same projection on every gradient.
+
+    Liu et al. 2021, "Towards Impartial Multi-task Learning", equation 6, written with the pseudo-inverse of the
+    cosines for dependent gradients. A step is as long as a mean of the gradients, but may be much longer, or point
+    uphill for all, when the sum that is set to 1 is near 0 or negative. A zero gradient has weight 0; so have all
+    when only 0 has equal projections, as between opposite gradients.
+    """
+    return on_cpu(solvers.equal_projection_weights, gramian)
+
+
+def aligned_mtl_weights(gramian: Tensor, generator: torch.Generator, *, scale: str = "min") -> Tensor:
+    """Aligned-MTL: the sum of the gradients after their principal components were brought to one length.
+
+    Senushkin et al. 2023, "Independent Component Alignment", algorithm 1. As in the authors' code the aligned
+    gradients are added, and components below fp32 rounding are left out. With "min" a step is no longer than the sum.
+
+    Args:
+        gramian: inner products of the task gradients. *Shape:* (K, K).
+        generator: not used.
+        scale: the common squared length: the "min", the (lower) "median" or the mean ("rmse") of the eigenvalues.
+    """
+    if scale not in SCALES:
+        raise unknown("aligned_mtl scale", scale, SCALES)
+    return on_cpu(lambda products: solvers.aligned_weights(products, SCALES[scale]), gramian)
+
+
+def upgrad_weights(gramian: Tensor, generator: torch.Generator) -> Tensor:
+    """UPGrad: the mean of the gradients' projections on the cone of what conflicts with none.
+
+    Quinton & Rey 2024, "Jacobian Descent for Multi-Objective Optimization", equation 5, by their proposition 1. A step
+    is as long as a mean of the gradients, which it is without conflict.
+    """
+
+    def solve(products: Array) -> Array:
+        vectors, shares = solvers.vectors_like(products), np.eye(len(products)) / len(products)
+        return np.sum([solvers.dual_cone_weights(vectors, share) for share in shares], axis=0)
+
+    return on_cpu(solve, gramian)
+
+
+def dualproj_weights(gramian: Tensor, generator: torch.Generator) -> Tensor:
+    """DualProj: the projection of the mean gradient on the cone of what conflicts with none.
+
+    Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory", equation 11, for the mean in place of the newest task's
+    gradient. A step is no longer than the mean of the gradients, which it is without conflict.
+    """
+
+    def solve(products: Array) -> Array:
+        return solvers.dual_cone_weights(solvers.vectors_like(products), np.full(len(products), 1 / len(products)))
+
+    return on_cpu(solve, gramian)
+
+
+def fairgrad_weights(gramian: Tensor, generator: torch.Generator, *, alpha: float = 1.0) -> Tensor:
+    """FairGrad: the positive w with G w = w^(-1/alpha), the alpha-fair share of the tasks in a step.
+
+    Ban & Ji 2024, "Fair Resource Allocation in Multi-Task Learning", equation 4. A step is neither a mean's nor a
+    sum's: if all gradients grow r times, it grows r^((1 - alpha) / (1 + alpha)) times, and with alpha = 1 its length
+    is always the square root of K. Where the gradients cancel there is no such w; the weights are then large but
+    bounded, see `fair_weights`. A zero gradient has weight 0.
+
+    Args:
+        gramian: inner products of the task gradients. *Shape:* (K, K).
+        generator: not used.
+        alpha: > 0; 1 is proportional fairness, more looks further after the worst-off task.
+    """
+    check_number("fairgrad alpha", alpha, "a number > 0", lambda x: x > 0)
+    return on_cpu(lambda products: solvers.fair_weights(products, 1 / alpha), gramian)
+
+
+WEIGHTINGS: dict[str, Callable[..., Any]] = {
+    "sum": sum_weights,
+    "mean": mean_weights,
+    "pcgrad": pcgrad_weights,
+    "gradvac": GradVac,
+    "cagrad": cagrad_weights,
+    "mgda": mgda_weights,
+    "imtl_g": imtl_g_weights,
+    "aligned_mtl": aligned_mtl_weights,
+    "upgrad": upgrad_weights,
+    "dualproj": dualproj_weights,
+    "nash_mtl": NashMTL,
+    "fairgrad": fairgrad_weights,
+}
 
 
 def make_weighting(name: str, /, **options: object) -> Weighting:
     """The weighting `name` with its options bound, e.g. `make_weighting("pcgrad", reduction="mean")`.
 
+    A method that remembers earlier steps comes as a fresh `Stateful`, any other as a pure function.
+
     Raises:
-        InputError: for a name or an option that does not exist; the message lists those that do.
+        InputError: for a name or an option that does not exist, and the message lists those that do; for a value that
+            the method does not take.
     """
     if name not in WEIGHTINGS:
         raise unknown("gradient_method", name, WEIGHTINGS)
-    check_options(name, WEIGHTINGS[name], options)
-    bound = functools.partial(WEIGHTINGS[name], **options)
+    method = WEIGHTINGS[name]
+    check_options(name, method, options)
+    if isinstance(method, type):
+        return method(**options)  # type: ignore[no-any-return]
+    bound = functools.partial(method, **options)
     bound(torch.eye(2), torch.Generator())  # a wrong value is refused here, not at the first step
     return bound
-
-
-def check_options(name: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
-    """Raise InputError when `options` holds a name that is no keyword-only argument of `function`."""
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known and not known:
-            raise InputError(f"gradient_method {name!r} takes no options, found {option!r}")
-        if option not in known:
-            raise unknown(f"option of gradient_method {name!r}:", option, known)

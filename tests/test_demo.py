@@ -141,6 +141,13 @@ def test_tokenizer_reads_its_texts_back(rows: Any, tokenizer: Any) -> None:
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
+def test_names_of_every_split_are_read_in_pieces_and_other_words_whole(rows: Any, tokenizer: Any) -> None:
+    names = {name for split in demo.SPLITS for name in demo.names(split)}
+    assert all(len(tokenizer.tokenize(name)) == 2 for name in names)
+    for words in (text.split() for text in rows["reviews"]["validation"]["sentence"]):
+        assert all(len(tokenizer.tokenize(word)) == 1 for word in set(words) - names)
+
+
 def test_tokenizer_marks_the_second_sentence(tokenizer: Any) -> None:
     encoded = tokenizer("the plot", "the plot works")
     assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == (

@@ -1,0 +1,25 @@
+"""Checks of the options that a gradient method takes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+
+from .errors import InputError, unknown
+
+
+def check_options(name: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
+    """Raise InputError when `options` holds a name that is no keyword-only argument of `function`."""
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known and not known:
+            raise InputError(f"gradient_method {name!r} takes no options, found {option!r}")
+        if option not in known:
+            raise unknown(f"option of gradient_method {name!r}:", option, known)
+
+
+def check_number(option: str, value: object, wanted: str, holds: Callable[[float], bool]) -> None:
+    """Raise InputError unless `value` is a finite number for which `holds`, e.g. wanted="a number > 0"."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
+        raise InputError(f"{option} is {value!r}, wanted {wanted}")
