@@ -16,8 +16,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, RobertaPreLayerNormConfig
 
 SPLITS = ("train", "validation", "test")
-# So many training rows that two passes are enough: many passes over few rows teach the rows, not the grammar.
-NUM_ROWS = {"train": 40000, "validation": 1000, "test": 300}
+# Reviews take two passes: more passes over fewer rows teach the rows, not the grammar. Pairs profit from repetition.
+NUM_ROWS = {
+    "reviews": {"train": 40000, "validation": 1000, "test": 300},
+    "pairs": {"train": 20000, "validation": 1000, "test": 300},
+}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # Proper names have two parts, so that a name first met in validation still consists of known word pieces.
@@ -88,7 +91,6 @@ MEANINGS = {
         ("teacher", "instructor"),
         ("thief", "burglar"),
         ("sailor", "mariner"),
-        ("boss", "manager"),
     ),
     "action": (
         ("bought", "purchased"),
@@ -96,7 +98,6 @@ MEANINGS = {
         ("found", "discovered"),
         ("cleaned", "washed"),
         ("wrecked", "destroyed"),
-        ("copied", "duplicated"),
     ),
     "thing": (
         ("car", "automobile"),
@@ -104,7 +105,6 @@ MEANINGS = {
         ("sofa", "couch"),
         ("boat", "ship"),
         ("lamp", "lantern"),
-        ("bike", "bicycle"),
     ),
 }
 NEGATIONS = ("never", "not once", "at no time")
@@ -139,7 +139,7 @@ def demo_rows(task: str, split: str) -> dict[str, list[Any]]:
     rows: dict[tuple[str, ...], float] = {}
     for texts, label in makers[task](random.Random(f"{task} {split}"), split):
         rows.setdefault(texts, label)
-        if len(rows) == NUM_ROWS[split]:
+        if len(rows) == NUM_ROWS[task][split]:
             break
     labels = list(rows.values())
     if split == "test":
@@ -245,12 +245,12 @@ def demo_tokenizer() -> PreTrainedTokenizerFast:
     """A WordPiece tokenizer trained on the training texts of both tasks."""
     columns = [demo_rows(task, "train")[column] for task in ("reviews", "pairs") for column in _text_columns(task)]
     draft = _word_pieces(None)
-    # The frequency lies between the proper names' (below 1,600), which so are learned in pieces, as those first met in
-    # validation are read, and the other words' (above 2,800). Naming the inner letters fixes their numbers, which
+    # The frequency lies between the proper names' (below 1,100), which so are learned in pieces, as those first met in
+    # validation are read, and the other words' (above 1,400). Naming the inner letters fixes their numbers, which
     # otherwise follow a hash map's order and decide between equally frequent merges.
     trainer = trainers.WordPieceTrainer(
         vocab_size=1000,
-        min_frequency=2000,
+        min_frequency=1250,
         special_tokens=[*SPECIAL_TOKENS, *(f"##{letter}" for letter in ascii_lowercase)],
         show_progress=False,
     )

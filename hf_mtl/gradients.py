@@ -216,7 +216,18 @@ def _combine_by_weights(gradients: TaskGradients, seed: int, step: int, *, weigh
     elif gradients.overflow:  # any weights do: the scaler will skip the step
         gradients.write_weighted(torch.ones(len(gradients.kept), device=gradients.rows.device))
     else:
-        gradients.write_weighted(weighting(gradients.gramian(), seeded_generator(seed, step)))
+        gradients.write_weighted(_weights_of_kept(gradients, weighting, seeded_generator(seed, step)))
+
+
+def _weights_of_kept(gradients: TaskGradients, weighting: Weighting, generator: torch.Generator) -> Tensor:
+    """One weight per kept task. A weighting with memory sees all tasks, those left out as zero. *Shape:* (kept,)"""
+    gramian = gradients.gramian()
+    if not isinstance(weighting, Stateful):
+        return weighting(gramian, generator)
+    kept = torch.tensor(gradients.kept, device=gramian.device)
+    padded = gramian.new_zeros(len(gradients.tasks), len(gradients.tasks))
+    padded[kept[:, None], kept] = gramian
+    return weighting(padded, generator)[kept]
 
 
 def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reduction: str = "sum") -> None:

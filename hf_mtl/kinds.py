@@ -107,25 +107,26 @@ def _check_range(head: TaskHead) -> None:
         raise InputError(f"task {head.name!r}: labels belong to classification; regression declares label_range")
 
 
-def _centre_and_scale(head: TaskHead) -> tuple[float, float]:
-    """Mean and standard deviation of labels spread evenly over the range: the unit in which the head works.
+def _centre_and_unit(head: TaskHead) -> tuple[float, float]:
+    """The middle of the label's range and a fifth of the range: the origin and the unit in which the head works.
 
-    In this unit a fresh head starts at a loss near 1 whatever the label's own unit, so that no task drowns the others.
+    The loss of a fresh head is then near 2 whatever the label's own unit, so that no task drowns the others, and on a
+    range of 0 to 5 it is the plain squared error.
     """
     assert head.label_range is not None
     low, high = head.label_range
-    return (low + high) / 2, (high - low) / math.sqrt(12)
+    return (low + high) / 2, (high - low) / 5
 
 
 def _squared_error(logits: Tensor, labels: Tensor, head: TaskHead) -> Tensor:
-    centre, scale = _centre_and_scale(head)
-    return F.mse_loss(logits.squeeze(-1).float(), (labels.float() - centre) / scale)
+    centre, unit = _centre_and_unit(head)
+    return F.mse_loss(logits.squeeze(-1).float(), (labels.float() - centre) / unit)
 
 
 def _value(logits: Tensor, head: TaskHead) -> Tensor:
     assert head.label_range is not None
-    centre, scale = _centre_and_scale(head)
-    return (logits.squeeze(-1).float() * scale + centre).clamp(*head.label_range)
+    centre, unit = _centre_and_unit(head)
+    return (logits.squeeze(-1).float() * unit + centre).clamp(*head.label_range)
 
 
 def _in_range(label: float, head: TaskHead) -> bool:

@@ -63,14 +63,33 @@ def model_card(repo_id: str, tasks: Sequence[TaskSpec], metrics: Mapping[str, fl
     return "\n\n".join(lines) + "\n"
 
 
-def write_card(folder: Path, card: str) -> None:
-    """Write README.md into `folder` unless a person's own is there."""
+def publish(
+    folder: Path,
+    repo_id: str,
+    tasks: Sequence[TaskSpec],
+    metrics: Mapping[str, float],
+    *,
+    message: str,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Write a card unless a person's own is there, and upload the files of `folder` that may be published.
+
+    Args:
+        folder: holds the model and the tokenizer.
+        repo_id: "user/name" on the Hub; it exists.
+        tasks: of the model.
+        metrics: "eval_<task>_<metric>" -> fraction, for the card.
+        message: of the commit.
+        token: of the Hub; the one that is logged in unless given.
+        revision: branch to commit to.
+
+    Returns:
+        The commit's address.
+    """
     if not (folder / "README.md").exists():
-        ModelCard(card).save(folder / "README.md")
-
-
-def upload(folder: Path, repo_id: str, *, message: str, token: str | None = None, revision: str | None = None) -> str:
-    """Upload the files of `folder` that may be published; returns the address of the commit."""
+        curves = (folder / "training_curves.png").exists()
+        ModelCard(model_card(repo_id, tasks, metrics, curves=curves)).save(folder / "README.md")
     commit = HfApi().upload_folder(
         repo_id=repo_id,
         folder_path=folder,

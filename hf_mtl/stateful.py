@@ -6,6 +6,7 @@ or all zero leave no trace in it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -74,7 +75,7 @@ class GradVac:
             changed[task, others] += np.where(known & (cosine < target), correction, 0)
             self.targets[task, others] += np.where(known, self.beta * (cosine - self.targets[task, others]), 0)
         scaled = changed * norms[:, None]
-        return np.divide(scaled, norms, out=np.eye(num_tasks), where=(norms > 0) & (scaled != 0)).sum(axis=0)
+        return np.divide(scaled, norms, out=np.eye(num_tasks), where=norms > 0).sum(axis=0)
 
     def state_dict(self) -> dict[str, Any]:
         """The average cosines, none before the first step."""
@@ -88,14 +89,15 @@ class GradVac:
 class NashMTL:
     """Nash-MTL: the Nash bargaining solution, the positive w with G w = 1 / w.
 
-    Navon et al. 2022, "Multi-Task Learning as a Bargaining Game", algorithm 1. As in the authors' code G is divided
-    by its Frobenius norm first, so that a step is about as long as a sum of gradients, and then shortened to
-    `max_norm`. Unlike there, w is solved for exactly (it is unique) instead of in a few rounds from the last one.
-    Where the gradients cancel there is no such w; the weights are then large but bounded, see `fair_weights`.
+    Navon et al. 2022, "Multi-Task Learning as a Bargaining Game", algorithm 1. Whatever the gradients' size, a step
+    is as long as the square root of K, and then shortened to `max_norm`, as in the authors' code; w is unique, and
+    solved for exactly instead of in a few rounds from the last one. Where the gradients cancel there is no such w; the
+    weights are then large but bounded, see `fair_weights`. A zero gradient has weight 0.
 
     Args:
-        update_every: steps from one solve to the next; those between use the same w.
-        max_norm: longest combined shared gradient, as it stands when the weights are computed; 0 for no limit.
+        update_every: steps from one solve to the next; those between use the same w, unless a task that had no
+            gradient at the solve has one.
+        max_norm: longest combined shared gradient; 0 for no limit.
     """
 
     def __init__(self, *, update_every: int = 1, max_norm: float = 1.0) -> None:
@@ -110,12 +112,13 @@ class NashMTL:
         return on_cpu(self._bargain, gramian)
 
     def _bargain(self, gramian: Array) -> Array:
-        if self.weights is None or self.calls % self.update_every == 0:
-            self.weights = fair_weights(gramian, 1.0) * np.sqrt(np.linalg.norm(gramian))
-        if len(self.weights) != len(gramian):
+        if self.weights is not None and len(self.weights) != len(gramian):
             raise InputError(f"nash_mtl remembers {len(self.weights)} tasks, found {len(gramian)}; start a new run")
+        due = self.calls % self.update_every == 0
+        if self.weights is None or due or (gramian.diagonal() > 0)[self.weights == 0].any():
+            self.weights = fair_weights(gramian, 1.0)
         self.calls += 1
-        norm = np.sqrt(max(self.weights @ gramian @ self.weights, 0))
+        norm = math.sqrt(max(float(self.weights @ gramian @ self.weights), 0.0))
         if self.max_norm > 0 and norm > self.max_norm:
             return self.weights * (self.max_norm / norm)
         return self.weights.copy()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, TrainOutput, speed_metrics
+from transformers.trainer_utils import (
+    EvalLoopOutput,
+    EvalPrediction,
+    TrainOutput,
+    get_last_checkpoint,
+    speed_metrics,
+)
 
 from .arguments import MultiTaskTrainingArguments
 from .data import TaskCollator, TaskRows
@@ -29,7 +35,8 @@ from .metrics import average_score, task_scores
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
-from .publish import model_card, upload, write_card
+from .publish import publish
+from .refusals import refuse_unsupported
 from .sampling import TaskBatchSampler, task_shares
 from .schedule import UnfreezeSchedule
 from .seeding import seeded_generator
@@ -37,44 +44,7 @@ from .tasks import TaskSpec
 from .unfreezing import GradualUnfreezing, encoder_layers
 
 logger = logging.getLogger(__name__)
-
-
-def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
-    """Raise InputError for a set-up in which the gradients would be wrong, with what to use instead."""
-    if args.n_gpu > 1:
-        raise InputError(
-            f"{args.n_gpu} GPUs in one process would use nn.DataParallel, which mixes the tasks' gradients; start with "
-            f"accelerate launch --multi_gpu --num_processes {args.n_gpu} run_glue_mtl.py ..."
-        )
-    if (
-        args.deepspeed
-        or args.fsdp
-        or os.environ.get("ACCELERATE_USE_DEEPSPEED")
-        or os.environ.get("ACCELERATE_USE_FSDP")
-    ):
-        raise InputError(
-            "DeepSpeed and FSDP shard the gradients that a gradient method has to compare; use plain data parallelism: "
-            "accelerate launch --multi_gpu --num_processes N run_glue_mtl.py ..."
-        )
-    if args.accelerator_config.split_batches:
-        raise InputError("split_batches would deal the tasks of one batch to different processes; leave it off")
-    if args.train_sampling_strategy not in ("group_by_length", "random"):
-        raise InputError(
-            f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"
-        )
-    if args.push_to_hub and args.hub_strategy != "end":
-        found = HubStrategy(args.hub_strategy).value
-        raise InputError(f"hub_strategy is {found!r}, wanted 'end': checkpoints hold folders of this machine")
-    if model.dtype != torch.float32:
-        raise InputError(
-            f"the model's parameters are {model.dtype}, wanted torch.float32: small updates would be lost; load it "
-            "with dtype=torch.float32 and use --bf16 or --fp16, which compute in half precision"
-        )
-    for spec in tasks:
-        if model.task_heads.get(spec.name) != spec.head:
-            raise InputError(
-                f"task {spec.name!r}: the model's head is {model.task_heads.get(spec.name)}, wanted {spec.head}"
-            )
+MEMORY_FILE = "gradient_method.json"
 
 
 def _shares(
@@ -229,15 +199,20 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             self._combine(self.gradients)
         return total / self.current_gradient_accumulation_steps
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`.
 
         Raises:
+            InputError: when the checkpoint lacks what the gradient method remembers, or has another method's.
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
         """
         self.bad_steps = dict.fromkeys(self.tasks, 0)
-        output = super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if isinstance(resume_from_checkpoint, str):
+            self._restore_memory(Path(resume_from_checkpoint))
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
         for task, steps in self.bad_steps.items():
             if steps >= self.args.max_bad_steps:
                 raise FloatingPointError(
@@ -246,6 +221,23 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                     "look at the task's rows; --max_bad_steps sets the patience"
                 )
         return output
+
+    def save_memory(self, folder: Path) -> None:
+        """Put what the gradient method remembers, if it does, into a checkpoint."""
+        memory = self.combine_gradients.state_dict()
+        if memory and self.is_world_process_zero():
+            text = json.dumps({"method": self.args.gradient_method, "memory": memory})
+            (folder / MEMORY_FILE).write_text(text, encoding="utf-8")
+
+    def _restore_memory(self, checkpoint: Path) -> None:
+        file, method = checkpoint / MEMORY_FILE, self.args.gradient_method
+        saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"method": None, "memory": {}}
+        if self.combine_gradients.state_dict() and saved["method"] != method:
+            raise InputError(
+                f"resume_from_checkpoint {str(checkpoint)!r} holds no state of gradient_method {method!r}; resume with "
+                "the method it was saved with, or start anew"
+            )
+        self.combine_gradients.load_state_dict(saved["memory"])
 
     def _combine(self, gradients: TaskGradients) -> None:
         """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
@@ -371,14 +363,12 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.save_final()
         if not self.is_world_process_zero():
             return None
-        folder = Path(self.args.output_dir)
         scored = [row for row in self.state.log_history if "eval_average" in row]
-        curves = (folder / "training_curves.png").exists()
-        tasks = list(self.tasks.values())
-        write_card(folder, model_card(self.hub_model_id, tasks, scored[-1] if scored else {}, curves=curves))
-        return upload(
-            folder,
+        return publish(
+            Path(self.args.output_dir),
             self.hub_model_id,
+            list(self.tasks.values()),
+            scored[-1] if scored else {},
             message=commit_message or "End of training",
             token=token,
             revision=revision or self.args.hub_revision,
@@ -397,6 +387,9 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.begin_step()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.save_memory(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:

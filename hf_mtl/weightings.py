@@ -124,7 +124,7 @@ def aligned_mtl_weights(gramian: Tensor, generator: torch.Generator, *, scale: s
         generator: not used.
         scale: the common squared length: the "min", the (lower) "median" or the mean ("rmse") of the eigenvalues.
     """
-    if scale not in SCALES:
+    if not isinstance(scale, str) or scale not in SCALES:  # JSON may hold a list
         raise unknown("aligned_mtl scale", scale, SCALES)
     return on_cpu(lambda products: solvers.aligned_weights(products, SCALES[scale]), gramian)
 
@@ -203,7 +203,7 @@ def make_weighting(name: str, /, **options: object) -> Weighting:
     method = WEIGHTINGS[name]
     check_options(name, method, options)
     if isinstance(method, type):
-        return method(**options)  # type: ignore[no-any-return]
+        return method(**options)
     bound = functools.partial(method, **options)
     bound(torch.eye(2), torch.Generator())  # a wrong value is refused here, not at the first step
     return bound

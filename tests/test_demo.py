@@ -84,7 +84,7 @@ def test_rows_of_a_split_are_distinct(rows: Any, task: str) -> None:
     for split in demo.SPLITS:
         columns = rows[task][split]
         texts = list(zip(*(columns[name] for name in columns if name.startswith("sentence")), strict=True))
-        assert len(set(texts)) == len(texts) == demo.NUM_ROWS[split]
+        assert len(set(texts)) == len(texts) == demo.NUM_ROWS[task][split]
         assert columns["idx"] == list(range(len(texts)))
 
 

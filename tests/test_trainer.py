@@ -95,7 +95,7 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-@pytest.mark.parametrize("method", ["pcgrad", "pcgrad_reference"])
+@pytest.mark.parametrize("method", ["pcgrad", "pcgrad_reference", "gradvac", "nash_mtl"])
 def test_a_run_resumed_in_mid_epoch_ends_bit_equal(make_trainer, make_model, tmp_path, method):
     settings = {
         "gradient_method": method,
@@ -115,6 +115,12 @@ def test_a_run_resumed_in_mid_epoch_ends_bit_equal(make_trainer, make_model, tmp
     assert all(torch.equal(value, wanted[name]) for name, value in weights(again).items())
     rows = [[r for r in t.state.log_history if "loss" in r and r["step"] > 8] for t in (whole, again)]
     assert rows[0] == rows[1]
+
+
+def test_a_checkpoint_of_another_method_is_refused_by_one_that_remembers(make_trainer, tmp_path):
+    make_trainer(save_strategy="steps", save_steps=4).train()
+    with pytest.raises(InputError, match="holds no state of gradient_method 'gradvac'"):
+        make_trainer(gradient_method="gradvac").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
 
 
 def test_checkpoints_hold_no_token_and_load_as_models(make_trainer, tmp_path):
