@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
-from hf_mtl.arguments import ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.data import TaskRows, input_limit, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.loading import load_rows, read_labels
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         trainer.push_to_hub()
         logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r)", trainer.hub_model_id)
     if trainer.is_world_process_zero():
-        say_what_is_next(args)
+        say_what_is_next(args, data_args)
     trainer.accelerator.end_training()
 
 
@@ -244,14 +244,19 @@ def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset], labels: dict[st
     trainer.save_metrics("test", metrics)
 
 
-def say_what_is_next(args: MultiTaskTrainingArguments) -> None:
+def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments) -> None:
     """Name what is in the output folder and the commands that use it."""
-    folder = Path(args.output_dir)
-    found = [f for f in ("all_results.json", CURVES, "predictions") if (folder / f).exists()]
+    folder = args.output_dir
+    found = [name for name in ("all_results.json", CURVES, "predictions") if (Path(folder) / name).exists()]
     print(f"in {folder}: {', '.join(found)}")
     if args.do_train:
-        print(f"load it:  python -c \"from hf_mtl import MultiTaskModel; MultiTaskModel.from_pretrained('{folder}')\"")
-        print(f"go on:    --resume_from_checkpoint latest   predict:  --model_name_or_path {folder} --do_predict")
+        tasks = f"--tasks {' '.join(data_args.tasks)} " if data_args.tasks else ""
+        data = f"--dataset_name {data_args.dataset_name} " if data_args.dataset_name else ""
+        print(f"load:    MultiTaskModel.from_pretrained({folder!r})")
+        print(
+            f"predict: accelerate launch run_glue_mtl.py --model_name_or_path {folder} --task_set {data_args.task_set} "
+            f"{tasks}{data}--output_dir {folder} --do_predict"
+        )
 
 
 if __name__ == "__main__":

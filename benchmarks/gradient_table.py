@@ -151,17 +151,18 @@ def errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, flo
     return result
 
 
-def measure(processes: int) -> list[dict[str, object]]:
+def measure(processes: int) -> list[dict]:
     """One row per cell for this number of processes."""
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
     tasks, data, tokenizer = make_tasks()
     rows = []
     for cell in CELLS:
-        micro_batches, dtype, clipping, unfreezing = cell
+        _, dtype, clipping, unfreezing = cell
         exact = plain_run(tasks, data, tokenizer, (1, "fp32", clipping, unfreezing))
-        row = {"processes": processes, "micro-batches": micro_batches, "dtype": dtype, "clipping": clipping,
-               "unfreezing": unfreezing, **errors(trainer_run(tasks, data, tokenizer, cell, processes), exact)}  # fmt: skip
+        settings: dict = dict(zip(("micro-batches", "dtype", "clipping", "unfreezing"), cell, strict=True))
+        row = {"processes": processes, **settings}
+        row.update(errors(trainer_run(tasks, data, tokenizer, cell, processes), exact))
         plain = errors(plain_run(tasks, data, tokenizer, cell), exact) if dtype == "bf16" else None
         row["bounds"] = {key: 2 * plain[key] for key in BOUNDS} if plain else BOUNDS
         rows.append(row)

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 SHORT = "--use_cpu --max_steps 4 --train_metric_rows 16"
 REPLACED = {
-    "pip install .\n": "pip install --no-deps --target INSTALLED .\n",  # the tests' environment has the rest
+    "pip install . ": "pip install --no-deps --target INSTALLED . ",  # the tests' environment has the rest
     "accelerate launch run_glue_mtl.py examples/demo.yaml": "accelerate launch run_glue_mtl.py examples/demo.yaml "
     f"--output_dir DEMO_OUT {SHORT}",
     "--output_dir out": f"--output_dir OUT --model_name_or_path MODEL --dataset_name DATA {SHORT}",
