@@ -81,6 +81,7 @@ def prepare(encoder: str, dataset: str, steps: int) -> tuple[list[Any], dict[str
     tokenizer, data = AutoTokenizer.from_pretrained(encoder), {}
     for task in tasks:
         rows = load_rows(task, "train")
+        rows = rows.select(range(min(len(rows), 8000)))
         data[task.name] = tokenise(task, rows, tokenizer, 512, read_labels(task, rows, "train"))
     trainer = MultiTaskTrainer(
         load_model(encoder, [t.head for t in tasks]), arguments("sum"), tasks, data, None, tokenizer
