@@ -35,7 +35,7 @@ from hf_mtl.seeding import seeded_generator
 from hf_mtl.unfreezing import train_last_layers
 from hf_mtl.weightings import projection_orders
 
-STEPS, ROWS, RATE, LAYERS, SEED = 8, 48, 0.05, 3, 7
+STEPS, ROWS, RATE, LAYERS, SEED = 8, 48, 0.01, 3, 7
 STAGES = {0: 1, 2: 2, 4: None}  # step -> last layers that train, when unfreezing is on
 BOUNDS = {"gradient": 1e-6, "heads": 1e-6, "norm": 1e-6, "update": 1e-5}
 Cell = tuple[int, str, bool, bool]  # micro-batches, dtype, clipping, unfreezing
