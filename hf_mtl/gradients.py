@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from pytorch_optimizer import PCGrad
 from torch import Tensor
 from torch.nn import Parameter
 
+from .balancing import LOSS_METHODS, LossBalancer
+from .errors import unknown
 from .options import check_options
 from .seeding import seeded_generator
 from .stateful import Stateful
@@ -35,6 +37,15 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
     starts = range(0, max(1, len(a)), chunk)
     parts = [torch.dot(a[i : i + chunk].float(), b[i : i + chunk].float()) for i in starts]
     return torch.stack(parts).double().sum()
+
+
+def sum_over_processes(tensors: Iterable[Tensor]) -> int:
+    """Make every tensor the sum of what the processes hold, in place; returns the number of processes."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return 1
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+    return dist.get_world_size()
 
 
 class TaskGradients:
@@ -104,10 +115,8 @@ class TaskGradients:
 
     def reduce(self) -> None:
         """Sum everything over the processes, and take the rows' inner products."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            head_gradients = [gradient for task in self.tasks for gradient in self._head_gradients(task)]
-            for tensor in (*self.rows, self.loss_sums, self.num_rows, *head_gradients):
-                dist.all_reduce(tensor)
+        head_gradients = [gradient for task in self.tasks for gradient in self._head_gradients(task)]
+        sum_over_processes([*self.rows, self.loss_sums, self.num_rows, *head_gradients])
         num_tasks = len(self.tasks)
         self._products = self.rows.new_zeros(num_tasks, num_tasks, dtype=torch.float64)
         for i in range(num_tasks):
@@ -160,31 +169,32 @@ class TaskGradients:
         """Copies of the kept tasks' mean gradients over the shared parameters. *Shape:* (P,) each"""
         return [self.rows[i] * scale.to(self.rows.dtype) for i, scale in zip(self.kept, self._scales(), strict=True)]
 
-    def write_weighted(self, weights: Tensor) -> None:
+    def write_weighted(self, weights: Tensor, *, heads_too: bool = False) -> None:
         """Make `.grad` the weighted sum of the kept tasks' mean gradients, built in place in the first row.
 
         Args:
             weights: one per kept task. *Shape:* (kept,)
+            heads_too: weigh each head's gradient by its task's weight, as a weighted sum of the losses would.
         """
         factors = (weights * self._scales()).to(self.rows.dtype)
         combined = self.rows[self.kept[0]].mul_(factors[0])
         for i, factor in zip(self.kept[1:], factors[1:], strict=True):
             combined.addcmul_(self.rows[i], factor)
-        self._finish()
+        self._finish(weights if heads_too else torch.ones_like(weights))
 
     def write(self, combined: Tensor) -> None:
         """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
         self.rows[self.kept[0]].copy_(combined)
-        self._finish()
+        self._finish(torch.ones(len(self.kept), device=combined.device))
 
     def write_nothing(self) -> None:
         """Leave no gradient anywhere, so that the optimizer moves nothing."""
         self._point_to(None)
 
-    def _finish(self) -> None:
-        """Shared parameters take the combined row, each head its own task's mean gradient."""
+    def _finish(self, head_weights: Tensor) -> None:
+        """Shared parameters take the combined row, each head its own task's mean gradient times a weight."""
         self._point_to(self.kept[0])
-        for i, scale in zip(self.kept, self._scales(), strict=True):
+        for i, scale in zip(self.kept, self._scales() * head_weights, strict=True):
             for gradient in self._head_gradients(self.tasks[i]):
                 gradient.mul_(scale.to(gradient.dtype))
 
@@ -196,10 +206,12 @@ class Combination:
     Args:
         write: does it.
         memory: what the method remembers of earlier steps, where it does.
+        balancer: the method itself where it looks at the losses alone.
     """
 
     write: Callable[[TaskGradients, int, int], None]
-    memory: Stateful | None = None
+    memory: Stateful | LossBalancer | None = None
+    balancer: LossBalancer | None = None
 
     def __call__(self, gradients: TaskGradients, seed: int, step: int) -> None:
         self.write(gradients, seed, step)
@@ -234,6 +246,14 @@ def _weights_of_kept(gradients: TaskGradients, weighting: Weighting, generator: 
     return weighting(padded, generator)[kept]
 
 
+def _combine_by_losses(gradients: TaskGradients, seed: int, step: int, *, balancer: LossBalancer) -> None:
+    if not gradients.kept:
+        gradients.write_nothing()
+    else:
+        weights = balancer(gradients.mean_losses().cpu().numpy(), gradients.kept)
+        gradients.write_weighted(torch.from_numpy(weights).to(gradients.rows.device), heads_too=True)
+
+
 def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reduction: str = "sum") -> None:
     """PCGrad as pytorch_optimizer computes it, from copies of the rows; its shuffle is seeded by (seed, step)."""
     if not gradients.kept:
@@ -249,22 +269,28 @@ def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reducti
     gradients.write(combined)
 
 
-GRADIENT_METHODS = (*WEIGHTINGS, "pcgrad_reference")
+GRADIENT_METHODS = (*WEIGHTINGS, "pcgrad_reference", *LOSS_METHODS)
 
 
 def make_combination(method: str, /, **options: object) -> Combination:
     """The gradient method of that name with its options.
 
     Args:
-        method: a name of `WEIGHTINGS`, or "pcgrad_reference" for pytorch_optimizer's own projection.
+        method: a name of `WEIGHTINGS` or `LOSS_METHODS`, or "pcgrad_reference" for pytorch_optimizer's own projection.
         options: the method's own.
 
     Raises:
         InputError: for an unknown method or option, or a value that the method does not take.
     """
+    if method not in GRADIENT_METHODS:
+        raise unknown("gradient_method", method, GRADIENT_METHODS)
     if method == "pcgrad_reference":
         check_options(method, _pcgrad_reference, options)
         return Combination(functools.partial(_pcgrad_reference, **options))  # type: ignore[arg-type]
+    if method in LOSS_METHODS:
+        check_options(method, LOSS_METHODS[method], options)
+        balancer = LOSS_METHODS[method](**options)
+        return Combination(functools.partial(_combine_by_losses, balancer=balancer), balancer, balancer)
     weighting = make_weighting(method, **options)
     memory = weighting if isinstance(weighting, Stateful) else None
     return Combination(functools.partial(_combine_by_weights, weighting=weighting), memory)

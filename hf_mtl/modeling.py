@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,12 @@ class MultiTaskOutput(ModelOutput):  # type: ignore[misc]  # transformers' base 
     Attributes:
         loss: mean over the rows of the task's loss; only with labels. *Shape:* ()
         logits: the head's output; `model.decode(task, logits)` reads it. *Shape:* (rows, head width)
+
+    Of several tasks, both are `{task: that}`.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
+    loss: Tensor | dict[str, Tensor] | None = None
+    logits: Tensor | dict[str, Tensor] | None = None
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -83,25 +85,46 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *,
-        task: str,
+        task: str | None = None,
         labels: Tensor | None = None,
+        batches: Mapping[str, Mapping[str, Tensor]] | None = None,
         **inputs: Any,
     ) -> MultiTaskOutput:
-        """Logits of one task's head and, with labels, its loss.
+        """Logits of one task's head and, with labels, its loss; with `batches`, the same of several tasks.
 
         Args:
             input_ids: *Shape:* (rows, tokens)
             attention_mask: 1 at real tokens; all are real unless given. *Shape:* (rows, tokens)
             task: a key of `config.heads`.
             labels: class indices (int64) or values in the label's range. *Shape:* (rows,)
+            batches: task -> the arguments above, in place of them; losses and logits then come by task. One call for
+                all tasks is what engines that shard the parameters want.
             inputs: what else the tokenizer gave; what the encoder does not take is left out.
 
         Raises:
             InputError: for a task that the model has no head for.
         """
+        if batches is not None:
+            outputs = {name: self._of_task(name, **batch) for name, batch in batches.items()}
+            losses = {name: loss for name, (loss, _) in outputs.items() if loss is not None}
+            return MultiTaskOutput(loss=losses, logits={name: logits for name, (_, logits) in outputs.items()})
+        if input_ids is None or task is None:
+            raise InputError("forward wants input_ids and task, or batches")
+        loss, logits = self._of_task(task, input_ids, attention_mask, labels, **inputs)
+        return MultiTaskOutput(loss=loss, logits=logits)
+
+    def _of_task(
+        self,
+        task: str,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **inputs: Any,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss, if there are labels, and logits of one task."""
         if task not in self.heads:
             raise unknown("task", task, self.heads)
         if attention_mask is None:
@@ -109,11 +132,10 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         logits = self.heads[task](self.dropout(pool(hidden, attention_mask, self.config.pooling)))
-        loss = None
-        if labels is not None:
-            head = self.task_heads[task]
-            loss = KINDS[head.kind].loss(logits, labels, head)
-        return MultiTaskOutput(loss=loss, logits=logits)
+        if labels is None:
+            return None, logits
+        head = self.task_heads[task]
+        return KINDS[head.kind].loss(logits, labels, head), logits
 
     def decode(self, task: str, logits: Tensor) -> Tensor:
         """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)"""

@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers.trainer_utils import HubStrategy
 
 from .arguments import MultiTaskTrainingArguments
+from .balancing import LOSS_METHODS
 from .errors import InputError
 from .modeling import MultiTaskModel
 from .tasks import TaskSpec
@@ -21,16 +23,8 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
             f"{args.n_gpu} GPUs in one process would use nn.DataParallel, which mixes the tasks' gradients; start with "
             f"accelerate launch --multi_gpu --num_processes {args.n_gpu} run_glue_mtl.py ..."
         )
-    if (
-        args.deepspeed
-        or args.fsdp
-        or os.environ.get("ACCELERATE_USE_DEEPSPEED")
-        or os.environ.get("ACCELERATE_USE_FSDP")
-    ):
-        raise InputError(
-            "DeepSpeed and FSDP shard the gradients that a gradient method has to compare; use plain data parallelism: "
-            "accelerate launch --multi_gpu --num_processes N run_glue_mtl.py ..."
-        )
+    if shards_gradients(model, args):
+        _refuse_under_sharding(args)
     if args.accelerator_config.split_batches:
         raise InputError("split_batches would deal the tasks of one batch to different processes; leave it off")
     if args.train_sampling_strategy not in ("group_by_length", "random"):
@@ -50,3 +44,38 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
             raise InputError(
                 f"task {spec.name!r}: the model's head is {model.task_heads.get(spec.name)}, wanted {spec.head}"
             )
+
+
+def shards_gradients(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> bool:
+    """Whether DeepSpeed or FSDP will shard gradients, so that no process sees a task's whole gradient."""
+    engines = (args.deepspeed, args.fsdp, *map(os.environ.get, ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")))
+    return any(map(bool, engines)) or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _refuse_under_sharding(args: MultiTaskTrainingArguments) -> None:
+    if args.gradient_method not in LOSS_METHODS:
+        raise InputError(
+            f"gradient_method is {args.gradient_method!r}: DeepSpeed and FSDP shard the gradients that it has to "
+            "compare. Add --gradient_method famo (or uncertainty, or fixed), which look at the losses alone, or use "
+            "plain data parallelism: accelerate launch --multi_gpu --num_processes N run_glue_mtl.py ..."
+        )
+    if args.gradient_method == "famo" and args.gradient_accumulation_steps > 1:
+        raise InputError(
+            "gradient_method 'famo' weighs by the losses of the whole step, which under DeepSpeed and FSDP are known "
+            f"for one micro-batch only; gradient_accumulation_steps is {args.gradient_accumulation_steps}, wanted 1"
+        )
+    if args.unfreeze_schedule != "none":
+        raise InputError(
+            f"unfreeze_schedule is {args.unfreeze_schedule!r}: DeepSpeed and FSDP lay out their shards for the "
+            "parameters that train at the start; add --unfreeze_schedule none"
+        )
+    plugin, gather = args.deepspeed_plugin, "stage3_gather_16bit_weights_on_model_save"
+    if (
+        plugin is not None
+        and plugin.zero_stage == 3
+        and not plugin.hf_ds_config.get_value(f"zero_optimization.{gather}")
+    ):
+        raise InputError(
+            f"DeepSpeed's {gather} is off, without which the trained model could not be saved; set it to true under "
+            "zero_optimization, or zero3_save_16bit_model in accelerate's configuration"
+        )

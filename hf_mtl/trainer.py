@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,17 @@ from .arguments import MultiTaskTrainingArguments
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .gradients import TaskGradients, make_combination
+from .joint import JointLoss
 from .kinds import KINDS
 from .metrics import average_score, task_scores
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .publish import publish
-from .refusals import refuse_unsupported
+from .refusals import refuse_unsupported, shards_gradients
 from .sampling import TaskBatchSampler, task_shares
 from .schedule import UnfreezeSchedule
-from .seeding import seeded_generator
+from .seeding import random_state, replayed, seeded_generator
 from .tasks import TaskSpec
 from .unfreezing import GradualUnfreezing, encoder_layers
 
@@ -106,7 +107,12 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
             # The Trainer would compile the whole model too, with a graph per task and length.
             args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+        self.balancer = self.combine_gradients.balancer
+        loss_weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
+        sharded = shards_gradients(model, args)
+        self.joint = JointLoss(list(self.tasks), loss_weights, self.balancer) if sharded and self.balancer else None
         self.gradients: TaskGradients | None = None
+        self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
         self.loss_sums: Tensor | float = 0.0
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
@@ -166,6 +172,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def begin_step(self) -> None:
         """Before the first micro-batch of a step: rows for the parameters that train now, all zero."""
+        self.seen.clear()
+        if self.joint is not None:
+            return self.joint.clear()
         shared = [p for p in self.model.shared_parameters() if p.requires_grad]
         if self.gradients is None or list(map(id, shared)) != list(map(id, self.gradients.shared)):
             self.gradients = None  # frees the old rows before the new ones are laid out
@@ -173,31 +182,95 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             self.gradients = TaskGradients(list(self.tasks), shared, self.model.head_parameters(), weights)
         self.gradients.clear()
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | None]:
+        """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)"""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.joint is None or not batches:
+            return batches, None
+        rows = torch.stack([self._num_rows(batch) for batch in batches]).sum(dim=0).to(device)
+        return batches, self.accelerator.reduce(rows, "sum")
+
+    def _num_rows(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+        return torch.tensor([len(inputs[task]["labels"]) for task in self.tasks])
+
     def training_step(
-        self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         """One forward and backward per task; at the step's last micro-batch the gradients are combined.
 
-        The forward goes through `self.model`, not `model`: a wrapped model would mix the tasks' gradients.
+        The forward goes through `self.model`, not `model`: a wrapped model would mix the tasks' gradients. Only an
+        engine that shards needs the wrapped one; there, all tasks share a forward and a backward.
+
+        Args:
+            model: the model as the engine wrapped it.
+            inputs: task -> its rows.
+            num_items_in_batch: the step's rows of each task over all processes, for a joint loss. *Shape:* (K,)
 
         Returns:
             The weighted sum of the tasks' losses, divided by the micro-batches of the step. *Shape:* ()
         """
-        assert self.gradients is not None
         self.model.train()
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
-        total = torch.zeros((), device=self.args.device)
-        for task, batch in self._prepare_inputs(inputs).items():
+        inputs = self._prepare_inputs(inputs)
+        if self.balancer is not None and self.balancer.looks_back:
+            self.seen.append((random_state(self.args.device), inputs))
+        if self.joint is None:
+            losses = self._backward_by_task(inputs)
+        else:
+            assert num_items_in_batch is not None
+            losses = self._backward_jointly(self.joint, model, inputs, num_items_in_batch)
+        total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()]).sum()
+        return total / self.current_gradient_accumulation_steps
+
+    def _backward_by_task(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        assert self.gradients is not None
+        losses = {}
+        for task, batch in inputs.items():
             num_rows = len(batch["labels"])
             with self.compute_loss_context_manager():
                 loss = self.model(task=task, **batch).loss
             self.gradients.collect(task, loss, num_rows)
             self.accelerator.backward(loss * num_rows)
-            total += loss.detach() * self.tasks[task].loss_weight
+            losses[task] = loss.detach()
         if self.accelerator.sync_gradients:
             self._combine(self.gradients)
-        return total / self.current_gradient_accumulation_steps
+        return losses
+
+    def _backward_jointly(
+        self, joint: JointLoss, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]], step_rows: Tensor
+    ) -> dict[str, Tensor]:
+        with self.compute_loss_context_manager():
+            losses = model(batches=inputs).loss
+        total = joint.collect(losses, self._num_rows(inputs), step_rows)
+        if total is not None:
+            # DeepSpeed would divide by the micro-batches, which the row counts have done.
+            deepspeed = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+            self.accelerator.backward(total, **deepspeed)
+        if self.accelerator.sync_gradients:
+            self._count(joint.bad_tasks(), joint.mean_losses())
+        return {task: loss.detach() for task, loss in losses.items()}
+
+    def end_step(self) -> None:
+        """After the optimizer's step: a method that looks at losses learns from this step's."""
+        source = self.joint or self.gradients
+        if self.balancer is None or source is None or not source.kept:
+            return
+        after = self._losses_again().cpu().numpy() if self.balancer.looks_back else None
+        self.balancer.learn(source.mean_losses().cpu().numpy(), after, source.kept)
+
+    def _losses_again(self) -> Tensor:
+        """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
+        sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
+        for state, inputs in self.seen:
+            with torch.no_grad(), replayed(state, self.args.device), self.compute_loss_context_manager():
+                losses = self.model_wrapped(batches=inputs).loss
+            num_rows = self._num_rows(inputs).to(sums)
+            sums += torch.stack([losses[task].double() for task in self.tasks]) * num_rows
+            rows += num_rows
+        return self.accelerator.reduce(sums, "sum") / self.accelerator.reduce(rows, "sum")
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`.
@@ -245,11 +318,15 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
+        self.combine_gradients(gradients, self.args.seed, self.state.global_step)
+        self._count(bad, gradients.mean_losses())
+
+    def _count(self, bad: Sequence[str], mean_losses: Tensor) -> None:
+        """Keep the step's losses for the log, and count the tasks that were left out of it."""
         self.bad_steps = {task: self.bad_steps[task] + 1 if task in bad else 0 for task in self.tasks}
         for task in bad:
             logger.warning("step %d: loss or gradient of %s is not finite; left out", self.state.global_step, task)
-        self.combine_gradients(gradients, self.args.seed, self.state.global_step)
-        self.loss_sums = self.loss_sums + gradients.mean_losses()
+        self.loss_sums = self.loss_sums + mean_losses
         self.loss_steps += 1
 
     # ---- evaluation ----
@@ -341,8 +418,14 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def save_final(self) -> None:
         """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
-        if self.is_world_process_zero():
+        main = self.is_world_process_zero()
+        if self.joint is not None:  # the shards are gathered, which takes every process
+            engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            weights = self.accelerator.get_state_dict(self.model_wrapped) if engine else None
+            self.model.save_pretrained(self.args.output_dir, state_dict=weights, is_main_process=main)
+        elif main:
             self.model.save_pretrained(self.args.output_dir)
+        if main:
             self.processing_class.save_pretrained(self.args.output_dir)
 
     def push_to_hub(
@@ -392,5 +475,6 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
         self.trainer.save_memory(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
         if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:
             control.should_save = control.should_training_stop = True

@@ -19,6 +19,7 @@ LEVELS = {
     "tasks": 2,
     "sampling": 2,
     "stateful": 2,
+    "balancing": 2,
     "demo": 2,
     "configuration": 2,
     "optimizers": 2,
@@ -34,6 +35,7 @@ LEVELS = {
     "publish": 4,
     "refusals": 6,
     "arguments": 5,
+    "joint": 5,
     "trainer": 7,
     "__init__": 8,
 }

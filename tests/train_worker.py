@@ -1,6 +1,8 @@
 """A short run on the demo's tasks, started alone or by torchrun; rank 0 saves the end weights.
 
 python tests/train_worker.py '{"output_dir": ..., "max_steps": ...}' RESULT.pt [CHECKPOINT]
+
+With "start": FOLDER the model comes from there, and with "fsdp": PROCESSES sharded by FSDP over so many.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import BertConfig, TrainerCallback, set_seed
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
+from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
 from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_tokenizer
 from hf_mtl.loading import load_rows, read_labels
@@ -30,14 +32,18 @@ class SameOnEveryRank(TrainerCallback):
         assert len(set(hashes)) == 1, f"replicas differ after step {state.global_step}"
 
 
-def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
-    torch.set_num_threads(1)
-    settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
-    args = MultiTaskTrainingArguments(**{**settings, **json.loads(arguments)}, do_train=True, logging_steps=1)
-    tokenizer, tasks = demo_tokenizer(), load_tasks("demo")
-    set_seed(0)
+def make_model(tasks, vocab_size, start, fsdp):
+    """A small BERT without dropout, fresh or from a folder, in one piece or sharded."""
+    if start is not None:
+        sharding = {}
+        if fsdp:
+            from transformers.distributed import DistributedConfig
+
+            plan = dict.fromkeys(("encoder.encoder.layer.*", "encoder.embeddings"), "free_full_weight")
+            sharding = {"distributed_config": DistributedConfig(fsdp_size=fsdp, fsdp_plan=plan)}
+        return load_model(start, [task.head for task in tasks], **sharding)
     encoder = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -46,8 +52,24 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    model = MultiTaskModel(MultiTaskConfig(encoder, [task.head for task in tasks], head_dropout=0.0))
-    start = [p.detach().clone() for p in model.parameters()]
+    return MultiTaskModel(MultiTaskConfig(encoder, [task.head for task in tasks], head_dropout=0.0))
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
+    torch.set_num_threads(1)
+    arguments = json.loads(arguments)
+    start, fsdp = arguments.pop("start", None), arguments.pop("fsdp", 0)
+    settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
+    args = MultiTaskTrainingArguments(**{**settings, **arguments}, do_train=True, logging_steps=1)
+    tokenizer, tasks = demo_tokenizer(), load_tasks("demo")
+    set_seed(0)
+    model = make_model(tasks, len(tokenizer), start, fsdp)
+    sharded = bool(fsdp or arguments.get("deepspeed"))
+    before = None if sharded else flat(model)
     data = {}
     for task in tasks:
         rows = load_rows(task, "train").select(range(120))
@@ -59,16 +81,16 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
         data,
         {name: rows.select(range(33)) for name, rows in data.items()},
         tokenizer,
-        callbacks=[SameOnEveryRank()],
+        callbacks=[] if sharded else [SameOnEveryRank()],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()
+    trainer.save_final()
     if trainer.is_world_process_zero():
         torch.save(
             {
-                "update": torch.cat(
-                    [(p.detach() - s).flatten() for p, s in zip(model.parameters(), start, strict=True)]
-                ),
+                "update": None if sharded else flat(model) - before,
+                "memory": trainer.combine_gradients.state_dict(),
                 "norms": [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row],
                 "losses": [row["loss_pairs"] for row in trainer.state.log_history if "loss_pairs" in row],
                 "scores": {k: v for k, v in scores.items() if k.startswith(("eval_reviews", "eval_pairs"))},

@@ -1,0 +1,72 @@
+"""One loss for all tasks and one backward, for engines that shard parameters or gradients.
+
+Under DeepSpeed and FSDP a single task's whole gradient is nowhere to be had, so methods that compare gradients cannot
+work; those that look at the losses alone can, and this is their step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .balancing import LossBalancer
+from .gradients import sum_over_processes
+
+
+class JointLoss:
+    """The tasks' losses of one step, gathered over micro-batches and processes, and what to run backward on.
+
+    Args:
+        tasks: names, in the order of the losses.
+        loss_weights: task -> factor on its loss.
+        balancer: gives the tasks' weights.
+    """
+
+    def __init__(self, tasks: Sequence[str], loss_weights: Mapping[str, float], balancer: LossBalancer) -> None:
+        self.tasks, self.balancer = list(tasks), balancer
+        self._loss_weights = torch.tensor([loss_weights[task] for task in tasks], dtype=torch.float64)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a step: no loss yet, no task left out."""
+        self.loss_sums = torch.zeros(len(self.tasks), dtype=torch.float64)
+        self.step_rows = torch.ones(len(self.tasks), dtype=torch.float64)
+        self.kept = list(range(len(self.tasks)))
+
+    def collect(self, losses: Mapping[str, Tensor], num_rows: Tensor, step_rows: Tensor) -> Tensor | None:
+        """The number to run backward on, so that the engine's mean over the processes is the step's gradient.
+
+        A task whose loss is not finite on any process is left out of the micro-batch on all of them.
+
+        Args:
+            losses: mean of each task over the micro-batch's rows on this process. *Shape:* () each
+            num_rows: how many rows those are. *Shape:* (K,)
+            step_rows: rows of the whole step, over micro-batches and processes. *Shape:* (K,)
+
+        Returns:
+            *Shape:* (), or None when no task is left.
+        """
+        in_order = [losses[task] for task in self.tasks]
+        sums = torch.stack([loss.detach().double() for loss in in_order])
+        sums *= num_rows.to(sums.device)
+        world_size = sum_over_processes([sums])
+        sums, self.step_rows = sums.cpu(), step_rows.double().cpu()
+        kept = torch.nonzero(sums.isfinite()).flatten().tolist()
+        self.kept = [task for task in self.kept if task in kept]
+        self.loss_sums += sums
+        if not kept:
+            return None
+        weights = torch.from_numpy(self.balancer((sums / self.step_rows).numpy(), kept))
+        factors = weights * (self._loss_weights * num_rows.cpu() / self.step_rows)[kept] * world_size
+        # A sum over the tasks kept: a factor of 0 for the others would still run backward through them, into 0 * inf.
+        return torch.stack([in_order[i] * factor.item() for i, factor in zip(kept, factors, strict=True)]).sum()
+
+    def bad_tasks(self) -> list[str]:
+        """The tasks that were left out of the step, or of a part of it."""
+        return [task for i, task in enumerate(self.tasks) if i not in self.kept]
+
+    def mean_losses(self) -> Tensor:
+        """Mean loss of each task over the step's rows on all processes. *Shape:* (K,), fp64"""
+        return self.loss_sums / self.step_rows
