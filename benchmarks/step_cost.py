@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""What a training step costs beside a stock Trainer and other implementations of PCGrad, in time and memory.
+
+    python benchmarks/step_cost.py --encoder minilm --write docs/speed.md
+
+Rows have the token lengths of SST-2 and STS-B (`token_lengths.json`, WordPiece) and random tokens: a step's cost
+depends on nothing else. Every method takes 32 + 32 rows a step, clips and steps with AdamW; dropout is on. Methods
+take turns in one process, block by block; a step's time runs from the end of the step before, so that fetching and
+padding count. Ratios are medians over the blocks. Memory is the peak of a process that runs one method alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from pytorch_optimizer import PCGrad
+from torchjd.aggregation import PCGrad as TorchJDPCGrad
+from torchjd.autojac import jac_to_grad, mtl_backward
+from transformers import BertConfig, MPNetConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
+from hf_mtl.demo import demo_tokenizer
+from hf_mtl.kinds import KINDS
+from hf_mtl.modeling import MultiTaskOutput, pool
+
+ENCODERS = {
+    "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "mpnet-base": MPNetConfig(),
+    "large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+}
+TASKS = load_tasks("glue", tasks=["sst2", "stsb"])
+LENGTHS = json.loads((Path(__file__).parent / "token_lengths.json").read_text())
+POOL = 8000  # rows of each task
+CUDA = torch.cuda.is_available()
+COMMON: dict[str, Any] = {
+    "output_dir": str(Path(tempfile.gettempdir()) / "step_cost"), "save_strategy": "no", "report_to": "none",
+    "disable_tqdm": True, "learning_rate": 1e-5, "logging_steps": 10**6, "use_cpu": not CUDA, "bf16": CUDA,
+    "dataloader_drop_last": True,
+}  # fmt: skip
+Batch = dict[str, dict[str, torch.Tensor]]
+
+
+def make_rows() -> dict[str, Dataset]:
+    """Task -> rows of random tokens with the real distribution of lengths."""
+    random, rows = np.random.default_rng(0), {}
+    for spec in TASKS:
+        lengths, counts = zip(*((int(k), v) for k, v in LENGTHS[spec.name].items()), strict=True)
+        drawn = random.choice(lengths, size=POOL, p=np.asarray(counts) / sum(counts))
+        labels = random.uniform(0, 5, POOL) if spec.kind == "regression" else random.integers(0, 2, POOL)
+        ids = [random.integers(5, 200, n).tolist() for n in drawn]
+        rows[spec.name] = Dataset.from_dict({"input_ids": ids, "length": drawn, "labels": labels})
+    return rows
+
+
+class JointModel(MultiTaskModel):
+    """Two heads on one forward over all rows, padded together: what a stock Trainer trains."""
+
+    def forward(self, input_ids: Any, attention_mask: Any, task: Any, labels: Any) -> Any:
+        losses = self.losses(input_ids, attention_mask, task, labels)
+        return MultiTaskOutput(loss=torch.stack(losses).sum())
+
+    def losses(self, input_ids: Any, attention_mask: Any, task: Any, labels: Any) -> list[torch.Tensor]:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        vectors = self.dropout(pool(hidden, attention_mask, "mean"))
+        losses = []
+        for i, (name, head) in enumerate(self.task_heads.items()):
+            mine = task == i
+            wanted = labels[mine].to(KINDS[head.kind].label_dtype)
+            losses.append(KINDS[head.kind].loss(self.heads[name](vectors[mine]), wanted, head))
+        return losses
+
+
+def make_model(encoder: str, cls: type[MultiTaskModel] = MultiTaskModel) -> Any:
+    torch.manual_seed(0)
+    return cls(MultiTaskConfig(ENCODERS[encoder], [spec.head for spec in TASKS]))
+
+
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """Seconds from one step's end to the next one's; the first step only starts the clock."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        if CUDA:
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        return np.diff(self.ends).tolist()
+
+
+def pad(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """The stock way: all rows of a batch to the longest of them."""
+    columns = {k: [row[k] for row in rows] for k in ("task", "labels")}
+    padded = TOKENIZER.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt")
+    return {**padded, "task": torch.tensor(columns["task"]), "labels": torch.tensor(columns["labels"]).float()}
+
+
+TOKENIZER = demo_tokenizer()
+
+
+def joint_rows(rows: dict[str, Dataset]) -> list[dict[str, Any]]:
+    """All tasks' rows in one list, as a stock Trainer wants them."""
+    return [{**row, "task": i} for i, task in enumerate(rows.values()) for row in task]
+
+
+def stock_joint(rows: dict[str, Dataset], encoder: str, rows_per_task: int, sampling: str) -> Callable[[int, int], Any]:
+    """A stock Trainer on the summed loss over joint batches."""
+    joint = joint_rows(rows)
+
+    def run(block: int, steps: int) -> tuple[list[float], float]:
+        args = TrainingArguments(
+            max_steps=steps + 1, per_device_train_batch_size=2 * rows_per_task, seed=block,
+            train_sampling_strategy=sampling, remove_unused_columns=False, **COMMON,
+        )  # fmt: skip
+        clock, counter = Clock(), Counter(pad)
+        trainer = Trainer(make_model(encoder, JointModel), args, counter, Joint(joint), callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        return clock.seconds(), counter.ratio()
+
+    return run
+
+
+class Joint(torch.utils.data.Dataset[Any]):
+    """A list of rows with the column that the stock length grouping reads."""
+
+    column_names = ["input_ids", "length", "labels", "task"]
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | str) -> Any:
+        return [row[index] for row in self.rows] if isinstance(index, str) else self.rows[index]
+
+
+class Counter:
+    """A collator that counts padded and real tokens."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate, self.padded, self.real = collate, 0, 0
+
+    def __call__(self, rows: Any) -> Any:
+        batch = self.collate(rows)
+        for inputs in [batch] if "input_ids" in batch else batch.values():
+            self.padded += inputs["attention_mask"].numel()
+            self.real += int(inputs["attention_mask"].sum())
+        return batch
+
+    def ratio(self) -> float:
+        return self.padded / self.real
+
+
+class SummedLoss(MultiTaskTrainer):
+    """This project's batches, and the stock Trainer's own step on the sum of the tasks' losses."""
+
+    def begin_step(self) -> None:
+        pass
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return Trainer.training_step(self, *args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return torch.stack(list(model(batches=inputs).loss.values())).sum()
+
+
+def ours(rows: dict[str, Dataset], encoder: str, rows_per_task: int, method: str) -> Callable[[int, int], Any]:
+    """This project's Trainer with a gradient method, or with the stock step on its batches."""
+
+    def run(block: int, steps: int) -> tuple[list[float], float]:
+        args = MultiTaskTrainingArguments(
+            do_train=True, max_steps=steps + 1, per_device_train_batch_size=2 * rows_per_task, seed=block,
+            gradient_method="sum" if method == "stock" else method, unfreeze_schedule="none", eval_strategy="no",
+            **COMMON,
+        )  # fmt: skip
+        clock = Clock()
+        cls = SummedLoss if method == "stock" else MultiTaskTrainer
+        trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER, callbacks=[clock])
+        trainer.data_collator = counter = Counter(trainer.data_collator)
+        trainer.train()
+        return clock.seconds(), counter.ratio()
+
+    return run
+
+
+def peer(rows: dict[str, Dataset], encoder: str, rows_per_task: int, library: str) -> Callable[[int, int], Any]:
+    """PCGrad on a joint batch as the library's README writes it, in a plain loop."""
+    joint = joint_rows(rows)
+
+    def batches(block: int, counter: Counter) -> Iterator[Any]:
+        random = np.random.default_rng(block)
+        while True:
+            picked = [random.integers(0, POOL, rows_per_task) + i * POOL for i in range(len(rows))]
+            yield counter([joint[i] for i in np.concatenate(picked)])
+
+    def run(block: int, steps: int) -> tuple[list[float], float]:
+        model, counter, clock = make_model(encoder, JointModel).train(), Counter(pad), Clock()
+        device = torch.device("cuda" if CUDA else "cpu")
+        model.to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        surgeon = PCGrad(optimizer, reduction="sum")
+        for _, batch in zip(range(steps + 1), batches(block, counter), strict=False):
+            inputs = {name: value.to(device) for name, value in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
+                losses, features = losses_and_features(model, **inputs)
+            if library == "torchjd":
+                mtl_backward(losses, features=features, parallel_chunk_size=1)
+                jac_to_grad(list(model.encoder.parameters()), TorchJDPCGrad())
+            else:
+                surgeon.pc_backward(losses)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            clock.on_step_end()
+        return clock.seconds(), counter.ratio()
+
+    return run
+
+
+def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: Any, labels: Any) -> tuple[Any, Any]:
+    """The tasks' losses, and the vectors between the shared part and the heads."""
+    hidden = model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    features, losses = [], []
+    for i, (name, head) in enumerate(model.task_heads.items()):
+        mine = task == i
+        features.append(pool(hidden, attention_mask, "mean")[mine])
+        wanted = labels[mine].to(KINDS[head.kind].label_dtype)
+        losses.append(KINDS[head.kind].loss(model.heads[name](model.dropout(features[-1])), wanted, head))
+    return losses, features
+
+
+METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
+    "stock Trainer, joint random batches": lambda *shape: stock_joint(*shape, "random"),
+    "stock Trainer, joint group_by_length": lambda *shape: stock_joint(*shape, "group_by_length"),
+    "pytorch_optimizer PCGrad, joint random batches": lambda *shape: peer(*shape, "pytorch_optimizer"),
+    "torchjd PCGrad, joint random batches": lambda *shape: peer(*shape, "torchjd"),
+    "stock step on hf_mtl's batches": lambda *shape: ours(*shape, "stock"),
+    "hf_mtl sum": lambda *shape: ours(*shape, "sum"),
+    "hf_mtl pcgrad": lambda *shape: ours(*shape, "pcgrad"),
+}
+
+
+def peak_memory(method: str, encoder: str, rows_per_task: int) -> float:
+    """GiB at the peak of a process that takes six steps of this method alone, above what it had before the model."""
+    shape = ["--encoder", encoder, "--rows", str(rows_per_task)]
+    command = [sys.executable, __file__, *shape, "--memory", method]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per method."""
+    rows = make_rows()
+    runs = {name: make(rows, options.encoder, options.rows) for name, make in METHODS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    padding: dict[str, float] = {}
+    for block in range(options.blocks):
+        for name in list(METHODS)[:: 1 if block % 2 else -1]:
+            times, padding[name] = runs[name](block, options.steps)
+            seconds[name].append(statistics.fmean(times))
+            print(f"block {block + 1}/{options.blocks}: {name}: {seconds[name][-1]:.3f} s a step", file=sys.stderr)
+    mine, stock = seconds["hf_mtl pcgrad"], seconds["stock step on hf_mtl's batches"]
+    return [
+        {
+            "method": name,
+            "seconds": statistics.median(seconds[name]),
+            "rows_per_second": 2 * options.rows / statistics.median(seconds[name]),
+            "padded_per_real": padding[name],
+            "to_stock_step": statistics.median(a / b for a, b in zip(seconds[name], stock, strict=True)),
+            "hf_mtl_is_faster": statistics.median(a / b for a, b in zip(seconds[name], mine, strict=True)),
+            "peak_gib": peak_memory(name, options.encoder, options.rows),
+        }
+        for name in METHODS
+    ]
+
+
+def table(result: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| method | ms a step | rows a second | padded per real token | to the stock step | "
+        "hf_mtl's PCGrad is faster by | peak memory, GiB |",
+        "|---" * 7 + "|",
+    ]
+    for row in result:
+        lines.append(
+            f"| {row['method']} | {1000 * row['seconds']:.0f} | {row['rows_per_second']:.0f} | "
+            f"{row['padded_per_real']:.2f} | {row['to_stock_step']:.2f} | {row['hf_mtl_is_faster']:.2f} | "
+            f"{row['peak_gib']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", choices=ENCODERS, default="minilm")
+    parser.add_argument("--rows", type=int, default=32, help="of each task in a step")
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="of each method in a block")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
+    parser.add_argument("--memory", choices=METHODS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    if options.memory:
+        run = METHODS[options.memory](make_rows(), options.encoder, options.rows)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        run(0, 6)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else None
+        print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before)
+        return
+    result = measure(options)
+    device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    text = f"{options.encoder}, {options.rows} rows of each task, {device}; {versions}.\n\n{table(result)}"
+    print(json.dumps(result) if options.json else text)
+    if options.write:
+        mark = f"<!-- {options.encoder} {options.rows} {'cuda' if CUDA else 'cpu'} -->"
+        before, _, rest = options.write.read_text().partition(mark)
+        options.write.write_text(f"{before}{mark}\n{text}\n<!-- end -->{rest.partition('<!-- end -->')[2]}")
+
+
+if __name__ == "__main__":
+    main()
