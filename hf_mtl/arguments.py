@@ -15,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from .configuration import POOLINGS
 from .errors import InputError, unknown
 from .gradients import GRADIENT_METHODS
-from .sampling import TASK_SAMPLING
+from .shares import TASK_SAMPLING
 from .tasks import EMBEDDED
 
 
@@ -64,6 +64,11 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {', '.join(GRADIENT_METHODS)}.")
     gradient_method_args: str = _option("{}", 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
     task_sampling: str = _option("equal", f"Each task's share of a batch: {', '.join(TASK_SAMPLING)}.")
+    task_sampling_args: str = _option(
+        "{}",
+        "Its options as JSON: '{\"temperature\": 2}' for temperature, '{\"cap\": 10000}' (rows) for capped, "
+        '\'{"weights": {"sst2": 3, "stsb": 1}}\' for explicit.',
+    )
     unfreeze_schedule: str = _option(
         "0:0,1:3,2:6",
         "From epoch 0 no encoder layer trains, from 1 the last 3, from 2 the last 6. '0:0,500:3,1000:all steps' counts "
@@ -83,7 +88,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
 
     per_device_train_batch_size: int = _option(64, "Rows per device and step, over all tasks.")
     per_device_eval_batch_size: int = _option(64, "Rows per device and evaluation batch.")
-    num_train_epochs: float = _option(4.0, "Epochs; one is a pass over the largest task under equal sampling.")
+    num_train_epochs: float = _option(
+        4.0, "Epochs; one is a pass over the largest task at its share of a batch in the first epoch."
+    )
     learning_rate: float = _option(2e-5, "Peak learning rate.")
     warmup_steps: float = _option(100, "Steps of linear warm-up; a number below 1 is a share of all steps.")
     eval_strategy: str = _option("epoch", "When to evaluate: no, steps or epoch.")
@@ -106,7 +113,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         super().__post_init__()
 
     def options(self, name: str) -> dict[str, Any]:
-        """The JSON object in `gradient_method_args` or `optimizer_args`; InputError when it is none."""
+        """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""
         text = getattr(self, name)
         try:
             value = json.loads(text)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -37,11 +38,12 @@ from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .publish import publish
 from .refusals import refuse_unsupported
-from .sampling import TaskBatchSampler, task_shares
+from .sampling import TaskBatchSampler, epoch_batches
 from .schedule import UnfreezeSchedule
 from .seeding import seeded_generator
+from .shares import Floats, task_shares
 from .tasks import TaskSpec
-from .unfreezing import GradualUnfreezing, encoder_layers
+from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
 MEMORY_FILE = "gradient_method.json"
@@ -49,9 +51,16 @@ MEMORY_FILE = "gradient_method.json"
 
 def _shares(
     tasks: Sequence[TaskSpec], rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int
-) -> NDArray[np.float64]:
+) -> Callable[[int], Floats]:
+    """Epoch -> each task's share of a batch; InputError for arguments that give none."""
+    sizes = {spec.name: rows.sizes[spec.name] for spec in tasks}
     weights = [spec.sampling_weight for spec in tasks]
-    return task_shares(args.task_sampling, [rows.sizes[spec.name] for spec in tasks], weights, batch_size)
+    shares = functools.partial(
+        task_shares, args.task_sampling, sizes, weights, batch_size, options=args.options("task_sampling_args")
+    )
+    num_batches = epoch_batches(list(sizes.values()), shares(), args.world_size) // args.world_size
+    epochs = args.max_steps / steps_per_epoch(args, num_batches) if args.max_steps > 0 else args.num_train_epochs
+    return lambda epoch: shares(progress=min(1.0, epoch / max(1, math.ceil(epochs) - 1)))
 
 
 class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
