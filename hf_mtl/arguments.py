@@ -82,6 +82,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     max_bad_steps: int = _option(
         10, "Stop, with a checkpoint, when a task's loss or gradient is not finite in this many steps in a row."
     )
+    enable_jit_checkpoint: bool = _option(
+        True, "On SIGTERM, save a checkpoint after the step and exit with status 143."
+    )
     train_metric_rows: int = _option(
         1024, "Size of the fixed sample of training rows that is scored beside validation."
     )

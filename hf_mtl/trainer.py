@@ -23,11 +23,11 @@ from transformers.trainer_utils import (
     EvalLoopOutput,
     EvalPrediction,
     TrainOutput,
-    get_last_checkpoint,
     speed_metrics,
 )
 
 from .arguments import MultiTaskTrainingArguments
+from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .gradients import TaskGradients, make_combination
@@ -39,6 +39,7 @@ from .progress import TaskBars, TaskLines
 from .publish import publish
 from .refusals import refuse_unsupported
 from .sampling import TaskBatchSampler, epoch_batches
+from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .seeding import seeded_generator
 from .shares import Floats, task_shares
@@ -119,6 +120,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.loss_sums: Tensor | float = 0.0
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
+        self.seal = SealCheckpoints(self.data_order)
+        stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
+        saving = [self.seal, *([StopOnSigterm()] if stop_on_sigterm else []), SaveAfterTheEpochsEnd()]
         super().__init__(
             model=model,
             args=args,
@@ -127,9 +131,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, _StepHooks(self)],
+            callbacks=[*callbacks, _StepHooks(self), *saving],
             **kwargs,
         )
+        args.enable_jit_checkpoint = stop_on_sigterm
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -170,6 +175,20 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             **batches,
         )
         return self.accelerator.prepare(loader)
+
+    def data_order(self) -> dict[str, Any]:
+        """What the batches of a run follow from, beside its data."""
+        args, sampler = self.args, self.batch_sampler
+        return {
+            "processes": args.world_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "per_device_train_batch_size": self._train_batch_size,
+            "batches_per_epoch": len(sampler),
+            "rows_per_epoch": [sampler.quotas(epoch).sum(axis=0).tolist() for epoch in (0, 1)],
+            "rows": dict(zip(self.tasks, sampler.sizes, strict=True)),
+            "seed": sampler.seed,
+            "train_sampling_strategy": str(args.train_sampling_strategy),
+        }
 
     # ---- one training step ----
 
@@ -212,16 +231,21 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """As in `Trainer`.
 
         Raises:
-            InputError: when the checkpoint lacks what the gradient method remembers, or has another method's.
+            InputError: when the checkpoint is not what was saved, lacks what the gradient method remembers, or has
+                another method's; or when another run trains into the output folder.
+            CheckpointError: when a checkpoint cannot be written.
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
         """
         self.bad_steps = dict.fromkeys(self.tasks, 0)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if isinstance(resume_from_checkpoint, str):
-            self._restore_memory(Path(resume_from_checkpoint))
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.seal.resumed_from = None
+        if resume_from_checkpoint:
+            wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
+            resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
+            self.seal.resumed_from = Path(resume_from_checkpoint)
+            self._restore_memory(self.seal.resumed_from)
+        with write_errors_named(self.args.output_dir):
+            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         for task, steps in self.bad_steps.items():
             if steps >= self.args.max_bad_steps:
                 raise FloatingPointError(
@@ -230,6 +254,12 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                     "look at the task's rows; --max_bad_steps sets the patience"
                 )
         return output
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[Any], Any]:
+        """None once the run is at its last step: resumed there in mid-epoch, the Trainer would train one more."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(*args)
 
     def save_memory(self, folder: Path) -> None:
         """Put what the gradient method remembers, if it does, into a checkpoint."""
@@ -348,11 +378,19 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"hub_model_id {self.args.hub_model_id!r} cannot be pushed to: {reason}") from error
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Put the model and the tokenizer into a folder, the output folder unless given.
+
+        The Trainer's own also pickles the arguments, and with them the hub's token and folders of this machine.
+        """
+        if self.args.should_save:
+            self.model.save_pretrained(output_dir or self.args.output_dir)
+            self.processing_class.save_pretrained(output_dir or self.args.output_dir)
+
     def save_final(self) -> None:
         """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
-        if self.is_world_process_zero():
-            self.model.save_pretrained(self.args.output_dir)
-            self.processing_class.save_pretrained(self.args.output_dir)
+        with write_errors_named(self.args.output_dir):
+            self.save_model()
 
     def push_to_hub(
         self,
