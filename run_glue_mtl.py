@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
     tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
     with args.main_process_first(desc="loading the data"):
-        raw = {spec.name: load_splits(spec, args) for spec in tasks}
+        raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
 
@@ -128,12 +128,14 @@ def use_the_cpu_threads(args: MultiTaskTrainingArguments) -> None:
     logger.info("CPU threads per process: %d (the launcher had set 1; OMP_NUM_THREADS=N chooses another)", threads)
 
 
-def load_splits(spec: TaskSpec, args: MultiTaskTrainingArguments) -> dict[str, tuple[Dataset, NDArray[Any]]]:
+def load_splits(
+    spec: TaskSpec, args: MultiTaskTrainingArguments, on_bad_row: str
+) -> dict[str, tuple[Dataset, NDArray[Any]]]:
     """Split -> raw rows and checked labels, for the splits that the run needs."""
     wanted = {"train": args.do_train, "validation": args.do_train or args.do_eval, "test": args.do_predict}
     splits = {}
     for split in (name for name, needed in wanted.items() if needed):
-        rows = load_rows(spec, split)
+        rows = load_rows(spec, split, on_bad_row)
         if rows is not None:
             splits[split] = rows, read_labels(spec, rows, split)
         elif split == "test":

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from .configuration import POOLINGS
 from .errors import InputError, unknown
 from .gradients import GRADIENT_METHODS
+from .loading import ON_BAD_ROW
 from .shares import TASK_SAMPLING
 from .tasks import EMBEDDED
 
@@ -49,10 +50,17 @@ class DataArguments:
         None, "Hub id or folder that replaces the task set's dataset, e.g. a local copy of nyu-mll/glue."
     )
     max_seq_length: int = _option(512, "Inputs are cut to this many tokens.")
+    on_bad_row: str = _option(
+        "error",
+        "What to do with a training or validation row without text or with a label that its task does not declare: "
+        "error, or skip, which lists them.",
+    )
 
     def __post_init__(self) -> None:
         if self.max_seq_length < 8:
             raise InputError(f"max_seq_length is {self.max_seq_length}, wanted at least 8")
+        if self.on_bad_row not in ON_BAD_ROW:
+            raise unknown("on_bad_row", self.on_bad_row, ON_BAD_ROW)
         if self.tasks is None and self.task_set == "glue":
             self.tasks = ["sst2", "stsb"]
 

@@ -100,6 +100,8 @@ CASES = {
     "an unknown optimizer": (["--optimizer", "lionn"], {}, "optimizer 'lionn'.*'lion'"),
     "a refused optimizer": (["--optimizer", "lbfgs"], {}, "optimizer 'lbfgs' cannot be used here: .*closure"),
     "an option it does not take": (["--optimizer", "lion", "--optimizer_args", '{"x": 1}'], {}, "'lion'.*'x'"),
+    "a sampling without its options": (["--task_sampling", "capped"], {}, "task_sampling 'capped' needs 'cap'"),
+    "options of a sampling that are none": (["--task_sampling_args", "[1]"], {}, "task_sampling_args '.1.' is no JSON"),
     "an unknown sampling": (["--task_sampling", "equl"], {}, "task_sampling 'equl'.*'equal'"),
     # data
     "a dataset without the text column": (
@@ -126,6 +128,8 @@ CASES = {
     "NaN labels": ([], {"pairs": PAIRS.assign(score=[0, 1, 1, float("nan")])}, "'pairs'.*label (nan|None) in row 3"),
     "a text column that is not text": ([], {"pairs": PAIRS.assign(two=[1, 2, 3, 4])}, "'pairs'.*'two'.*wanted text"),
     "null text": ([], {"reviews": REVIEWS.assign(text=["a", None, "b", "c"])}, "'reviews'.*'text'.*no text in row 1"),
+    "an unknown way with bad rows": (["--on_bad_row", "skp"], {}, "on_bad_row 'skp' .did you mean 'skip'"),
+    "all rows bad": (["--on_bad_row", "skip"], {"reviews": REVIEWS.assign(label=7)}, "none of the 4 rows .*'reviews"),
     "a missing file": ([], {"tasks": edited("reviews", **files(train="no.csv"))}, "'reviews': cannot load .*no.csv"),
     "a missing split": ([], {"tasks": edited("reviews", files={"train": "reviews.parquet"})}, "no split 'validation'"),
     "a dataset that is not there": (["--dataset_name", "no/such", "--task_set", "glue"], {}, "cannot load 'no/such"),
