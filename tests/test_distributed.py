@@ -79,6 +79,7 @@ def test_a_run_goes_on_with_the_same_batches_on_another_number_of_processes(one_
     assert relative_error(two["update"], one_process["update"]) <= 1e-5  # of the sums' order, as above
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves_one_checkpoint_of_all_processes(one_process, tmp_path):
     arguments = {"output_dir": str(tmp_path / "two"), **SETTINGS, "max_steps": 100_000}
     with subprocess.Popen(
