@@ -9,13 +9,14 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from .checkpoints import lock_output_folder, remove_old_checkpoints, write_manifest
 from .processes import on_any_process, on_main_process
@@ -34,13 +35,24 @@ class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
     def __init__(self, data_order: Callable[[], Mapping[str, Any]]) -> None:
         self.data_order = data_order
         self.resumed_from: Path | None = None
+        self.limit: int | None = None
+
+    @contextmanager
+    def in_charge(self, args: TrainingArguments) -> Iterator[None]:
+        """Keeps the Trainer from removing checkpoints.
+
+        It does so before the new one is sealed: a kill between the two would leave none.
+        """
+        self.limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            yield
+        finally:
+            args.save_total_limit = self.limit
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         on_main_process(args, lambda: lock_output_folder(Path(args.output_dir)))
         if self.resumed_from is not None:
             say_if_order_differs(self.resumed_from, self.data_order())
-        # The Trainer removes old checkpoints before the new one is sealed: between the two, a kill would leave none.
-        self.limit, args.save_total_limit = args.save_total_limit, None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # every process puts its random state into the folder
@@ -51,9 +63,6 @@ class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
             if self.limit is not None:
                 remove_old_checkpoints(checkpoint, self.limit, state.best_model_checkpoint)
         PartialState().wait_for_everyone()  # a process that ends now would take the others with it
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        args.save_total_limit = self.limit
 
 
 class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
@@ -67,12 +76,19 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' bas
     def __init__(self) -> None:
         self.asked = self.stopping = False
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catches the signal; afterwards it does again what it did before."""
         self.asked = self.stopping = False
         if threading.current_thread() is not threading.main_thread():
             logger.warning("training outside the main thread: SIGTERM cannot be caught, so it saves no checkpoint")
+            yield
             return
-        self._handler_before = signal.signal(signal.SIGTERM, self._ask)
+        before = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
@@ -87,10 +103,6 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' bas
                 "SIGTERM: stopped after step %d; go on with --resume_from_checkpoint latest", state.global_step
             )
             raise SystemExit(128 + signal.SIGTERM)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if hasattr(self, "_handler_before"):
-            signal.signal(signal.SIGTERM, self._handler_before)
 
 
 class SaveAfterTheEpochsEnd(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped

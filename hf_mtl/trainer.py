@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.loss_sums: Tensor | float = 0.0
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
-        self.seal = SealCheckpoints(self.data_order)
+        self.seal, self.sigterm = SealCheckpoints(self.data_order), StopOnSigterm()
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
-        saving = [self.seal, *([StopOnSigterm()] if stop_on_sigterm else []), SaveAfterTheEpochsEnd()]
         super().__init__(
             model=model,
             args=args,
@@ -131,7 +131,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, _StepHooks(self), *saving],
+            callbacks=[*callbacks, _StepHooks(self), self.seal, self.sigterm, SaveAfterTheEpochsEnd()],
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
@@ -244,7 +244,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
             self._restore_memory(self.seal.resumed_from)
-        with write_errors_named(self.args.output_dir):
+        listening = self.sigterm.listening() if self.args.enable_jit_checkpoint else nullcontext()
+        with write_errors_named(self.args.output_dir), self.seal.in_charge(self.args), listening:
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         for task, steps in self.bad_steps.items():
             if steps >= self.args.max_bad_steps:

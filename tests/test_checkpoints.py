@@ -339,17 +339,14 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(make_trainer, make_mo
     whole = make_trainer(make_model(dropout=0.1), output_dir=str(tmp_path / "whole"), **settings)
     whole.train()
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            make_trainer(make_model(dropout=0.1), callbacks=[Terminate(step)], **settings).train()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as stopped:
+        make_trainer(make_model(dropout=0.1), callbacks=[Terminate(step)], **settings).train()
+    assert signal.getsignal(signal.SIGTERM) == before
     assert stopped.value.code == 143
     assert [p.name for p in checkpoints_in(tmp_path / "out")] == [f"checkpoint-{step}"]
     again = make_trainer(make_model(dropout=0.1, seed=3), **settings)
     again.train(resume_from_checkpoint=True)
     assert_same(end_of(again), end_of(whole))
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_is_left_alone_without_the_flag_and_outside_of_training(make_trainer):
