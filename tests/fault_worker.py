@@ -5,10 +5,14 @@ output goes to FOLDER.log. Forking spares each run the seconds of imports.
 """
 
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 
 import torch
+from tqdm import tqdm
 from transformers import BertConfig, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
@@ -74,6 +78,7 @@ def train(folder, checkpoint, tasks, tokenizer, data) -> None:
 
 def run(folder, checkpoint, *data) -> None:
     """The run in a process of its own, which this one becomes."""
+    tqdm.set_lock(threading.RLock())  # its own lock is shared over forks: a run killed with it would hang the next
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -104,8 +109,20 @@ def serve() -> None:
                 run(words[0], "latest" in words, tasks, tokenizer, data)
             print(child, flush=True)
         else:
-            _, status = os.waitpid(int(words[0]), 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
+            print(status_of(int(words[0])), flush=True)
+
+
+def status_of(child) -> int:
+    """The exit status of a run, which is killed when it hangs."""
+    stop = time.monotonic() + 120
+    while time.monotonic() < stop:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 124
 
 
 if __name__ == "__main__":

@@ -192,7 +192,8 @@ def test_old_checkpoints_go_only_when_the_new_one_is_sealed(make_trainer, tmp_pa
         checkpoints.write_manifest(checkpoint)
 
     monkeypatch.setattr(hf_mtl.saving, "write_manifest", write)
-    (tmp_path / "out" / "checkpoint-1").mkdir(parents=True)  # left by a run that was killed in a save
+    for step in (1, 99):  # left by runs that were killed in a save
+        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
     trainer = make_trainer(**{**EVERY_2, "save_total_limit": limit}, max_steps=8)
     trainer.train()
     assert seen == [
