@@ -13,24 +13,24 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
 from hf_mtl.data import TaskRows, input_limit, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
+from hf_mtl.errors import CheckpointError
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.metrics import task_scores
+from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
 from hf_mtl.report import closing_table, plot_curves, write_predictions
 from hf_mtl.tasks import EMBEDDED
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     set_up_logging(args)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("nothing to do; wanted one or more of --do_train, --do_eval and --do_predict")
-    on_main_process(args, check_output_folder)
+    args.resume_from_checkpoint = on_main_process(args, lambda: check_output_folder(args))
     use_the_cpu_threads(args)
     if args.hub_token:  # in the environment it stays out of training_args.bin
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
     tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
     with args.main_process_first(desc="loading the data"):
-        raw = {spec.name: load_splits(spec, args) for spec in tasks}
+        raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
 
@@ -92,22 +92,12 @@ def set_up_logging(args: MultiTaskTrainingArguments) -> None:
     logging.getLogger("hf_mtl").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
 
 
-def on_main_process(args: MultiTaskTrainingArguments, check: Callable[[MultiTaskTrainingArguments], None]) -> None:
-    """Run `check(args)` on the main process; its InputError stops every process."""
-    message: list[str | None] = [None]
-    if args.process_index == 0:
-        try:
-            check(args)
-        except InputError as error:
-            message = [str(error)]
-    if args.world_size > 1:
-        broadcast_object_list(message)
-    if message[0] is not None:
-        raise InputError(message[0])
+def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
+    """The checkpoint to go on from, if any.
 
-
-def check_output_folder(args: MultiTaskTrainingArguments) -> None:
-    """Refuse a folder that cannot be written and, before training, one that holds something already."""
+    Refuses a folder that cannot be written and, before training, one that holds something already or in which another
+    run trains.
+    """
     folder = Path(args.output_dir)
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
@@ -116,28 +106,16 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> None:
     except OSError as error:
         raise InputError(f"output_dir {args.output_dir!r} cannot be written: {error.strerror}") from error
     if args.resume_from_checkpoint is not None:
-        find_checkpoint(args)
-    elif args.do_train and folder.is_dir() and any(folder.iterdir()):
+        checkpoint = choose_checkpoint(args.resume_from_checkpoint, args.output_dir)
+        if args.do_train and folder.is_dir():
+            lock_output_folder(folder)
+        return checkpoint
+    if args.do_train and folder.is_dir() and {path.name for path in folder.iterdir()} - {LOCK_FILE}:
         raise InputError(
             f"output_dir {args.output_dir!r} is not empty; choose another, or go on from its last checkpoint with "
             "--resume_from_checkpoint latest"
         )
-
-
-def find_checkpoint(args: MultiTaskTrainingArguments) -> str | None:
-    """The checkpoint to go on from: the newest one for "latest", else the folder named."""
-    wanted = args.resume_from_checkpoint
-    if wanted is None:
-        return None
-    if wanted == "latest":
-        folder = Path(args.output_dir)
-        wanted = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if wanted is None or not (Path(wanted) / "trainer_state.json").is_file():
-        raise InputError(
-            f"resume_from_checkpoint is {args.resume_from_checkpoint!r}: no checkpoint there; wanted a checkpoint "
-            f"folder, or 'latest' with checkpoints in output_dir {args.output_dir!r}"
-        )
-    return wanted
+    return None
 
 
 def use_the_cpu_threads(args: MultiTaskTrainingArguments) -> None:
@@ -150,12 +128,14 @@ def use_the_cpu_threads(args: MultiTaskTrainingArguments) -> None:
     logger.info("CPU threads per process: %d (the launcher had set 1; OMP_NUM_THREADS=N chooses another)", threads)
 
 
-def load_splits(spec: TaskSpec, args: MultiTaskTrainingArguments) -> dict[str, tuple[Dataset, NDArray[Any]]]:
+def load_splits(
+    spec: TaskSpec, args: MultiTaskTrainingArguments, on_bad_row: str
+) -> dict[str, tuple[Dataset, NDArray[Any]]]:
     """Split -> raw rows and checked labels, for the splits that the run needs."""
     wanted = {"train": args.do_train, "validation": args.do_train or args.do_eval, "test": args.do_predict}
     splits = {}
     for split in (name for name, needed in wanted.items() if needed):
-        rows = load_rows(spec, split)
+        rows = load_rows(spec, split, on_bad_row)
         if rows is not None:
             splits[split] = rows, read_labels(spec, rows, split)
         elif split == "test":
@@ -176,7 +156,7 @@ def load_model_and_tokenizer(
         tokenizer = demo_tokenizer()
         return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
     hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
-    model = load_model(name, heads, **shape, **hub)
+    model = load_model(name, heads, use_safetensors=True, **shape, **hub)  # other forms are pickles
     tokenizer = load_tokenizer(name, hub)
     if len(tokenizer) > model.config.encoder_config.vocab_size:
         raise InputError(
@@ -202,7 +182,7 @@ def load_tokenizer(name: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase:
 def train(trainer: MultiTaskTrainer) -> None:
     """Train, then leave the model, the state, the metrics and the curves in the output folder."""
     args, schedule = trainer.args, trainer.unfreeze_schedule
-    result = trainer.train(resume_from_checkpoint=find_checkpoint(args))
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     trainer.save_final()
@@ -262,5 +242,5 @@ def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments)
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except InputError as error:
+    except (InputError, CheckpointError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")

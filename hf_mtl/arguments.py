@@ -15,7 +15,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from .configuration import POOLINGS
 from .errors import InputError, unknown
 from .gradients import GRADIENT_METHODS
-from .sampling import TASK_SAMPLING
+from .loading import ON_BAD_ROW
+from .shares import TASK_SAMPLING
 from .tasks import EMBEDDED
 
 
@@ -49,10 +50,17 @@ class DataArguments:
         None, "Hub id or folder that replaces the task set's dataset, e.g. a local copy of nyu-mll/glue."
     )
     max_seq_length: int = _option(512, "Inputs are cut to this many tokens.")
+    on_bad_row: str = _option(
+        "error",
+        "What to do with a training or validation row without text or with a label that its task does not declare: "
+        "error, or skip, which lists them.",
+    )
 
     def __post_init__(self) -> None:
         if self.max_seq_length < 8:
             raise InputError(f"max_seq_length is {self.max_seq_length}, wanted at least 8")
+        if self.on_bad_row not in ON_BAD_ROW:
+            raise unknown("on_bad_row", self.on_bad_row, ON_BAD_ROW)
         if self.tasks is None and self.task_set == "glue":
             self.tasks = ["sst2", "stsb"]
 
@@ -64,6 +72,11 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {', '.join(GRADIENT_METHODS)}.")
     gradient_method_args: str = _option("{}", 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
     task_sampling: str = _option("equal", f"Each task's share of a batch: {', '.join(TASK_SAMPLING)}.")
+    task_sampling_args: str = _option(
+        "{}",
+        "Its options as JSON: '{\"temperature\": 2}' for temperature, '{\"cap\": 10000}' (rows) for capped, "
+        '\'{"weights": {"sst2": 3, "stsb": 1}}\' for explicit.',
+    )
     unfreeze_schedule: str = _option(
         "0:0,1:3,2:6",
         "From epoch 0 no encoder layer trains, from 1 the last 3, from 2 the last 6. '0:0,500:3,1000:all steps' counts "
@@ -77,13 +90,18 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     max_bad_steps: int = _option(
         10, "Stop, with a checkpoint, when a task's loss or gradient is not finite in this many steps in a row."
     )
+    enable_jit_checkpoint: bool = _option(
+        True, "On SIGTERM, save a checkpoint after the step and exit with status 143."
+    )
     train_metric_rows: int = _option(
         1024, "Size of the fixed sample of training rows that is scored beside validation."
     )
 
     per_device_train_batch_size: int = _option(64, "Rows per device and step, over all tasks.")
     per_device_eval_batch_size: int = _option(64, "Rows per device and evaluation batch.")
-    num_train_epochs: float = _option(4.0, "Epochs; one is a pass over the largest task under equal sampling.")
+    num_train_epochs: float = _option(
+        4.0, "Epochs; one is a pass over the largest task at its share of a batch in the first epoch."
+    )
     learning_rate: float = _option(2e-5, "Peak learning rate.")
     warmup_steps: float = _option(100, "Steps of linear warm-up; a number below 1 is a share of all steps.")
     eval_strategy: str = _option("epoch", "When to evaluate: no, steps or epoch.")
@@ -106,7 +124,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         super().__post_init__()
 
     def options(self, name: str) -> dict[str, Any]:
-        """The JSON object in `gradient_method_args` or `optimizer_args`; InputError when it is none."""
+        """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""
         text = getattr(self, name)
         try:
             value = json.loads(text)

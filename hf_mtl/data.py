@@ -43,7 +43,8 @@ def tokenise(
         spec: the task; a pair of text columns becomes one input of two segments.
         rows: the raw rows.
         tokenizer: any fast or slow tokenizer.
-        max_length: longer inputs lose their end (of the longer text first), in tokens, special ones included.
+        max_length: longer inputs lose their end (of the longer text first), in tokens, special ones included. How many
+            they are is logged.
         labels: what `read_labels` gave; left out unless given.
 
     Returns:
@@ -53,7 +54,8 @@ def tokenise(
     def encode(batch: Mapping[str, list[str]]) -> Rows:
         texts = [batch[column] for column in spec.text_columns]
         tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
-        return {**tokens, "length": [len(ids) for ids in tokens["input_ids"]]}
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        return {**tokens, "length": lengths, "cut": _cut(tokens, texts, tokenizer, max_length)}
 
     # Kept in memory: the stock cache does not notice edits to this file and would hand out old rows.
     tokenised = rows.map(
@@ -64,7 +66,20 @@ def tokenise(
         load_from_cache_file=False,
         desc=f"tokenising {spec.name}",
     )
+    num_cut = sum(tokenised["cut"])
+    if num_cut:
+        logger.info("%s: %d of %d rows are longer than %d tokens, cut", spec.name, num_cut, len(rows), max_length)
+    tokenised = tokenised.remove_columns("cut")
     return tokenised if labels is None else tokenised.add_column("labels", labels)
+
+
+def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
+    """Whether each row lost its end."""
+    if tokens.encodings is not None:
+        return [bool(encoding.overflowing) for encoding in tokens.encodings]
+    # A slow tokenizer does not keep what it cut off.
+    whole = tokenizer(*texts, truncation=False, return_attention_mask=False, verbose=False)
+    return [len(ids) > max_length for ids in whole["input_ids"]]
 
 
 class TaskRows(torch.utils.data.Dataset[Rows]):

@@ -1,4 +1,4 @@
-"""The one exception for what a user gave: the message names the thing, the value found and the values wanted."""
+"""The exception for what a user gave, which names the thing, the value found and those wanted; and a full disk's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """An argument, file, column, label or folder that cannot be used; raised before anything is written."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written; the message names the whole ones that are there."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -21,15 +22,27 @@ from .errors import InputError
 from .kinds import KINDS
 from .tasks import EMBEDDED, FILE_FORMATS, SPLITS, TaskSpec
 
+logger = logging.getLogger(__name__)
+ON_BAD_ROW = ("error", "skip")
+LISTED = 20  # bad rows whose fault is spelled out
 
-def load_rows(spec: TaskSpec, split: str) -> Dataset | None:
+Bad = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
+
+
+def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset | None:
     """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
 
+    Args:
+        spec: the task.
+        split: of it.
+        on_bad_row: what to do with a row that has no text or a label that the task does not declare: "error", or
+            "skip", which counts and lists them. In "test" every row has to be sound: predictions are numbered.
+
     Raises:
-        InputError: when the data cannot be loaded, the split is empty or a declared text column is missing, no text,
-            or has empty cells.
+        InputError: when the data cannot be loaded, the split is empty, a declared text column is missing or no text,
+            or a row is bad; bad labels are left to `read_labels` unless rows are skipped.
     """
-    assert split in SPLITS
+    assert split in SPLITS and on_bad_row in ON_BAD_ROW
     rows = _load(spec, split)
     if rows is None:
         return None
@@ -41,10 +54,57 @@ def load_rows(spec: TaskSpec, split: str) -> Dataset | None:
             raise InputError(f"{where}: no column {column!r}; the columns are {', '.join(rows.column_names)}")
         if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted text")
-        for row, text in enumerate(rows[column][:]):
-            if text is None:
-                raise InputError(f"{where}: column {column!r} has no text in row {row} (the first row is 0)")
+    bad = _rows_without_text(spec, rows)
+    if on_bad_row == "skip" and split != "test":
+        if spec.label_column in rows.column_names:
+            bad = {**_numbers(spec, rows, split)[1], **bad}
+        return _skip(rows, bad, where, _source(spec, split))
+    _raise_first(bad, where, _source(spec, split))
     return rows
+
+
+def _rows_without_text(spec: TaskSpec, rows: Dataset) -> Bad:
+    """Row -> what is wrong with it."""
+    return {
+        row: (f"column {column!r} has no text", "")
+        for column in spec.text_columns
+        for row, text in enumerate(rows[column][:])
+        if text is None
+    }
+
+
+def _raise_first(bad: Bad, where: str, source: str) -> None:
+    if bad:
+        row = min(bad)
+        raise InputError(
+            f"{where}: {bad[row][0]} in row {row} (the first row is 0) of {source}{bad[row][1]}; --on_bad_row skip "
+            "leaves such training and validation rows out"
+        )
+
+
+def _skip(rows: Dataset, bad: Bad, where: str, source: str) -> Dataset:
+    """The rows that are not bad; says which are."""
+    if not bad:
+        return rows
+    if len(bad) == len(rows):
+        raise InputError(f"{where}: none of the {len(rows)} rows of {source} can be used; row 0: {''.join(bad[0])}")
+    listed = [f"row {row}: {''.join(bad[row])}" for row in sorted(bad)[:LISTED]]
+    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    logger.warning(
+        "%s: %d of %d rows of %s skipped (the first row is 0): %s%s",
+        where,
+        len(bad),
+        len(rows),
+        source,
+        "; ".join(listed),
+        more,
+    )
+    return rows.select([row for row in range(len(rows)) if row not in bad])
+
+
+def _source(spec: TaskSpec, split: str) -> str:
+    """Where the rows of a split come from, for messages."""
+    return repr(spec.files.get(split)) if spec.files else f"{spec.dataset!r}, configuration {spec.config!r}"
 
 
 def _load(spec: TaskSpec, split: str) -> Dataset | None:
@@ -128,17 +188,25 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
         if unlabelled:
             return np.full(len(rows), np.nan)
         raise InputError(f"{where}: no label column {column!r}; the columns are {', '.join(rows.column_names)}")
+    values, bad = _numbers(spec, rows, split)
+    _raise_first(bad, where, _source(spec, split))
+    return np.asarray(values, dtype=np.float64 if unlabelled or spec.kind == "regression" else np.int64)
+
+
+def _numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float | None], Bad]:
+    """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label."""
     values = [_as_number(spec, value) for value in _named(spec, rows)]
     head, admits = spec.head, KINDS[spec.kind].admits
+    bad: Bad = {}
     wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
-    for row, (value, found) in enumerate(zip(values, rows[column][:], strict=True)):
+    for row, (value, found) in enumerate(zip(values, rows[spec.label_column][:], strict=True)):
         if value is not None and not np.isnan(value) and admits(value, head):
             continue
-        if unlabelled and (found is None or value == -1 or (value is not None and np.isnan(value))):
+        if split == "test" and (found is None or value == -1 or (value is not None and np.isnan(value))):
             values[row] = np.nan
         else:
-            raise InputError(f"{where}: label {found!r} in row {row} (the first row is 0) is not {wanted}")
-    return np.asarray(values, dtype=np.float64 if unlabelled or spec.kind == "regression" else np.int64)
+            bad[row] = f"label {found!r}", f" is not {wanted}"
+    return values, bad
 
 
 def _named(spec: TaskSpec, rows: Dataset) -> list[Any]:

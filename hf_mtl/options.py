@@ -1,4 +1,4 @@
-"""Checks of the options that a gradient method takes."""
+"""Checks of the options that a gradient method or a task sampling takes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping
 from .errors import InputError, unknown
 
 
-def check_options(name: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
+def check_options(
+    name: str, function: Callable[..., object], options: Mapping[str, object], *, kind: str = "gradient_method"
+) -> None:
     """Raise InputError when `options` holds a name that is no keyword-only argument of `function`."""
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known and not known:
-            raise InputError(f"gradient_method {name!r} takes no options, found {option!r}")
+            raise InputError(f"{kind} {name!r} takes no options, found {option!r}")
         if option not in known:
-            raise unknown(f"option of gradient_method {name!r}:", option, known)
+            raise unknown(f"option of {kind} {name!r}:", option, known)
 
 
 def check_number(option: str, value: object, wanted: str, holds: Callable[[float], bool]) -> None:

@@ -8,79 +8,24 @@ any epoch can be computed without having drawn the ones before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import InputError, unknown
 from .seeding import seeded_generator
+from .shares import Floats, task_quotas
 
 Ints = NDArray[np.int64]
 GROUPED_BATCHES = 50  # batches whose rows are sorted by length together
 
 
-def _equal(sizes: Sequence[int]) -> list[float]:
-    return [1.0] * len(sizes)
-
-
-def _proportional(sizes: Sequence[int]) -> list[float]:
-    return [float(size) for size in sizes]
-
-
-TASK_SAMPLING = {"equal": _equal, "proportional": _proportional}
-
-
-def task_shares(
-    sampling: str, sizes: Sequence[int], sampling_weights: Sequence[float], batch_size: int
-) -> NDArray[np.float64]:
-    """Rows of each task in an average batch; they sum to `batch_size` and none is below 1.
-
-    Args:
-        sampling: "equal" (every task alike, smaller ones repeat) or "proportional" (by number of rows).
-        sizes: rows of each task.
-        sampling_weights: factor on each task's share.
-        batch_size: rows of a batch over all tasks.
-
-    Raises:
-        InputError: for an unknown `sampling` or a batch smaller than the number of tasks.
-    """
-    if sampling not in TASK_SAMPLING:
-        raise unknown("task_sampling", sampling, TASK_SAMPLING)
-    if batch_size < len(sizes):
-        raise InputError(
-            f"per_device_train_batch_size is {batch_size} and there are {len(sizes)} tasks; every batch holds every "
-            f"task, wanted at least {len(sizes)}"
-        )
-    wanted = np.asarray(TASK_SAMPLING[sampling](sizes)) * np.asarray(sampling_weights, dtype=np.float64)
-    floor = np.zeros(len(sizes), dtype=bool)
-    while True:  # tasks whose share is below one row get one; the others divide what is left
-        shares = np.where(floor, 1.0, wanted / wanted[~floor].sum() * (batch_size - floor.sum()))
-        if not (shares < 1 - 1e-9).any():
-            return shares
-        floor |= shares < 1
-
-
-def task_quotas(shares: NDArray[np.float64], num_batches: int) -> Ints:
-    """Whole rows of each task in each batch. *Shape:* (num_batches, K)
-
-    Every row sums to the batch size and holds at least 1; what a share has after the point is carried to the next
-    batches, so that after t batches a task has had t times its share to within about one row.
-    """
-    batch_size = round(float(shares.sum()))
-    quotas = np.empty((num_batches, len(shares)), dtype=np.int64)
-    given = np.zeros(len(shares), dtype=np.int64)
-    for t in range(num_batches):
-        due = shares * (t + 1) - given
-        quota = np.maximum(np.floor(due + 1e-9).astype(np.int64), 1)
-        while quota.sum() < batch_size:
-            quota[np.argmax(due - quota)] += 1
-        while quota.sum() > batch_size:
-            quota[np.argmin(np.where(quota > 1, due - quota, np.inf))] -= 1
-        quotas[t] = quota
-        given += quota
-    return quotas
+def epoch_batches(sizes: Sequence[int], shares: Floats, num_processes: int = 1) -> int:
+    """Batches of an epoch: one pass over the largest task, rounded up to a multiple of `num_processes`."""
+    largest = int(np.argmax(sizes))
+    num_batches = math.ceil(sizes[largest] / shares[largest] - 1e-9)
+    return num_batches + -num_batches % num_processes
 
 
 def permuted_rows(lengths: Ints, pass_index: int, *, seed: int, task: int, quota: int, grouped: bool) -> Ints:
@@ -115,14 +60,15 @@ def permuted_rows(lengths: Ints, pass_index: int, *, seed: int, task: int, quota
 class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
     """Batches of indices into rows that lie task after task, each batch with its exact quota of every task.
 
-    An epoch is one pass over the largest task under equal sampling and one over all rows under proportional. Each
-    task runs through a fresh permutation before any row repeats, across epochs too; the number of batches is rounded
-    up to a multiple of `num_processes`, and the last batch is filled from the next permutation.
+    An epoch is one pass over the largest task at the shares of epoch 0; under proportional sampling that is one over
+    all rows. Where the shares change with the epoch, the number of batches does not. Each task runs through a fresh
+    permutation before any row repeats, across epochs too; the number of batches is rounded up to a multiple of
+    `num_processes`, and the last batch is filled from the next permutation.
 
     Args:
         lengths: task -> tokens of each row, in the order of the indices.
         batch_size: rows of a batch over all tasks.
-        shares: average rows of each task in a batch, from `task_shares`.
+        shares: epoch -> average rows of each task in a batch, from `task_shares`.
         seed: of the run.
         num_processes: batches are dealt to the processes in turn.
         grouped: group rows of about equal length inside each task.
@@ -133,7 +79,7 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         lengths: Mapping[str, Ints],
         *,
         batch_size: int,
-        shares: NDArray[np.float64],
+        shares: Callable[[int], Floats],
         seed: int,
         num_processes: int = 1,
         grouped: bool = True,
@@ -143,24 +89,46 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.lengths = list(lengths.values())
         self.sizes = [len(rows) for rows in self.lengths]
         self.seed, self.grouped, self.epoch = seed, grouped, 0
-        largest = int(np.argmax(self.sizes))
-        num_batches = math.ceil(self.sizes[largest] / shares[largest] - 1e-9)
-        num_batches += -num_batches % num_processes
-        self.quotas = task_quotas(shares, num_batches)
-        self._starts = np.cumsum([0, *self.sizes[:-1]])
-        self._typical_quota = [max(1, round(float(share))) for share in shares]
+        self.num_batches = epoch_batches(self.sizes, shares(0), num_processes)
+        self._shares = shares
+        self._quotas: dict[bytes, Ints] = {}  # of the few distinct shares
+        self._index_starts = np.cumsum([0, *self.sizes[:-1]])
+        self._epoch_starts = [np.zeros(len(self.sizes), dtype=np.int64)]
 
     def __len__(self) -> int:
-        return len(self.quotas)
+        return self.num_batches
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
         self.epoch = epoch
 
+    def quotas(self, epoch: int) -> Ints:
+        """Rows of each task in each batch of an epoch. *Shape:* (batches, K)"""
+        shares = self._shares(epoch)
+        key = shares.tobytes()
+        if key not in self._quotas:
+            self._quotas[key] = task_quotas(shares, self.num_batches)
+        return self._quotas[key]
+
     def __iter__(self) -> Iterator[list[int]]:
-        streams = [self._stream(task, self.epoch * int(self.quotas[:, task].sum())) for task in range(len(self.sizes))]
-        for quota in self.quotas:
+        positions = self._starts(self.epoch)
+        streams = [self._stream(task, int(position)) for task, position in enumerate(positions)]
+        for quota in self.quotas(self.epoch):
             yield [next(stream) for stream, rows in zip(streams, quota, strict=True) for _ in range(rows)]
+
+    def _starts(self, epoch: int) -> Ints:
+        """Rows of each task that all epochs before this one take. *Shape:* (K,)"""
+        while len(self._epoch_starts) <= epoch:
+            before = len(self._epoch_starts) - 1
+            self._epoch_starts.append(self._epoch_starts[before] + self.quotas(before).sum(axis=0))
+        return self._epoch_starts[epoch]
+
+    def _usual_quota(self, task: int, position: int) -> int:
+        """Rows of a task in an average batch of the epoch in which its row at `position` comes."""
+        epoch = 0
+        while self._starts(epoch + 1)[task] <= position:
+            epoch += 1
+        return max(1, round(float(self._shares(epoch)[task])))
 
     def _stream(self, task: int, position: int) -> Iterator[int]:
         """Indices of one task's rows without end, from `position` rows after the start of training."""
@@ -171,8 +139,9 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
                 pass_index,
                 seed=self.seed,
                 task=task,
-                quota=self._typical_quota[task],
+                # Of the epoch in which the pass begins: its order must not depend on where it is gone on with.
+                quota=self._usual_quota(task, pass_index * self.sizes[task]),
                 grouped=self.grouped,
             )
-            yield from (order[skip:] + self._starts[task]).tolist()
+            yield from (order[skip:] + self._index_starts[task]).tolist()
             pass_index, skip = pass_index + 1, 0

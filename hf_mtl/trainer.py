@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -22,11 +24,11 @@ from transformers.trainer_utils import (
     EvalLoopOutput,
     EvalPrediction,
     TrainOutput,
-    get_last_checkpoint,
     speed_metrics,
 )
 
 from .arguments import MultiTaskTrainingArguments
+from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .gradients import TaskGradients, make_combination
@@ -38,11 +40,13 @@ from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .publish import publish
 from .refusals import refuse_unsupported, shards_gradients
-from .sampling import TaskBatchSampler, task_shares
+from .sampling import TaskBatchSampler, epoch_batches
+from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .seeding import random_state, replayed, seeded_generator
+from .shares import Floats, task_shares
 from .tasks import TaskSpec
-from .unfreezing import GradualUnfreezing, encoder_layers
+from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
 MEMORY_FILE = "gradient_method.json"
@@ -50,9 +54,16 @@ MEMORY_FILE = "gradient_method.json"
 
 def _shares(
     tasks: Sequence[TaskSpec], rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int
-) -> NDArray[np.float64]:
+) -> Callable[[int], Floats]:
+    """Epoch -> each task's share of a batch; InputError for arguments that give none."""
+    sizes = {spec.name: rows.sizes[spec.name] for spec in tasks}
     weights = [spec.sampling_weight for spec in tasks]
-    return task_shares(args.task_sampling, [rows.sizes[spec.name] for spec in tasks], weights, batch_size)
+    shares = functools.partial(
+        task_shares, args.task_sampling, sizes, weights, batch_size, options=args.options("task_sampling_args")
+    )
+    num_batches = epoch_batches(list(sizes.values()), shares(), args.world_size) // args.world_size
+    epochs = args.max_steps / steps_per_epoch(args, num_batches) if args.max_steps > 0 else args.num_train_epochs
+    return lambda epoch: shares(progress=min(1.0, epoch / max(1, math.ceil(epochs) - 1)))
 
 
 class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
@@ -116,6 +127,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.loss_sums: Tensor | float = 0.0
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
+        self.seal, self.sigterm = SealCheckpoints(self.data_order), StopOnSigterm()
+        stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(
             model=model,
             args=args,
@@ -124,9 +137,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, _StepHooks(self)],
+            callbacks=[*callbacks, _StepHooks(self), self.seal, self.sigterm, SaveAfterTheEpochsEnd()],
             **kwargs,
         )
+        args.enable_jit_checkpoint = stop_on_sigterm
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -168,6 +182,20 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         )
         return self.accelerator.prepare(loader)
 
+    def data_order(self) -> dict[str, Any]:
+        """What the batches of a run follow from, beside its data."""
+        args, sampler = self.args, self.batch_sampler
+        return {
+            "processes": args.world_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "per_device_train_batch_size": self._train_batch_size,
+            "batches_per_epoch": len(sampler),
+            "rows_per_epoch": [sampler.quotas(epoch).sum(axis=0).tolist() for epoch in (0, 1)],
+            "rows": dict(zip(self.tasks, sampler.sizes, strict=True)),
+            "seed": sampler.seed,
+            "train_sampling_strategy": str(args.train_sampling_strategy),
+        }
+
     # ---- one training step ----
 
     def begin_step(self) -> None:
@@ -185,7 +213,12 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)"""
+        """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)
+
+        None once the run is at its last step: resumed there in mid-epoch, the Trainer would train one more.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.joint is None or not batches:
             return batches, None
@@ -276,16 +309,22 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """As in `Trainer`.
 
         Raises:
-            InputError: when the checkpoint lacks what the gradient method remembers, or has another method's.
+            InputError: when the checkpoint is not what was saved, lacks what the gradient method remembers, or has
+                another method's; or when another run trains into the output folder.
+            CheckpointError: when a checkpoint cannot be written.
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
         """
         self.bad_steps = dict.fromkeys(self.tasks, 0)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if isinstance(resume_from_checkpoint, str):
-            self._restore_memory(Path(resume_from_checkpoint))
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.seal.resumed_from = None
+        if resume_from_checkpoint:
+            wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
+            resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
+            self.seal.resumed_from = Path(resume_from_checkpoint)
+            self._restore_memory(self.seal.resumed_from)
+        listening = self.sigterm.listening() if self.args.enable_jit_checkpoint else nullcontext()
+        with write_errors_named(self.args.output_dir), self.seal.in_charge(self.args), listening:
+            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         for task, steps in self.bad_steps.items():
             if steps >= self.args.max_bad_steps:
                 raise FloatingPointError(
@@ -416,17 +455,25 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"hub_model_id {self.args.hub_model_id!r} cannot be pushed to: {reason}") from error
 
-    def save_final(self) -> None:
-        """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
-        main = self.is_world_process_zero()
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Put the model and the tokenizer into a folder, the output folder unless given.
+
+        The Trainer's own also pickles the arguments, and with them the hub's token and folders of this machine.
+        """
+        folder, main = output_dir or self.args.output_dir, self.args.should_save
         if self.joint is not None:  # the shards are gathered, which takes every process
             engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
             weights = self.accelerator.get_state_dict(self.model_wrapped) if engine else None
-            self.model.save_pretrained(self.args.output_dir, state_dict=weights, is_main_process=main)
+            self.model.save_pretrained(folder, state_dict=weights, is_main_process=main)
         elif main:
-            self.model.save_pretrained(self.args.output_dir)
+            self.model.save_pretrained(folder)
         if main:
-            self.processing_class.save_pretrained(self.args.output_dir)
+            self.processing_class.save_pretrained(folder)
+
+    def save_final(self) -> None:
+        """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
+        with write_errors_named(self.args.output_dir):
+            self.save_model()
 
     def push_to_hub(
         self,

@@ -1,15 +1,20 @@
 """One table of what users get wrong: each is an InputError that names the thing, and leaves no output folder."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, T5Config, T5Model
 
 import run_glue_mtl
-from hf_mtl import InputError
+from hf_mtl import InputError, TaskSpec
 
 TEXTS = ["the film is good", "the film is dull", "the plot works", "the plot bores"]
 REVIEWS = pd.DataFrame({"text": TEXTS, "label": [1, 0, 1, 0]})
@@ -100,6 +105,8 @@ CASES = {
     "an unknown optimizer": (["--optimizer", "lionn"], {}, "optimizer 'lionn'.*'lion'"),
     "a refused optimizer": (["--optimizer", "lbfgs"], {}, "optimizer 'lbfgs' cannot be used here: .*closure"),
     "an option it does not take": (["--optimizer", "lion", "--optimizer_args", '{"x": 1}'], {}, "'lion'.*'x'"),
+    "a sampling without its options": (["--task_sampling", "capped"], {}, "task_sampling 'capped' needs 'cap'"),
+    "options of a sampling that are none": (["--task_sampling_args", "[1]"], {}, "task_sampling_args '.1.' is no JSON"),
     "an unknown sampling": (["--task_sampling", "equl"], {}, "task_sampling 'equl'.*'equal'"),
     # data
     "a dataset without the text column": (
@@ -126,6 +133,8 @@ CASES = {
     "NaN labels": ([], {"pairs": PAIRS.assign(score=[0, 1, 1, float("nan")])}, "'pairs'.*label (nan|None) in row 3"),
     "a text column that is not text": ([], {"pairs": PAIRS.assign(two=[1, 2, 3, 4])}, "'pairs'.*'two'.*wanted text"),
     "null text": ([], {"reviews": REVIEWS.assign(text=["a", None, "b", "c"])}, "'reviews'.*'text'.*no text in row 1"),
+    "an unknown way with bad rows": (["--on_bad_row", "skp"], {}, "on_bad_row 'skp' .did you mean 'skip'"),
+    "all rows bad": (["--on_bad_row", "skip"], {"reviews": REVIEWS.assign(label=7)}, "none of the 4 rows .*'reviews"),
     "a missing file": ([], {"tasks": edited("reviews", **files(train="no.csv"))}, "'reviews': cannot load .*no.csv"),
     "a missing split": ([], {"tasks": edited("reviews", files={"train": "reviews.parquet"})}, "no split 'validation'"),
     "a dataset that is not there": (["--dataset_name", "no/such", "--task_set", "glue"], {}, "cannot load 'no/such"),
@@ -184,3 +193,74 @@ def test_the_same_arguments_without_a_mistake_train(start):
     """Else the table above might be refused for something else."""
     start("--save_strategy", "no")
     assert Path("out/model.safetensors").is_file()
+
+
+# ---- generated input ----
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["label", "text"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+KEYS = st.sampled_from([field.name for field in dataclasses.fields(TaskSpec)] + ["unknown"])
+TEXT = st.text(max_size=8) | st.just("the film is good")
+
+
+@st.composite
+def declarations(draw):
+    """A file of tasks with some keys of good tasks replaced or new, as text that is mostly YAML."""
+    tasks = {name: {**row, **draw(st.dictionaries(KEYS, VALUES, max_size=1))} for name, row in TASKS["tasks"].items()}
+    content = draw(VALUES) if draw(st.integers(0, 14)) == 0 else draw(st.sampled_from([{"tasks": tasks}, TASKS, TASKS]))
+    text = yaml.safe_dump(content)
+    place = draw(st.integers(0, len(text))) if draw(st.integers(0, 7)) == 0 else None
+    return text if place is None else text[:place] + draw(st.sampled_from("[{:&*!|'\"\t\0-")) + text[place:]
+
+
+@st.composite
+def frames(draw, columns, labels, bad):
+    """Four rows whose cells may be bad; a column may have another type or be missing."""
+    kinds = {**dict.fromkeys(columns, TEXT), **labels}
+    faulty = draw(st.sampled_from([None, *kinds]))  # one column at most: else no fault but the first would be met
+    cells = {
+        name: draw(st.lists(kind | bad if name == faulty else kind, min_size=4, max_size=4))
+        for name, kind in kinds.items()
+    }
+    if faulty is not None and draw(st.integers(0, 3)) == 0:
+        cells[faulty] = draw(st.sampled_from([[1, 2, 3, 4], ["a", "b", "c", "d"], [None] * 4]))
+    return pd.DataFrame(cells)
+
+
+@pytest.mark.filterwarnings("ignore:.*constant:Warning")
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    tasks=declarations(),
+    reviews=frames(["text"], {"label": st.sampled_from([0, 1])}, st.none()),
+    pairs=frames(["one", "two"], {"score": st.floats(0, 5)}, st.none()),
+    on_bad_row=st.sampled_from(["error", "skip"]),
+)
+def test_generated_input_trains_or_is_refused(start, tasks, reviews, pairs, on_bad_row):
+    """Any other error fails the test, and so does an output folder after a refusal."""
+    shutil.rmtree("out", ignore_errors=True)
+    try:
+        start(
+            "--on_bad_row",
+            on_bad_row,
+            "--save_strategy",
+            "no",
+            "--eval_strategy",
+            "no",
+            tasks=tasks,
+            reviews=reviews,
+            pairs=pairs,
+        )
+    except InputError as error:
+        event("refused: " + str(error)[:40])
+        assert str(error) and not Path("out").exists()
+    else:
+        event("trained")
+        assert Path("out/model.safetensors").is_file()

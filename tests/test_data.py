@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers import BatchEncoding
 
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
@@ -368,3 +369,72 @@ def test_rows_without_labels_collate(tokenizer):
     tokens = tokenise(task(), Dataset.from_dict({"text": ["the film", "the"]}), tokenizer, 16)
     batch = TaskCollator(tokenizer)(TaskRows(DatasetDict({"t": tokens})).__getitems__([0, 1]))
     assert "labels" not in batch["t"]
+
+
+# ---- bad rows ----
+
+BAD = pd.DataFrame({"text": ["a", None, "c", "d", "e"], "label": [0, 1, 7, 2, None]})
+THREE = ("negative", "neutral", "positive")
+
+
+def test_bad_rows_are_skipped_counted_and_listed_when_asked(tmp_path, caplog):
+    path = write(BAD, tmp_path / "rows.parquet")
+    declared = task(files={"train": str(path)}, labels=THREE)
+    with caplog.at_level("WARNING", logger="hf_mtl"):
+        rows = load_rows(declared, "train", "skip")
+    assert rows["text"][:] == ["a", "d"] and read_labels(declared, rows, "train").tolist() == [0, 2]
+    (line,) = caplog.messages
+    assert line.startswith(f"task 't', split 'train': 3 of 5 rows of '{path}' skipped")
+    assert "row 1: column 'text' has no text; row 2: label 7.0 is not one of" in line and "row 4: label None" in line
+
+
+def test_a_bad_row_is_an_error_that_names_file_task_and_row_unless_skipped(tmp_path):
+    path = write(BAD, tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=rf"task 't', split 'train': .* in row 1 .* of '{path}'; --on_bad_row skip"):
+        load_rows(task(files={"train": str(path)}), "train")
+    path = write(BAD.drop(index=1), tmp_path / "others.parquet")
+    declared = task(files={"train": str(path)}, labels=THREE)
+    with pytest.raises(InputError, match=rf"task 't', split 'train': label 7.0 in row 1 .* of '{path}' is not one of"):
+        read_labels(declared, load_rows(declared, "train"), "train")
+
+
+def test_more_bad_rows_than_one_reads_are_counted(tmp_path, caplog):
+    frame = pd.DataFrame({"text": ["a"] * 100, "label": [0] + [9] * 99})
+    declared = task(files={"train": str(write(frame, tmp_path / "rows.parquet"))})
+    with caplog.at_level("WARNING", logger="hf_mtl"):
+        assert len(load_rows(declared, "train", "skip")) == 1
+    assert "99 of 100 rows" in caplog.messages[0] and caplog.messages[0].endswith("and 79 more")
+
+
+def test_nothing_is_left_of_rows_that_are_all_bad(tmp_path):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [9, 9]})
+    with pytest.raises(InputError, match=r"none of the 2 rows of .*rows\.parquet' can be used; row 0: label 9 is not"):
+        load_rows(task(files={"train": str(write(frame, tmp_path / "rows.parquet"))}), "train", "skip")
+
+
+def test_rows_of_a_test_split_are_never_skipped(tmp_path):
+    """Predictions are numbered by row."""
+    declared = task(files={"test": str(write(BAD, tmp_path / "rows.parquet"))})
+    with pytest.raises(InputError, match="no text in row 1"):
+        load_rows(declared, "test", "skip")
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+def test_rows_that_are_cut_are_counted(tokenizer, caplog, fast):
+    declared = task(labels=("a", "b"))
+    rows = Dataset.from_dict({"text": ["the film is good " * n for n in (1, 2, 3, 4)]})
+    lengths = [len(tokenizer(text)["input_ids"]) for text in rows["text"]]
+    with caplog.at_level("INFO", logger="hf_mtl"):
+        tokenise(declared, rows, tokenizer if fast else Slow(tokenizer), lengths[1])
+        tokenise(declared, rows, tokenizer if fast else Slow(tokenizer), lengths[3])
+    assert caplog.messages == [f"t: 2 of 4 rows are longer than {lengths[1]} tokens, cut"]
+
+
+class Slow:
+    """A tokenizer that does not keep what it cut off."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, *texts, **options):
+        return BatchEncoding(self.tokenizer(*texts, **options).data)

@@ -8,20 +8,29 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_mtl.checkpoints import flaw
+
 WORKER = Path(__file__).parent / "train_worker.py"
 
 
-def train(folder, name, processes, checkpoint=None, **arguments):
-    """The result of a run of `train_worker.py` on that many processes."""
+def command_of(processes, arguments, result) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    result = folder / f"{name}.pt"
+    return [sys.executable, *(launcher if processes > 1 else []), str(WORKER), json.dumps(arguments), str(result)]
+
+
+def launch(folder, name, processes, checkpoint=None, **arguments):
+    """A finished run of `train_worker.py` on that many processes."""
     arguments = {"output_dir": str(folder / name), **arguments}
-    command = [sys.executable, *(launcher if processes > 1 else []), str(WORKER), json.dumps(arguments), str(result)]
-    done = subprocess.run(
-        [*command, *([str(checkpoint)] if checkpoint else [])], capture_output=True, text=True, timeout=300
-    )
+    command = command_of(processes, arguments, folder / f"{name}.pt")
+    command += [str(checkpoint)] if checkpoint else []
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def train(folder, name, processes, checkpoint=None, **arguments):
+    """The result of a run of `train_worker.py` on that many processes, and what it said."""
+    done = launch(folder, name, processes, checkpoint, **arguments)
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(result)
+    return {**torch.load(folder / f"{name}.pt"), "said": done.stderr}
 
 
 def relative_error(found, wanted):
@@ -39,7 +48,10 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("one"), "one", 1, gradient_accumulation_steps=2, **SETTINGS)
+    folder = tmp_path_factory.mktemp("one")
+    saves = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
+    result = train(folder, "one", 1, gradient_accumulation_steps=2, **saves, **SETTINGS)
+    return {**result, "folder": folder / "one"}
 
 
 def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
@@ -52,5 +64,32 @@ def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
     for name, value in one_process["scores"].items():
         assert two["scores"][name] == pytest.approx(value, abs=1e-5), name
 
+    assert flaw(tmp_path / "two" / "checkpoint-4") is None
+    assert {path.name for path in (tmp_path / "two" / "checkpoint-4").glob("rng*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
     again = train(tmp_path, "again", 2, checkpoint=tmp_path / "two" / "checkpoint-4", **SETTINGS)
     assert torch.equal(again["update"], two["update"])
+
+
+def test_a_run_goes_on_with_the_same_batches_on_another_number_of_processes(one_process, tmp_path):
+    two = train(tmp_path, "two", 2, checkpoint=one_process["folder"] / "checkpoint-4", **SETTINGS)
+    assert "resumed with the same batches in every step" in two["said"]
+    assert relative_error(two["update"], one_process["update"]) <= 1e-5  # of the sums' order, as above
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_one_checkpoint_of_all_processes(one_process, tmp_path):
+    arguments = {"output_dir": str(tmp_path / "two"), **SETTINGS, "max_steps": 100_000}
+    with subprocess.Popen(
+        command_of(2, arguments, tmp_path / "two.pt"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        for line in run.stdout:
+            if "step 3/" in line:
+                run.terminate()
+                break
+        output = run.communicate(timeout=60)[0]
+    (checkpoint,) = (tmp_path / "two").glob("checkpoint-*")
+    assert flaw(checkpoint) is None and f"SIGTERM: stopped after step {checkpoint.name[11:]};" in output
+    assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2

@@ -17,12 +17,16 @@ LEVELS = {
     "schedule": 1,
     "options": 1,
     "tasks": 2,
-    "sampling": 2,
+    "shares": 2,
+    "sampling": 3,
     "stateful": 2,
     "balancing": 2,
     "demo": 2,
     "configuration": 2,
     "optimizers": 2,
+    "checkpoints": 2,
+    "processes": 2,
+    "saving": 3,
     "unfreezing": 2,
     "data": 3,
     "loading": 3,
@@ -103,7 +107,7 @@ def test_a_saved_model_needs_torch_and_transformers_only():
     assert needed - sys.stdlib_module_names == {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("name", ["errors", "kinds", "schedule", "weightings", "seeding", "sampling"])
+@pytest.mark.parametrize("name", ["errors", "kinds", "schedule", "weightings", "seeding", "shares", "sampling"])
 def test_the_mathematics_needs_no_transformers(name):
     needed = set().union(*(foreign_imports(module) for module in closure(name)))
     assert needed - sys.stdlib_module_names <= {"torch", "numpy", "scipy"}

@@ -95,26 +95,63 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-@pytest.mark.parametrize("method", ["pcgrad", "pcgrad_reference", "gradvac", "nash_mtl"])
-def test_a_run_resumed_in_mid_epoch_ends_bit_equal(make_trainer, make_model, tmp_path, method):
+RESUMED = [
+    ("pcgrad", 5, {"eval_strategy": "no"}),
+    ("pcgrad_reference", 5, {}),
+    ("gradvac", 5, {"task_sampling": "annealed", "dataloader_num_workers": 1, "eval_strategy": "no"}),
+    ("gradvac", "epoch's end", {"task_sampling": "annealed"}),
+    ("nash_mtl", "epoch's end", {"task_sampling": "temperature", "task_sampling_args": '{"temperature": 3}'}),
+    ("mgda", 5, {"task_sampling": "capped", "task_sampling_args": '{"cap": 60}', "train_sampling_strategy": "random"}),
+]
+
+
+@pytest.mark.parametrize(("method", "step", "arguments"), RESUMED)
+def test_a_resumed_run_ends_bit_equal(make_trainer, make_model, tmp_path, method, step, arguments):
     settings = {
         "gradient_method": method,
         "max_steps": 14,
         "save_strategy": "steps",
-        "save_steps": 4,
+        "save_steps": 1,
         "save_total_limit": None,
-        "per_device_train_batch_size": 16,
+        "per_device_train_batch_size": 12,
         "gradient_accumulation_steps": 2,
-        "unfreeze_schedule": "0:0,1:1,1.5:all",
+        "unfreeze_schedule": "0:0,0.4:1,1.2:all",
+        "eval_strategy": "epoch",
+        **arguments,
     }
     whole = make_trainer(make_model(dropout=0.1), **settings)
     whole.train()
+    if step == "epoch's end":
+        step = -(-len(whole.batch_sampler) // 2)
     again = make_trainer(make_model(dropout=0.1, seed=9), **settings)
-    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-8"))
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
     wanted = weights(whole)
     assert all(torch.equal(value, wanted[name]) for name, value in weights(again).items())
-    rows = [[r for r in t.state.log_history if "loss" in r and r["step"] > 8] for t in (whole, again)]
-    assert rows[0] == rows[1]
+    states = [t.optimizer.state_dict()["state"] for t in (whole, again)]
+    assert states[0].keys() == states[1].keys()
+    for before, after in zip(states[0].values(), states[1].values(), strict=True):
+        assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
+    logs = [[untimed(row) for row in t.state.log_history] for t in (whole, again)]
+    assert logs[0] == logs[1]
+
+
+def untimed(row):
+    """A log row without what depends on the clock, and without the loss of the session."""
+    return {k: v for k, v in row.items() if not k.endswith(("runtime", "_per_second")) and k != "train_loss"}
+
+
+def test_a_run_that_was_through_is_not_trained_further(make_trainer, make_model, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "epoch", "max_steps": 4}
+    whole = make_trainer(**settings)
+    whole.train()
+    again = make_trainer(make_model(seed=9), **settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    wanted = weights(whole)
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(again).items())
+    assert [untimed(r) for r in again.state.log_history if "loss" in r or "eval_average" in r] == [
+        untimed(r) for r in whole.state.log_history if "loss" in r or "eval_average" in r
+    ]
 
 
 def test_a_checkpoint_of_another_method_is_refused_by_one_that_remembers(make_trainer, tmp_path):

@@ -1,0 +1,167 @@
+"""Checkpoints that can be trusted: a manifest of SHA-256 sums, which one to go on from, and the folder's lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from transformers.trainer_utils import rotate_checkpoints
+
+from .errors import CheckpointError, InputError
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+LOCK_FILE = ".hf_mtl.lock"
+# Without one of these the Trainer would go on with a fresh optimizer, scheduler or step count and not say so.
+REQUIRED = ("trainer_state.json", "scheduler.pt", "optimizer")
+OPTIMIZER = ("optimizer.pt", "optimizer_", "global_step")  # of one process, of FSDP, of DeepSpeed
+LOCK_SECONDS = 10.0  # data loader workers outlive a killed run for up to 5 seconds, and its lock with them
+
+_locks: dict[Path, FileLock] = {}
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Seal a checkpoint: the SHA-256 of every file in it, in a file that appears whole or not at all."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
+    sums = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
+    unfinished = checkpoint / f"{MANIFEST}.tmp"
+    unfinished.write_text(json.dumps({"sha256": sums}, separators=(",", ":")), encoding="utf-8")
+    unfinished.replace(checkpoint / MANIFEST)
+
+
+def flaw(checkpoint: Path) -> str | None:
+    """Why a run cannot go on from this folder, or None when every file is what was saved."""
+    if not checkpoint.is_dir():
+        return "no checkpoint there"
+    if not (checkpoint / MANIFEST).is_file():
+        return f"no {MANIFEST}: the save was cut off"
+    try:
+        sums = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        expected = {str(name): str(digest) for name, digest in sums.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    there = {*expected, *("optimizer" for name in expected if name.startswith(OPTIMIZER))}
+    for name in REQUIRED:
+        if name not in there:
+            return f"{name} was not saved with it"
+    if not any(Path(name).match("model*.safetensors") for name in expected):
+        return "no weights in safetensors form"
+    for name, digest in expected.items():
+        try:
+            if _sha256(checkpoint / name) != digest:
+                return f"{name} is not what was saved"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoint folders of an output folder, sound or not, the one of the latest step first."""
+    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    found = {path: int(match[1]) for path, match in steps.items() if match and path.is_dir()}
+    return sorted(found, key=lambda path: found[path], reverse=True)
+
+
+def choose_checkpoint(wanted: str, output_dir: str) -> str:
+    """The checkpoint to go on from.
+
+    Args:
+        wanted: a checkpoint's folder, or "latest": the latest one in `output_dir` whose manifest holds. Those passed
+            over are named.
+        output_dir: of the run.
+
+    Raises:
+        InputError: when there is none; a run never starts from scratch instead.
+    """
+    if wanted != "latest":
+        reason = flaw(Path(wanted))
+        if reason is not None:
+            raise InputError(
+                f"resume_from_checkpoint is {wanted!r}: {reason}; wanted a whole checkpoint, or 'latest' for the last "
+                f"one in output_dir {output_dir!r}"
+            )
+        return wanted
+    flaws: dict[str, str] = {}
+    for checkpoint in checkpoints_in(Path(output_dir)):
+        reason = flaw(checkpoint)
+        if reason is None:
+            for name, why in flaws.items():
+                logger.warning("%s is passed over: %s", name, why)
+            return str(checkpoint)
+        flaws[str(checkpoint)] = reason
+    found = "; ".join(f"{name}: {why}" for name, why in flaws.items()) or "no checkpoint there"
+    raise InputError(
+        f"resume_from_checkpoint is 'latest': {found}; wanted a whole checkpoint in output_dir {output_dir!r}"
+    )
+
+
+def remove_old_checkpoints(newest: Path, limit: int, best: str | None) -> None:
+    """Keep `limit` checkpoints beside `newest`'s, and the best one, once the newest is sealed.
+
+    Folders without a manifest go first, else one that was cut off would take a whole one's place.
+    """
+    for other in checkpoints_in(newest.parent):
+        if other != newest and not (other / MANIFEST).is_file():
+            shutil.rmtree(other, ignore_errors=True)
+    rotate_checkpoints(
+        output_dir=str(newest.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
+    )
+
+
+def lock_output_folder(folder: Path) -> None:
+    """Keep other processes from training into a folder until this process ends, however it ends.
+
+    Raises:
+        InputError: when another process has it.
+    """
+    path = folder.resolve() / LOCK_FILE
+    if path in _locks:
+        return
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise InputError(
+            f"output_dir {str(folder)!r}: another run is training into it; wait for its end or choose another folder"
+        ) from error
+    except NotImplementedError:
+        logger.warning("output_dir %s is on a file system without locks: see that no other run uses it", folder)
+    _locks[path] = lock
+
+
+# How the writers of a checkpoint's files say that the disk did not take them.
+_WRITE_FAILED = re.compile(
+    r"No space left|[Qq]uota exceeded|File too large|I/O error|Input/output error|iostream error|\. unexpected pos"
+)
+
+
+@contextmanager
+def write_errors_named(output_dir: str) -> Iterator[None]:
+    """Turns the error of a file that could not be written into one that says what is safe.
+
+    Raises:
+        CheckpointError: for a full disk, a quota, or a disk that fails.
+    """
+    try:
+        yield
+    except Exception as error:  # the tokenizers library has no type of its own for it
+        if not _WRITE_FAILED.search(str(error)):
+            raise
+        whole = [str(path) for path in checkpoints_in(Path(output_dir)) if (path / MANIFEST).is_file()]
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"output_dir {output_dir!r}: a file could not be written: {reason}. Whole checkpoints: "
+            f"{', '.join(whole) or 'none'}. Make room, then go on with --resume_from_checkpoint latest"
+        ) from error

@@ -1,0 +1,137 @@
+"""How many rows of each task a batch holds: shares from the sizes of the tasks, whole quotas from the shares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, unknown
+from .options import check_number, check_options
+
+Floats = NDArray[np.float64]
+
+
+def _rows(sizes: Mapping[str, int]) -> Floats:
+    return np.fromiter(sizes.values(), dtype=np.float64)
+
+
+def _equal(sizes: Mapping[str, int], progress: float) -> Floats:
+    """Every task alike."""
+    return np.ones(len(sizes))
+
+
+def _proportional(sizes: Mapping[str, int], progress: float) -> Floats:
+    """By number of rows."""
+    return _rows(sizes)
+
+
+def _temperature(sizes: Mapping[str, int], progress: float, *, temperature: float) -> Floats:
+    """By the number of rows to the power of 1 / temperature: 1 is proportional, infinity would be equal."""
+    check_number("temperature", temperature, "a number > 0", lambda number: number > 0)
+    logarithms = np.log(_rows(sizes))
+    return np.asarray(np.exp((logarithms - logarithms.max()) / temperature))
+
+
+def _square_root(sizes: Mapping[str, int], progress: float) -> Floats:
+    """By the square root of the number of rows."""
+    return np.sqrt(_rows(sizes))
+
+
+def _capped(sizes: Mapping[str, int], progress: float, *, cap: float) -> Floats:
+    """By number of rows, of which no task counts more than `cap` (Raffel et al. 2020, section 3.5.2)."""
+    check_number("cap", cap, "a number of rows >= 1", lambda number: number >= 1)
+    return np.minimum(_rows(sizes), cap)
+
+
+def _annealed(sizes: Mapping[str, int], progress: float) -> Floats:
+    """From proportional towards equal over the epochs (Stickland & Murray 2019, section 4.1)."""
+    return np.asarray(_rows(sizes) ** (1 - 0.8 * progress))
+
+
+def _explicit(sizes: Mapping[str, int], progress: float, *, weights: Mapping[str, float]) -> Floats:
+    """By weights that the user gives, one for each task."""
+    if not isinstance(weights, dict) or set(weights) != set(sizes):
+        raise InputError(f"weights is {weights!r}, wanted a number for each of the tasks {', '.join(sizes)}")
+    for task, weight in weights.items():
+        check_number(f"the weight of task {task!r}", weight, "a number > 0", lambda number: number > 0)
+    return np.array([float(weights[task]) for task in sizes])
+
+
+TASK_SAMPLING: dict[str, Callable[..., Floats]] = {
+    "equal": _equal,
+    "proportional": _proportional,
+    "temperature": _temperature,
+    "square_root": _square_root,
+    "capped": _capped,
+    "annealed": _annealed,
+    "explicit": _explicit,
+}
+
+
+def task_shares(
+    sampling: str,
+    sizes: Mapping[str, int],
+    sampling_weights: Sequence[float],
+    batch_size: int,
+    *,
+    progress: float = 0.0,
+    options: Mapping[str, object] | None = None,
+) -> Floats:
+    """Rows of each task in an average batch; they sum to `batch_size` and none is below 1. *Shape:* (K,)
+
+    Args:
+        sampling: a name of `TASK_SAMPLING`.
+        sizes: task -> its number of rows.
+        sampling_weights: factor on each task's share.
+        batch_size: rows of a batch over all tasks.
+        progress: 0 in the first epoch of the run, 1 in the last one; "annealed" goes by it.
+        options: the sampling's own.
+
+    Raises:
+        InputError: for an unknown `sampling`, options that it does not take, or a batch smaller than the number of
+            tasks.
+    """
+    if sampling not in TASK_SAMPLING:
+        raise unknown("task_sampling", sampling, TASK_SAMPLING)
+    options = options or {}
+    check_options(sampling, TASK_SAMPLING[sampling], options, kind="task_sampling")
+    for name in inspect.signature(TASK_SAMPLING[sampling]).parameters:
+        if name not in ("sizes", "progress", *options):
+            raise InputError(f"task_sampling {sampling!r} needs {name!r} in task_sampling_args")
+    if batch_size < len(sizes):
+        raise InputError(
+            f"per_device_train_batch_size is {batch_size} and there are {len(sizes)} tasks; every batch holds every "
+            f"task, wanted at least {len(sizes)}"
+        )
+    wanted = TASK_SAMPLING[sampling](sizes, progress, **options)
+    wanted = wanted * np.asarray(sampling_weights, dtype=np.float64)
+    floor = np.zeros(len(sizes), dtype=bool)
+    while True:  # tasks whose share is below one row get one; the others divide what is left
+        shares = np.where(floor, 1.0, wanted / wanted[~floor].sum() * (batch_size - floor.sum()))
+        if not (shares < 1 - 1e-9).any():
+            return np.asarray(shares)
+        floor |= shares < 1
+
+
+def task_quotas(shares: Floats, num_batches: int) -> NDArray[np.int64]:
+    """Whole rows of each task in each batch. *Shape:* (num_batches, K)
+
+    Every row sums to the batch size and holds at least 1; what a share has after the point is carried to the next
+    batches, so that after t batches a task has had t times its share to within about one row.
+    """
+    batch_size = round(float(shares.sum()))
+    quotas = np.empty((num_batches, len(shares)), dtype=np.int64)
+    given = np.zeros(len(shares), dtype=np.int64)
+    for t in range(num_batches):
+        due = shares * (t + 1) - given
+        quota = np.maximum(np.floor(due + 1e-9).astype(np.int64), 1)
+        while quota.sum() < batch_size:
+            quota[np.argmax(due - quota)] += 1
+        while quota.sum() > batch_size:
+            quota[np.argmin(np.where(quota > 1, due - quota, np.inf))] -= 1
+        quotas[t] = quota
+        given += quota
+    return quotas
