@@ -6,35 +6,29 @@ import functools
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import (
-    EvalLoopOutput,
-    EvalPrediction,
     TrainOutput,
-    speed_metrics,
 )
 
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
+from .evaluation import TaskEvaluation
 from .gradients import TaskGradients, make_combination
 from .joint import JointLoss
-from .kinds import KINDS
-from .metrics import average_score, task_scores
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
@@ -43,7 +37,7 @@ from .refusals import refuse_unsupported, shards_gradients
 from .sampling import TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
-from .seeding import random_state, replayed, seeded_generator
+from .seeding import random_state, replayed
 from .shares import Floats, task_shares
 from .tasks import TaskSpec
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
@@ -66,7 +60,7 @@ def _shares(
     return lambda epoch: shares(progress=min(1.0, epoch / max(1, math.ceil(epochs) - 1)))
 
 
-class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
+class MultiTaskTrainer(TaskEvaluation):
     """A Trainer for several tasks at once.
 
     Args:
@@ -160,27 +154,6 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             grouped=self.args.train_sampling_strategy == "group_by_length",
         )
         return self._loader(rows, batch_sampler=self.batch_sampler)
-
-    def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
-        """Batches of one task, in the order of its rows."""
-        return self._loader(eval_dataset, batch_size=self.args.eval_batch_size)
-
-    def get_test_dataloader(self, test_dataset: TaskRows) -> DataLoader[Any]:
-        """Batches of one task, in the order of its rows."""
-        return self.get_eval_dataloader(test_dataset)
-
-    def _loader(self, rows: TaskRows, **batches: Any) -> DataLoader[Any]:
-        args = self.args
-        loader = DataLoader(
-            rows,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            **batches,
-        )
-        return self.accelerator.prepare(loader)
 
     def data_order(self) -> dict[str, Any]:
         """What the batches of a run follow from, beside its data."""
@@ -368,74 +341,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.loss_sums = self.loss_sums + mean_losses
         self.loss_steps += 1
 
-    # ---- evaluation ----
-
-    def evaluate(
-        self,
-        eval_dataset: Mapping[str, Dataset] | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Every task's metrics as "<prefix>_<task>_<metric>", and their mean "<prefix>_average" over the main ones.
-
-        Without `eval_dataset`, the fixed sample of training rows is scored too, under the prefix "train".
-        `on_evaluate` fires once, with everything, so that early stopping and the best model can use any of it.
-        """
-        self._memory_tracker.start()
-        start = time.time()
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        metrics = self._scores(rows, ignore_keys, metric_key_prefix)
-        losses = {task: metrics[f"{metric_key_prefix}_{task}_loss"] for task in rows}
-        metrics[f"{metric_key_prefix}_loss"] = sum(self.tasks[task].loss_weight * losses[task] for task in rows)
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, rows.values()))))
-        if eval_dataset is None and self.train_dataset is not None and self.args.train_metric_rows > 0:
-            metrics.update(self._scores(self._train_sample(), ignore_keys, "train"))
-        self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._memory_tracker.stop_and_update_metrics(metrics)
-        return metrics
-
-    def _scores(self, rows: Mapping[str, Dataset], ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for task in rows:
-            longest_first = np.argsort(rows[task]["length"], kind="stable")[::-1]  # little padding; scores ignore order
-            loader = self.get_eval_dataloader(TaskRows({task: rows[task].select(longest_first)}))
-            output = self.evaluation_loop(loader, "Evaluation", None, ignore_keys, metric_key_prefix=f"{prefix}_{task}")
-            metrics.update(output.metrics)
-        metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
-        return metrics
-
-    def _train_sample(self) -> dict[str, Dataset]:
-        """The same rows of every task whenever it is called, on every rank."""
-        sample = {}
-        for number, (task, rows) in enumerate(self.train_dataset.tasks.items()):
-            order = torch.randperm(len(rows), generator=seeded_generator(self.args.seed, number, len(rows)))
-            sample[task] = rows.select(order[: self.args.train_metric_rows].tolist())
-        return sample
-
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """The stock loop over the rows of one task; `compute_metrics` learns which."""
-        (self._evaluated_task,) = dataloader.dataset.tasks
-        return super().evaluation_loop(dataloader, *args, **kwargs)
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, dict[str, Tensor]],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, logits and labels of a batch of one task."""
-        ((task, batch),) = inputs.items()
-        return super().prediction_step(model, {"task": task, **batch}, prediction_loss_only, ignore_keys)
-
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The metrics of the task that is being evaluated, and its exact mean loss, from logits and labels."""
-        spec = self.tasks[self._evaluated_task]
-        logits, labels = torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids)
-        decoded = KINDS[spec.kind].decode(logits, spec.head)
-        loss = KINDS[spec.kind].loss(logits, labels, spec.head)
-        return {**task_scores(spec, decoded.numpy(), labels.numpy()), "loss": loss.item()}
+    # ---- what is logged and kept ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss since the last line, as "loss_<task>", over all processes."""
@@ -444,8 +350,6 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             logs.update({f"loss_{task}": mean for task, mean in zip(self.tasks, means, strict=True)})
             self.loss_sums, self.loss_steps = 0.0, 0
         super().log(logs, start_time)
-
-    # ---- what is kept ----
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""

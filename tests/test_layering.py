@@ -40,6 +40,7 @@ LEVELS = {
     "refusals": 6,
     "arguments": 5,
     "joint": 5,
+    "evaluation": 4,
     "trainer": 7,
     "__init__": 8,
 }
