@@ -27,8 +27,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
-from hf_mtl.data import TaskRows, input_limit, tokenise
+from hf_mtl.data import TaskRows, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
+from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.metrics import task_scores
 from hf_mtl.progress import BarHandler
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> None:
         raw = {spec.name: load_splits(spec, args) for spec in tasks}
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
+    model.config.max_seq_length = limit
 
     def tokens(split: str) -> dict[str, Dataset]:
         """Task -> the split's rows as token ids; labels of a test split stay out of them."""
