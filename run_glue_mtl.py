@@ -29,6 +29,7 @@ from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.data import TaskRows, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
+from hf_mtl.errors import PushError
 from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.metrics import task_scores
@@ -264,5 +265,5 @@ def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments)
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except InputError as error:
+    except (InputError, PushError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")

@@ -1,4 +1,4 @@
-"""The one exception for what a user gave: the message names the thing, the value found and the values wanted."""
+"""The exceptions: for what a user gave, naming the value found and those wanted, and for an upload that failed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """An argument, file, column, label or folder that cannot be used; raised before anything is written."""
+
+
+class PushError(RuntimeError):
+    """An upload that failed; what was to be uploaded is on disk, and the message has the command that does it later."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:

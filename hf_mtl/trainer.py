@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -26,7 +25,8 @@ from transformers.trainer_utils import (
     speed_metrics,
 )
 
-from .arguments import MultiTaskTrainingArguments
+from .arguments import MultiTaskTrainingArguments, describe_setup
+from .card import CardFacts
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .gradients import TaskGradients, make_combination
@@ -35,7 +35,7 @@ from .metrics import average_score, task_scores
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
-from .publish import publish
+from .publish import TransportError, check_write_access, publish
 from .refusals import refuse_unsupported
 from .sampling import TaskBatchSampler, task_shares
 from .schedule import UnfreezeSchedule
@@ -335,7 +335,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
         try:
             super().init_hf_repo(*args, **kwargs)
-        except (HfHubHTTPError, OSError, ValueError) as error:
+            check_write_access(kwargs.get("token") or self.args.hub_token)
+        except (OSError, ValueError, TransportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"hub_model_id {self.args.hub_model_id!r} cannot be pushed to: {reason}") from error
 
@@ -363,15 +364,26 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.save_final()
         if not self.is_world_process_zero():
             return None
-        scored = [row for row in self.state.log_history if "eval_average" in row]
         return publish(
             Path(self.args.output_dir),
-            self.hub_model_id,
-            list(self.tasks.values()),
-            scored[-1] if scored else {},
+            self.card_facts(),
             message=commit_message or "End of training",
             token=token,
             revision=revision or self.args.hub_revision,
+        )
+
+    def card_facts(self) -> CardFacts:
+        """What the model card tells of this run."""
+        scored = [row for row in self.state.log_history if "eval_average" in row]
+        splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
+        return CardFacts(
+            repo_id=self.hub_model_id,
+            tasks=list(self.tasks.values()),
+            metrics=scored[-1] if scored else {},
+            sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
+            setup=describe_setup(self.args, self.model.config, self.state.global_step),
+            base_model=self.model.config.base_model,
+            licence=self.args.hub_license,
         )
 
 
