@@ -190,7 +190,7 @@ def _code(facts: CardFacts) -> str:
         *(f"print(pipe({pairs[n]}))" for n in sorted({len(spec.text_columns) for spec in facts.tasks})),
         "```",
         "",
-        "`trust_remote_code=True` runs the code that lies beside the weights. With `hf_mtl` installed and imported it is "
-        f'not needed, and `hf_mtl.MultiTaskModel.from_pretrained("{facts.repo_id}")` gives the model itself.',
+        "`trust_remote_code=True` runs the code that lies beside the weights. With `hf_mtl` installed and imported it "
+        f'is not needed, and `hf_mtl.MultiTaskModel.from_pretrained("{facts.repo_id}")` gives the model itself.',
     ]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,46 +141,47 @@ def _top_k(arguments: argparse.Namespace) -> dict[str, Any]:
     return {} if arguments.top_k is None else {"top_k": arguments.top_k}
 
 
-def _rows(arguments: argparse.Namespace) -> tuple[Iterator[Texts], int | None]:
-    """The input's rows and, where that can be known, how many there are. The first one is read, so that a wrong column
-    is refused before the model is loaded."""
+@contextmanager
+def _rows(arguments: argparse.Namespace) -> Iterator[tuple[Iterator[Texts], int | None]]:
+    """The input's rows and, where that can be known, how many there are.
+
+    The first one is read here, so that a wrong column is refused before the model is loaded.
+    """
     form = file_format(arguments.input, arguments.format)
-    rows = read_texts(arguments.input, form, arguments.columns)
-    first = list(itertools.islice(rows, 1))
-    return itertools.chain(first, rows), count_rows(arguments.input, form)
+    with closing(read_texts(arguments.input, form, arguments.columns)) as rows:
+        first = list(itertools.islice(rows, 1))
+        yield itertools.chain(first, rows), count_rows(arguments.input, form)
 
 
 def _predict_to_stdout(arguments: argparse.Namespace) -> None:
-    rows, _ = _rows(arguments)
-    pipe = load_pipeline(arguments.model, arguments.revision)
-    for _, line, _ in answer_lines(pipe, rows, arguments.task, batch_size=arguments.batch_size, **_top_k(arguments)):
-        sys.stdout.write(line)
+    with _rows(arguments) as (rows, _):
+        pipe = load_pipeline(arguments.model, arguments.revision)
+        for _, line, _ in answer_lines(
+            pipe, rows, arguments.task, batch_size=arguments.batch_size, **_top_k(arguments)
+        ):
+            sys.stdout.write(line)
     sys.stdout.flush()
 
 
 def _predict_to_file(arguments: argparse.Namespace) -> None:
-    rows, total = _rows(arguments)
     asked = ("model", "revision", "task", "input", "columns", "top_k")
     call = {**{name: getattr(arguments, name) for name in asked}, "weights": _weights(arguments.model)}
-    output = ResumableOutput(Path(arguments.output), call)
-    first = output.progress.rows
-    rows = output.skip(rows)
-    if first:
-        print(f"going on after {first:,} rows", file=sys.stderr)
-    pipe = load_pipeline(arguments.model, arguments.revision)
-    start, num_cut = time.perf_counter(), 0
-    lines = answer_lines(pipe, rows, arguments.task, first=first, batch_size=arguments.batch_size, **_top_k(arguments))
-    try:
+    num_cut = 0
+    with _rows(arguments) as (rows, total), ResumableOutput(Path(arguments.output), call) as output:
+        first = output.progress.rows
+        rows = output.skip(rows)
+        if first:
+            print(f"going on after {first:,} rows", file=sys.stderr)
+        pipe = load_pipeline(arguments.model, arguments.revision)
+        options = {"first": first, "batch_size": arguments.batch_size, **_top_k(arguments)}
+        start = time.perf_counter()
         with tqdm(total=total, initial=first, unit=" rows", disable=None) as bar:
-            for texts, line, cut in lines:
+            for texts, line, cut in answer_lines(pipe, rows, arguments.task, **options):
                 output.write(texts, line)
                 num_cut += cut
                 bar.update()
-    finally:
-        output.save()
     output.finish()
-    done = output.progress.rows - first
-    rate = done / (time.perf_counter() - start)
+    rate = (output.progress.rows - first) / (time.perf_counter() - start)
     cut_words = f"; {num_cut:,} were cut to {pipe.limit} tokens" if num_cut else ""
     print(f"{output.progress.rows:,} rows in {arguments.output}, {rate:,.0f} a second{cut_words}", file=sys.stderr)
 

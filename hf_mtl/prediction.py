@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TextIO
 
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
@@ -24,6 +25,7 @@ from .pipeline import MultiTaskPipeline, Texts
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
 STATE_EVERY = 4096
+_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "newline": ""}  # the csv module wants the line ends as they are
 csv.field_size_limit(sys.maxsize)  # the standard 131,072 characters are fewer than a long text has
 
 
@@ -42,7 +44,7 @@ def count_rows(path: str, form: str) -> int | None:
     return int(pyarrow.parquet.read_metadata(path).num_rows) if form == "parquet" else None
 
 
-def read_records(path: str, form: str) -> Iterator[Mapping[str, Any]]:
+def read_records(path: str, form: str) -> Generator[Mapping[str, Any]]:
     """The rows of an input as dictionaries, one at a time; a txt file's lines are its column "text".
 
     Raises:
@@ -54,16 +56,15 @@ def read_records(path: str, form: str) -> Iterator[Mapping[str, Any]]:
                 for batch in file.iter_batches(batch_size=1024):
                     yield from batch.to_pylist()
         elif path == "-":
-            yield from _text_records(sys.stdin.buffer, path, form)
+            yield from _text_records(io.TextIOWrapper(sys.stdin.buffer, **_TEXT), path, form)
         else:
-            with open(path, "rb") as stream:
+            with open(path, **_TEXT) as stream:
                 yield from _text_records(stream, path, form)
     except (OSError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
         raise InputError(f"input {path!r} cannot be read: {error}") from error
 
 
-def _text_records(binary: BinaryIO, path: str, form: str) -> Iterator[Mapping[str, Any]]:
-    stream = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+def _text_records(stream: TextIO, path: str, form: str) -> Iterator[Mapping[str, Any]]:
     if form == "txt":
         yield from ({"text": line.rstrip("\r\n")} for line in stream)
     elif form == "jsonl":
@@ -87,7 +88,7 @@ def _text_records(binary: BinaryIO, path: str, form: str) -> Iterator[Mapping[st
             raise InputError(f"input {path!r} is no {form}: {error}") from error
 
 
-def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Iterator[Texts]:
+def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator[Texts]:
     """The texts or pairs of an input, one at a time.
 
     Args:
@@ -99,18 +100,18 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Iterator[
         InputError: when the columns are not there, or hold no text; it names the row.
     """
     chosen = tuple(columns or ())
-    for number, record in enumerate(read_records(path, form)):
-        if not chosen:
-            chosen = _usual_columns(path, list(record))
-        for column in chosen:
-            if column not in record:
-                raise InputError(f"input {path!r}: no column {column!r}; the columns are {', '.join(record)}")
-            if not isinstance(record[column], str):
-                raise InputError(
-                    f"input {path!r}: column {column!r} has no text in row {number} (the first row is 0), found "
-                    f"{record[column]!r}"
-                )
-        yield tuple(record[column] for column in chosen)
+    with closing(read_records(path, form)) as records:
+        for number, record in enumerate(records):
+            chosen = chosen or _usual_columns(path, list(record))
+            for column in chosen:
+                if column not in record:
+                    raise InputError(f"input {path!r}: no column {column!r}; the columns are {', '.join(record)}")
+                if not isinstance(record[column], str):
+                    raise InputError(
+                        f"input {path!r}: column {column!r} has no text in row {number} (the first row is 0), found "
+                        f"{record[column]!r}"
+                    )
+            yield tuple(record[column] for column in chosen)
 
 
 def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
@@ -163,34 +164,40 @@ class ResumableOutput:
                     "name another output"
                 )
         try:
-            self.stream = open(self.part, "ab")  # noqa: SIM115  (closed by finish or by the process's end)
+            self.stream = open(self.part, "ab")  # noqa: SIM115  (closed on leaving the context)
         except OSError as error:
             raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
         self.stream.truncate(self.progress.size)
-        self.digest = hashlib.sha256()
+        self.digest: Any = None  # until `skip` has seen that these are the same texts
 
     def skip(self, rows: Iterator[Texts]) -> Iterator[Texts]:
         """The rows that are not answered yet; InputError when those before them are not the ones that were answered."""
+        digest = hashlib.sha256()
         for texts in islice(rows, self.progress.rows):
-            self.note(texts)
-        if self.progress.rows and self.digest.hexdigest() != self.progress.digest:
+            digest.update(_as_bytes(texts))
+        if self.progress.rows and digest.hexdigest() != self.progress.digest:
             raise InputError(
                 f"output {str(self.part)!r} answers other texts than the first {self.progress.rows} of this input; "
                 "remove it, or name another output"
             )
+        self.digest = digest
         return rows
-
-    def note(self, texts: Texts) -> None:
-        """Count a row's texts into the digest."""
-        self.digest.update(json.dumps(texts).encode() + b"\n")
 
     def write(self, texts: Texts, line: str) -> None:
         """Add a row's answer."""
-        self.note(texts)
+        self.digest.update(_as_bytes(texts))
         self.progress.size += self.stream.write(line.encode())
         self.progress.rows += 1
         if self.progress.rows % STATE_EVERY == 0:
             self.save()
+
+    def __enter__(self) -> ResumableOutput:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.digest is not None:
+            self.save()
+        self.stream.close()
 
     def save(self) -> None:
         """Make what is written so far the place to go on from."""
@@ -201,10 +208,13 @@ class ResumableOutput:
         os.replace(new, self.state)
 
     def finish(self) -> None:
-        """Give the file its name."""
-        self.stream.close()
+        """Give the file its name; after the context."""
         os.replace(self.part, self.path)
         self.state.unlink(missing_ok=True)
+
+
+def _as_bytes(texts: Texts) -> bytes:
+    return json.dumps(texts).encode() + b"\n"
 
 
 def answer_lines(
