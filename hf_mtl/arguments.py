@@ -96,7 +96,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
     remove_unused_columns: bool = _option(False, "Not used: batches are nested by task.")
     hub_strategy: str = _option(
-        "end", "When to push, with push_to_hub: end, every_save, checkpoint or all_checkpoints."
+        "end", "What to push, with push_to_hub: end; every_save, the model; checkpoint, also all to resume from."
     )
     hub_license: str | None = _option(
         None, "Licence on the model card, e.g. apache-2.0; unless given, the base model's."

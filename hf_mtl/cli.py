@@ -225,3 +225,7 @@ def push(arguments: argparse.Namespace) -> None:
 def run() -> None:
     """The console command."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

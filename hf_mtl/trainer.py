@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import (
     EvalLoopOutput,
     EvalPrediction,
+    HubStrategy,
     TrainOutput,
     get_last_checkpoint,
     speed_metrics,
@@ -27,6 +28,7 @@ from transformers.trainer_utils import (
 
 from .arguments import MultiTaskTrainingArguments, describe_setup
 from .card import CardFacts
+from .checkpoints import CheckpointPusher
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .gradients import TaskGradients, make_combination
@@ -106,6 +108,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
             # The Trainer would compile the whole model too, with a graph per task and length.
             args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+        # Pushed when a checkpoint is complete; the Trainer's own push comes too early, and takes training_args.bin.
+        self.push_checkpoint = CheckpointPusher(args.hub_strategy, always=args.hub_always_push)
+        args.hub_strategy = HubStrategy.END
         self.gradients: TaskGradients | None = None
         self.loss_sums: Tensor | float = 0.0
         self.loss_steps = 0
@@ -364,6 +369,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.save_final()
         if not self.is_world_process_zero():
             return None
+        self.push_checkpoint.wait()
         return publish(
             Path(self.args.output_dir),
             self.card_facts(),
@@ -401,7 +407,10 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
         self.trainer.begin_step()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.save_memory(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        trainer, checkpoint = self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        trainer.save_memory(checkpoint)
+        if args.push_to_hub and trainer.is_world_process_zero():
+            trainer.push_checkpoint(checkpoint, trainer.hub_model_id, token=args.hub_token, revision=args.hub_revision)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:

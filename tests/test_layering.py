@@ -42,6 +42,7 @@ LEVELS = {
     "cli": 7,
     "gradients": 4,
     "publish": 4,
+    "checkpoints": 5,
     "refusals": 6,
     "arguments": 5,
     "trainer": 7,
