@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -254,3 +257,15 @@ def test_tasks_shows_what_a_file_means(tmp_path, saved, capsys):
     assert main(["tasks", str(tmp_path / "my.yaml")]) == 0
     assert "name a tokenizer with --model" in capsys.readouterr().out
     assert main(["tasks", "gleu"]) == 2
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path, make_model, tokenizer):
+    make_model().save_encoder(tmp_path / "encoder", tokenizer)
+    write(tmp_path / "in.parquet", TEXTS)
+    script = Path(__file__).parent.parent / "benchmarks" / "predict_speed.py"
+    flags = ["--encoder", f"{tmp_path}/encoder", "--texts", f"{tmp_path}/in.parquet:text", "--rows", "100"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parent.parent)}
+    command = [sys.executable, str(script), *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "100 texts, two tasks" in done.stdout, done.stderr

@@ -1,6 +1,7 @@
 """Runs push to a Hub-compatible server on loopback, and other processes load from there and go on from there."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,8 @@ import pytest
 from huggingface_hub import ModelCard
 from test_clean_environment import BLOCK
 
+from hf_mtl import InputError
+from hf_mtl.checkpoints import additions
 from hf_mtl.demo import demo_rows
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +169,26 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
         assert "refused: user/demo" in text, text
     code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo"], {**clean, "HF_HUB_OFFLINE": "1"}, home)
     assert code == 0 and "equal" in text, text
+
+
+def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
+    files = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "training_args.bin", "events.log"]
+    for name in files:
+        (tmp_path / name).write_bytes(b"content")
+    state = {"global_step": 3, "best_metric": 0.5, "best_model_checkpoint": str(tmp_path / "checkpoint-1")}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    top = {operation.path_in_repo for operation in additions(tmp_path, with_state=False)}
+    assert top == {"config.json", "model.safetensors", "modeling.py"}
+    whole = {operation.path_in_repo: operation for operation in additions(tmp_path, with_state=True)}
+    kept = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "trainer_state.json"]
+    assert set(whole) == top | {f"last-checkpoint/{name}" for name in kept}
+    with whole["last-checkpoint/trainer_state.json"].as_file() as stream:
+        assert json.loads(stream.read()) == {**state, "best_model_checkpoint": None}
+
+
+def test_pickles_go_into_the_last_checkpoint_only(make_trainer):
+    with pytest.raises(InputError, match="wanted 'end', 'every_save' or 'checkpoint'"):
+        make_trainer(push_to_hub=True, hub_strategy="all_checkpoints")
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", READ_TOKEN])
