@@ -15,7 +15,7 @@ from hf_mtl import cli, prediction
 from hf_mtl.cli import main
 from hf_mtl.data import TaskRows, tokenise
 
-TEXTS = ["dull", 'a "great" film', "NA", "a man, a dog", "great"] * 3
+TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_a_stopped_run_goes_on(saved, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "answer_lines", stop_after(10**6))
     assert main([*arguments, f"{tmp_path}/out.jsonl"]) == 0
     assert "going on after 70 rows" in capsys.readouterr().err
-    assert len(answered) == 300
-    assert [r["index"] for r in lines(tmp_path / "out.jsonl")] == list(range(300))
+    assert len(answered) == 360
+    assert [r["index"] for r in lines(tmp_path / "out.jsonl")] == list(range(360))
     for row, other in zip(lines(tmp_path / "out.jsonl"), lines(tmp_path / "whole.jsonl"), strict=True):
         assert row["reviews"]["label"] == other["reviews"]["label"]
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl"]
@@ -150,12 +150,13 @@ def test_rows_are_read_no_further_than_a_window_ahead(saved, monkeypatch):
         nonlocal taken
         while True:
             taken += 1
+            assert taken <= 384, "wanted windows of 64 batches of 2"
             yield ("dull",)
 
     answers = prediction.answer_lines(pipe, endless(), None, batch_size=2)
     for _ in range(300):
         next(answers)
-    assert taken <= 384  # windows of 64 batches of 2
+    assert taken > 256
 
 
 def test_standard_input_and_output(saved, monkeypatch, capsys):

@@ -27,7 +27,7 @@ def emotions():
 
 @pytest.fixture
 def model(make_model, specs, emotions):
-    return make_model([*specs, emotions], max_seq_length=12)
+    return make_model([*specs, emotions], dropout=0.3, max_seq_length=12)
 
 
 @pytest.fixture
