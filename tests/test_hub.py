@@ -14,7 +14,6 @@ import pytest
 from huggingface_hub import ModelCard
 from test_clean_environment import BLOCK
 
-from hf_mtl import InputError
 from hf_mtl.checkpoints import additions
 from hf_mtl.demo import demo_rows
 
@@ -184,11 +183,6 @@ def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
     assert set(whole) == top | {f"last-checkpoint/{name}" for name in kept}
     with whole["last-checkpoint/trainer_state.json"].as_file() as stream:
         assert json.loads(stream.read()) == {**state, "best_model_checkpoint": None}
-
-
-def test_pickles_go_into_the_last_checkpoint_only(make_trainer):
-    with pytest.raises(InputError, match="wanted 'end', 'every_save' or 'checkpoint'"):
-        make_trainer(push_to_hub=True, hub_strategy="all_checkpoints")
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", READ_TOKEN])
