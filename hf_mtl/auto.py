@@ -11,7 +11,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration import MultiTaskConfig
 from .modeling import MultiTaskModel
 from .pipeline import MultiTaskPipeline
-from .saving import PIPELINE_TASK
+from .model_files import PIPELINE_TASK
 
 AutoConfig.register("hf_mtl", MultiTaskConfig)
 AutoModel.register(MultiTaskConfig, MultiTaskModel)

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .saving import PIPELINE_TASK
+from .model_files import PIPELINE_TASK
 from .tasks import EMBEDDED, TaskSpec
 
 START = "<!-- hf_mtl writes from here; what stands above or below the two marks stays as it is -->"

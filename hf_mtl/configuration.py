@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import InputError, unknown
 from .kinds import TaskHead
-from .saving import code_names
+from .model_files import code_names
 
 POOLINGS = ("mean", "cls", "max")
 

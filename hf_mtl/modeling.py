@@ -29,7 +29,7 @@ from .configuration import MultiTaskConfig
 from .errors import InputError, unknown
 from .inputs import longest_input
 from .kinds import KINDS, TaskHead
-from .saving import copy_code, describe_for_sentence_transformers
+from .model_files import copy_code, describe_for_sentence_transformers
 
 logger = logging.getLogger(__name__)
 

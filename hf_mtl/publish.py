@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from .card import CardFacts, model_card, split_card
 from .errors import InputError, PushError
-from .saving import CODE
+from .model_files import CODE
 
 CURVES = "training_curves.png"
 # A list of what may be published. Everything else a run leaves (training_args.bin, trainer_state.json, checkpoints)

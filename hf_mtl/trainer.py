@@ -28,7 +28,7 @@ from transformers.trainer_utils import (
 
 from .arguments import MultiTaskTrainingArguments, describe_setup
 from .card import CardFacts
-from .checkpoints import CheckpointPusher
+from .pushing import CheckpointPusher
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .gradients import TaskGradients, make_combination

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, pipeline
 
 from hf_mtl import InputError, MultiTaskModel
-from hf_mtl.saving import PIPELINE_TASK
+from hf_mtl.model_files import PIPELINE_TASK
 
 BLOCK = """
 import sys

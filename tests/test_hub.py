@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 from test_clean_environment import BLOCK
 
-from hf_mtl.checkpoints import additions
+from hf_mtl.pushing import additions
 from hf_mtl.demo import demo_rows
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mtl.saving import CODE
+from hf_mtl.model_files import CODE
 
 PACKAGE = Path(__file__).parent.parent / "hf_mtl"
 LEVELS = {
@@ -16,7 +16,7 @@ LEVELS = {
     "solvers": 0,
     "kinds": 1,
     "inputs": 0,
-    "saving": 0,
+    "model_files": 0,
     "seeding": 1,
     "schedule": 1,
     "options": 1,
@@ -42,7 +42,7 @@ LEVELS = {
     "cli": 7,
     "gradients": 4,
     "publish": 4,
-    "checkpoints": 5,
+    "pushing": 5,
     "refusals": 6,
     "arguments": 5,
     "trainer": 7,
