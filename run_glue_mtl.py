@@ -25,9 +25,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
-from hf_mtl.data import TaskRows, input_limit, tokenise
+from hf_mtl.data import TaskRows, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
-from hf_mtl.errors import CheckpointError
+from hf_mtl.errors import CheckpointError, PushError
+from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.metrics import task_scores
 from hf_mtl.processes import on_main_process
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> None:
         raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
+    model.config.max_seq_length = limit
 
     def tokens(split: str) -> dict[str, Dataset]:
         """Task -> the split's rows as token ids; labels of a test split stay out of them."""
@@ -242,5 +244,5 @@ def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments)
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (InputError, CheckpointError) as error:
+    except (InputError, CheckpointError, PushError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")

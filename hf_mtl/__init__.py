@@ -1,10 +1,12 @@
 """Multi-task fine-tuning of transformer encoders: the Hugging Face Trainer, a head per task, gradient surgery."""
 
+from . import auto
 from ._version import __version__
 from .arguments import MultiTaskTrainingArguments
 from .configuration import MultiTaskConfig
 from .errors import InputError
 from .modeling import MultiTaskModel, MultiTaskOutput, load_model
+from .pipeline import MultiTaskPipeline
 from .schedule import UnfreezeSchedule
 from .tasks import TaskSpec, load_tasks
 from .trainer import MultiTaskTrainer
@@ -18,11 +20,13 @@ __all__ = [
     "MultiTaskConfig",
     "MultiTaskModel",
     "MultiTaskOutput",
+    "MultiTaskPipeline",
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
     "TaskSpec",
     "UnfreezeSchedule",
     "__version__",
+    "auto",
     "load_model",
     "load_tasks",
     "make_weighting",

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .configuration import POOLINGS
+from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
 from .gradients import GRADIENT_METHODS
 from .loading import ON_BAD_ROW
@@ -114,7 +114,10 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
     remove_unused_columns: bool = _option(False, "Not used: batches are nested by task.")
     hub_strategy: str = _option(
-        "end", "When to push, with push_to_hub: end, every_save, checkpoint or all_checkpoints."
+        "end", "What to push, with push_to_hub: end; every_save, the model; checkpoint, also all to resume from."
+    )
+    hub_license: str | None = _option(
+        None, "Licence on the model card, e.g. apache-2.0; unless given, the base model's."
     )
 
     def __post_init__(self) -> None:
@@ -133,6 +136,30 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         if not isinstance(value, dict):
             raise InputError(f'{name} {text!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')
         return value
+
+
+def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int) -> dict[str, str]:
+    """The settings that make a run what it is, for people. None of them names a folder.
+
+    Args:
+        args: of the run.
+        config: of its model.
+        steps: trained.
+    """
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {
+        "gradients combined by": f"{args.gradient_method} {args.gradient_method_args}".removesuffix(" {}"),
+        "optimizer steps": f"{steps:,}",
+        "rows per step, over all tasks": f"{rows:,}",
+        "task sampling": args.task_sampling,
+        "learning rate": f"{args.learning_rate:g}, {args.warmup_steps:g} warm-up steps, {args.lr_scheduler_type.value}",
+        "optimizer": str(args.optimizer or args.optim.value),
+        "trainable encoder layers (unit: number)": args.unfreeze_schedule,
+        "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",
+        "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
+        "precision, seed": f"{precision}, {args.seed}",
+    }
 
 
 Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]

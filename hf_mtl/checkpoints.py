@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,17 +27,23 @@ LOCK_SECONDS = 10.0  # data loader workers outlive a killed run for up to 5 seco
 _locks: dict[Path, FileLock] = {}
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The digest of a file's content, in hexadecimal."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def manifest(sums: Mapping[str, str]) -> str:
+    """The manifest's text, from file name -> digest."""
+    return json.dumps({"sha256": sums}, separators=(",", ":"))
 
 
 def write_manifest(checkpoint: Path) -> None:
     """Seal a checkpoint: the SHA-256 of every file in it, in a file that appears whole or not at all."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
-    sums = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
+    sums = {path.relative_to(checkpoint).as_posix(): sha256(path) for path in files}
     unfinished = checkpoint / f"{MANIFEST}.tmp"
-    unfinished.write_text(json.dumps({"sha256": sums}, separators=(",", ":")), encoding="utf-8")
+    unfinished.write_text(manifest(sums), encoding="utf-8")
     unfinished.replace(checkpoint / MANIFEST)
 
 
@@ -60,7 +66,7 @@ def flaw(checkpoint: Path) -> str | None:
         return "no weights in safetensors form"
     for name, digest in expected.items():
         try:
-            if _sha256(checkpoint / name) != digest:
+            if sha256(checkpoint / name) != digest:
                 return f"{name} is not what was saved"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"

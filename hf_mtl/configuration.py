@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import InputError, unknown
 from .kinds import TaskHead
+from .model_files import code_names
 
 POOLINGS = ("mean", "cls", "max")
 
@@ -22,6 +23,9 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         tasks: the heads, as `TaskHead` or their dictionaries.
         pooling: "mean" over the real tokens, "cls" (the first token) or "max" over the real tokens.
         head_dropout: dropout on the pooled vector before the heads.
+        max_seq_length: the longest input in training, in tokens; predictions cut theirs there. The encoder's limit
+            unless given.
+        base_model: the Hub id of the encoder that training began with, if it has one.
     """
 
     model_type = "hf_mtl"
@@ -35,6 +39,8 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         tasks: Iterable[TaskHead | Mapping[str, Any]] = (),
         pooling: str = "mean",
         head_dropout: float = 0.1,
+        max_seq_length: int | None = None,
+        base_model: str | None = None,
         **kwargs: Any,
     ) -> None:
         if pooling not in POOLINGS:
@@ -51,12 +57,22 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         self.tasks = [_as_row(task) for task in tasks]
         self.pooling = pooling
         self.head_dropout = head_dropout
+        self.max_seq_length = max_seq_length
+        self.base_model = base_model
+        if self._auto_class is None:
+            # Of the installed package; a copy that came with a model's weights has an auto class. pipeline() would take
+            # the names in there for code on the Hub and refuse to run it.
+            kwargs.pop("custom_pipelines", None)
         super().__init__(**kwargs)
 
     @property
     def heads(self) -> dict[str, TaskHead]:
         """Task name -> head, in order."""
         return {row["name"]: _as_head(row) for row in self.tasks}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What goes into config.json, with the names by which `trust_remote_code` finds the code beside it."""
+        return {**super().to_dict(), **code_names()}
 
 
 def _as_row(task: TaskHead | Mapping[str, Any]) -> dict[str, Any]:

@@ -11,23 +11,12 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .tasks import TaskSpec
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]
-
-
-def input_limit(max_seq_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
-    """The most tokens an input may have: what was asked for, or what tokenizer and encoder can take; says if less."""
-    # RoBERTa's and MPNet's position numbers start at 2, so their tables hold two more than the longest input.
-    positions = getattr(encoder_config, "max_position_embeddings", None) or max_seq_length
-    table = positions - 2 if tokenizer.model_max_length > positions else positions
-    limit = min(max_seq_length, tokenizer.model_max_length, table)
-    if limit < max_seq_length:
-        logger.info("inputs are cut to %d tokens, the most that this encoder takes", limit)
-    return limit
 
 
 def tokenise(

@@ -1,4 +1,4 @@
-"""The exception for what a user gave, which names the thing, the value found and those wanted; and a full disk's."""
+"""The exceptions: for what a user gave, naming the value found; for a full disk; for an upload that failed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class InputError(ValueError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written; the message names the whole ones that are there."""
+
+
+class PushError(RuntimeError):
+    """An upload that failed; what was to be uploaded is on disk, and the message has the command that does it later."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
 from .configuration import MultiTaskConfig
 from .errors import InputError, unknown
+from .inputs import longest_input
 from .kinds import KINDS, TaskHead
+from .model_files import copy_code, describe_for_sentence_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -127,15 +138,19 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """Loss, if there are labels, and logits of one task."""
         if task not in self.heads:
             raise unknown("task", task, self.heads)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
-        logits = self.heads[task](self.dropout(pool(hidden, attention_mask, self.config.pooling)))
+        logits = self.heads[task](self.dropout(self.embed(input_ids, attention_mask, **inputs)))
         if labels is None:
             return None, logits
         head = self.task_heads[task]
         return KINDS[head.kind].loss(logits, labels, head), logits
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any) -> Tensor:
+        """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)"""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        return pool(hidden, attention_mask, self.config.pooling)
 
     def decode(self, task: str, logits: Tensor) -> Tensor:
         """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)"""
@@ -149,6 +164,33 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     def shared_parameters(self) -> list[Parameter]:
         """The parameters that every task reaches: the encoder's."""
         return list(self.encoder.parameters())
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As in transformers, and the code beside the weights: `trust_remote_code=True` loads them without hf_mtl."""
+        if kwargs.get("is_main_process", True):
+            copy_code(Path(save_directory))
+        super().save_pretrained(save_directory, **kwargs)
+
+    def save_encoder(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Write the encoder alone, as a folder that `AutoModel` and sentence-transformers open.
+
+        sentence-transformers pools as this model does and gives the vectors of `embed`.
+
+        Args:
+            folder: is made if need be.
+            tokenizer: goes with it; the one beside the saved model that this one was loaded from unless given.
+
+        Raises:
+            InputError: without a tokenizer, for a model that was not loaded from anywhere.
+        """
+        if tokenizer is None:
+            if not self.name_or_path:
+                raise InputError("save_encoder needs the tokenizer: this model was not loaded from a folder or the Hub")
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=self.config.encoder_config)
+        self.encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
+        describe_for_sentence_transformers(Path(folder), width, self.config.pooling, limit)
 
 
 def _encoder_without_pooler(config: PreTrainedConfig) -> PreTrainedModel:
@@ -190,6 +232,7 @@ def load_model(
     wanted = {head.name: head for head in heads}
     saved: dict[str, TaskHead] = {}
     chosen: dict[str, Any] = {k: v for k, v in (("pooling", pooling), ("head_dropout", head_dropout)) if v is not None}
+    chosen["base_model"] = None if os.path.isdir(name_or_path) else name_or_path
     if isinstance(config, MultiTaskConfig):
         saved = config.heads
         for name, head in wanted.items():
@@ -198,6 +241,7 @@ def load_model(
                     f"task {name!r} is saved in {name_or_path!r} as {saved[name]} and is declared as {head}"
                 )
         chosen = {"pooling": config.pooling, "head_dropout": config.head_dropout, **chosen}
+        chosen["base_model"] = config.base_model
         config = config.encoder_config
     else:
         check_encoder(config, name_or_path)
@@ -241,7 +285,3 @@ def _load_quietly(name_or_path: str, config: MultiTaskConfig, options: dict[str,
     if missing:
         raise InputError(f"model_name_or_path {name_or_path!r} lacks weights of the encoder: {', '.join(missing[:5])}")
     return model
-
-
-AutoConfig.register("hf_mtl", MultiTaskConfig)
-AutoModel.register(MultiTaskConfig, MultiTaskModel)

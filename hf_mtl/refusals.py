@@ -31,9 +31,11 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"
         )
-    if args.push_to_hub and args.hub_strategy != "end":
-        found = HubStrategy(args.hub_strategy).value
-        raise InputError(f"hub_strategy is {found!r}, wanted 'end': checkpoints hold folders of this machine")
+    if args.push_to_hub and args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+        raise InputError(
+            "hub_strategy is 'all_checkpoints', wanted 'end', 'every_save' or 'checkpoint': an optimizer's state is "
+            "pickled, and goes into last-checkpoint/ only"
+        )
     if model.dtype != torch.float32:
         raise InputError(
             f"the model's parameters are {model.dtype}, wanted torch.float32: small updates would be lost; load it "

@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import (
+    HubStrategy,
     TrainOutput,
 )
 
-from .arguments import MultiTaskTrainingArguments
+from .arguments import MultiTaskTrainingArguments, describe_setup
+from .card import CardFacts
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
@@ -32,7 +33,8 @@ from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
-from .publish import publish
+from .publish import TransportError, check_write_access, publish
+from .pushing import CheckpointPusher
 from .refusals import refuse_unsupported, shards_gradients
 from .sampling import TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
@@ -116,6 +118,9 @@ class MultiTaskTrainer(TaskEvaluation):
         loss_weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
         sharded = shards_gradients(model, args)
         self.joint = JointLoss(list(self.tasks), loss_weights, self.balancer) if sharded and self.balancer else None
+        # Pushed when a checkpoint is complete; the Trainer's own push comes too early, and takes training_args.bin.
+        self.push_checkpoint = CheckpointPusher(args.hub_strategy, always=args.hub_always_push)
+        args.hub_strategy = HubStrategy.END
         self.gradients: TaskGradients | None = None
         self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
         self.loss_sums: Tensor | float = 0.0
@@ -131,7 +136,7 @@ class MultiTaskTrainer(TaskEvaluation):
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, _StepHooks(self), self.seal, self.sigterm, SaveAfterTheEpochsEnd()],
+            callbacks=[*callbacks, _StepHooks(self), self.seal, _PushHook(self), self.sigterm, SaveAfterTheEpochsEnd()],
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
@@ -355,7 +360,8 @@ class MultiTaskTrainer(TaskEvaluation):
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
         try:
             super().init_hf_repo(*args, **kwargs)
-        except (HfHubHTTPError, OSError, ValueError) as error:
+            check_write_access(kwargs.get("token") or self.args.hub_token)
+        except (OSError, ValueError, TransportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"hub_model_id {self.args.hub_model_id!r} cannot be pushed to: {reason}") from error
 
@@ -397,15 +403,27 @@ class MultiTaskTrainer(TaskEvaluation):
         self.save_final()
         if not self.is_world_process_zero():
             return None
-        scored = [row for row in self.state.log_history if "eval_average" in row]
+        self.push_checkpoint.wait()
         return publish(
             Path(self.args.output_dir),
-            self.hub_model_id,
-            list(self.tasks.values()),
-            scored[-1] if scored else {},
+            self.card_facts(),
             message=commit_message or "End of training",
             token=token,
             revision=revision or self.args.hub_revision,
+        )
+
+    def card_facts(self) -> CardFacts:
+        """What the model card tells of this run."""
+        scored = [row for row in self.state.log_history if "eval_average" in row]
+        splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
+        return CardFacts(
+            repo_id=self.hub_model_id,
+            tasks=list(self.tasks.values()),
+            metrics=scored[-1] if scored else {},
+            sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
+            setup=describe_setup(self.args, self.model.config, self.state.global_step),
+            base_model=self.model.config.base_model,
+            licence=self.args.hub_license,
         )
 
 
@@ -429,3 +447,16 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
         self.trainer.end_step()
         if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:
             control.should_save = control.should_training_stop = True
+
+
+class _PushHook(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Pushes a checkpoint; it comes after the callback that seals it."""
+
+    def __init__(self, trainer: MultiTaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.push_to_hub and state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            repo_id = self.trainer.hub_model_id
+            self.trainer.push_checkpoint(checkpoint, repo_id, token=args.hub_token, revision=args.hub_revision)

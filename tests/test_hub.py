@@ -1,88 +1,212 @@
-"""A run pushes to a Hub-compatible server on loopback, and another process loads the model from there by its name."""
+"""Runs push to a Hub-compatible server on loopback, and other processes load from there and go on from there."""
 
+import contextlib
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
+from test_clean_environment import BLOCK
+
+from hf_mtl.demo import demo_rows
+from hf_mtl.pushing import additions
 
 ROOT = Path(__file__).parent.parent
-TOKEN = "hf_loopback_write"
+HOST = "host-of-maria"
+TOKEN, READ_TOKEN = "hf_loopback_write", "hf_loopback_read"
+TASKS = """
+tasks:
+  reviews:
+    kind: classification
+    files: {train: reviews.csv, validation: reviews.csv}
+    text_columns: [sentence]
+    labels: [negative, positive]
+  pairs:
+    kind: regression
+    files: {train: pairs.csv, validation: pairs.csv}
+    text_columns: [sentence1, sentence2]
+    label_range: [0, 5]
+"""
 LOAD = """
 import sys, torch
-from transformers import AutoTokenizer
-from hf_mtl import MultiTaskModel
-def logits(source):
-    model, tokenizer = MultiTaskModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+from transformers import AutoModel, AutoTokenizer
+def logits(source, **options):
+    model = AutoModel.from_pretrained(source, trust_remote_code=True, **options)
+    print(type(model).__module__)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True, **options)
     pairs = tokenizer("a man sleeps", "a man rests", return_tensors="pt")
     return model(task="pairs", **pairs).logits, model(task="reviews", **tokenizer("dull", return_tensors="pt")).logits
-for here, there in zip(logits(sys.argv[1]), logits(sys.argv[2])):
-    assert torch.equal(here, there), (here, there)
+here, name, *pinned = sys.argv[1:]
+def check(here, there):
+    for one, other in zip(here, there):
+        assert torch.equal(one, other), (one, other)
+if pinned:
+    try:
+        AutoModel.from_pretrained(name, trust_remote_code=True, token=False)
+    except OSError as error:
+        print("refused:", str(error).splitlines()[0])
+    folder, revision = pinned
+    check(logits(folder), logits(name, revision=revision))
+    assert not torch.equal(logits(folder)[0], logits(here)[0])
+check(logits(here), logits(name))
 print("equal")
 """
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """The environment of a client of a fresh server."""
-    environment = {**os.environ, "LOCAL_HUB_TOKEN": TOKEN}
-    command = [sys.executable, str(ROOT / "tests" / "local_hub.py"), "--port", "0", "--root", str(tmp_path / "hub")]
+@contextlib.contextmanager
+def serve(root, home, **variables):
+    """The environment of a client of a fresh server over `root`; the client's user and home have telling names."""
+    environment = {**os.environ, "LOCAL_HUB_TOKEN": TOKEN, "LOCAL_HUB_READ_TOKEN": READ_TOKEN, **variables}
+    command = [sys.executable, str(ROOT / "tests" / "local_hub.py"), "--port", "0", "--root", str(root)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            client = {
+            yield {
                 **os.environ,
                 "HF_ENDPOINT": server.stdout.readline().strip(),
                 "HF_TOKEN": TOKEN,
                 "HF_HUB_DISABLE_XET": "1",
                 "HF_HUB_OFFLINE": "0",
-                "HF_HOME": str(tmp_path / "home"),
+                "HF_HOME": str(home / "hf"),
+                "HOME": str(home),
+                "USER": home.name,
+                "LOGNAME": home.name,
+                "PYTHONPATH": f"{ROOT}:{home}/site",
             }
-            yield client
         finally:
             server.terminate()
 
 
-def run(arguments, environment, **options):
-    result = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+@pytest.fixture
+def home(tmp_path):
+    """A home and a host with telling names: a short one is in any file by chance."""
+    (tmp_path / "home-of-maria" / "site").mkdir(parents=True)
+    (tmp_path / "home-of-maria" / "site" / "sitecustomize.py").write_text(
+        f"import platform, socket\nsocket.gethostname = platform.node = lambda: {HOST!r}\n"
     )
-    return result.returncode, result.stdout + result.stderr
+    return tmp_path / "home-of-maria"
+
+
+@pytest.fixture
+def flags(home):
+    """Of a short run on local files; an output folder is to be added."""
+    data = home / "secret-data"
+    data.mkdir()
+    (data / "tasks.yaml").write_text(TASKS)
+    for task in ("reviews", "pairs"):
+        pd.DataFrame(demo_rows(task, "validation")).head(64).to_csv(data / f"{task}.csv", index=False)
+    return (
+        f"run_glue_mtl.py --model_name_or_path embedded:demo --task_set {data}/tasks.yaml --do_train --max_steps 4 "
+        "--per_device_train_batch_size 16 --use_cpu --unfreeze_schedule none --warmup_steps 0 --eval_strategy no "
+        "--gradient_method gradvac --lr_scheduler_type constant --push_to_hub --hub_model_id user/demo "
+    )
+
+
+def run(arguments, environment, folder=ROOT):
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def git(repository, *arguments):
     return subprocess.run(["git", *arguments], cwd=repository, capture_output=True, check=True).stdout
 
 
-def test_what_a_run_pushes_loads_by_name_and_tells_nothing_of_this_machine(hub, tmp_path):
-    out = tmp_path / "out"
-    flags = f"--model_name_or_path embedded:demo --task_set demo --do_train --max_steps 2 --use_cpu --output_dir {out}"
-    flags += " --unfreeze_schedule none --train_metric_rows 8 --push_to_hub --hub_model_id user/demo"
-    code, text = run(["run_glue_mtl.py", *flags.split()], hub)
-    assert code == 0, text
-    assert "MultiTaskModel.from_pretrained('user/demo')" in text
-    assert (out / "model.safetensors").exists()
+def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home, flags):
+    out = home / "secret-out"
+    with serve(tmp_path / "hub", home) as client:
+        saving = "--do_eval --save_strategy steps --save_steps 2 --hub_strategy checkpoint --hub_always_push "
+        code, text = run(f"{flags} {saving} --hub_private_repo true --output_dir {out}".split(), client)
+        assert code == 0 and "MultiTaskModel.from_pretrained('user/demo')" in text, text
 
-    code, text = run(["-c", LOAD, str(out), "user/demo"], hub)
+        repository = tmp_path / "hub" / "models" / "user" / "demo"
+        log = git(repository, "log", "--format=%H %s", "main").decode().splitlines()
+        commits = {title: commit for commit, _, title in (line.partition(" ") for line in log)}
+        names = git(repository, "ls-tree", "-r", "--name-only", "main").decode().split()
+        top = {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training_curves.png", "modeling.py"}
+        kept = {"optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "gradient_method.json"}
+        assert top | {f"last-checkpoint/{name}" for name in kept} <= set(names)
+        assert not [name for name in names if name.endswith("training_args.bin")]
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pth")) and "last-checkpoint/" not in name]
+        large = [path.read_bytes() for path in (tmp_path / "hub" / "lfs").rglob("*") if path.is_file()]
+        small = [
+            git(repository, "show", f"{commit}:{name}")
+            for commit in commits.values()
+            for name in git(repository, "ls-tree", "-r", "--name-only", commit).decode().split()
+        ]
+        assert len(large) > 4
+        for secret in (TOKEN, str(tmp_path), "secret-out", "secret-data", home.name, HOST):
+            assert not [data for data in [*large, *small] if secret.encode() in data], secret
+        (tmp_path / "README.md").write_bytes(git(repository, "show", "main:README.md"))
+        card = ModelCard.load(tmp_path / "README.md")
+        results = (out / "all_results.json").read_text()
+        assert len(card.data.eval_results) == 2
+        for row in card.data.eval_results:
+            assert f'"eval_{row.dataset_name}_{row.metric_type}": {row.metric_value!r}' in results
+
+        # On from the checkpoint of step 2, to the same weights: a second push.
+        fetch = "from huggingface_hub import snapshot_download as get; import sys; get('user/demo', "
+        fetch += "revision=sys.argv[1], local_dir=sys.argv[2], allow_patterns='last-checkpoint/*')"
+        code, text = run(["-c", fetch, commits["Training in progress, checkpoint-2"], str(home / "fetched")], client)
+        assert code == 0, text
+        more = f"--resume_from_checkpoint {home}/fetched/last-checkpoint --output_dir {home}/again"
+        code, text = run(f"{flags} {more}".split(), client)
+        assert code == 0 and "gradvac" in git(repository, "show", "main:README.md").decode(), text
+        assert (home / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+        clean = {key: value for key, value in client.items() if key != "PYTHONPATH"}
+        pinned = [str(out / "checkpoint-2"), commits["Training in progress, checkpoint-2"]]
+        code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo", *pinned], clean, home)
+        assert code == 0 and "transformers_modules.user" in text and "equal" in text, text
+        assert "refused: user/demo" in text, text
+    code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo"], {**clean, "HF_HUB_OFFLINE": "1"}, home)
     assert code == 0 and "equal" in text, text
 
-    repository = next((tmp_path / "hub").rglob("HEAD")).parent
-    names = git(repository, "ls-tree", "-r", "--name-only", "main").decode().split()
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training_curves.png"} <= set(names)
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
-    large = [p.read_bytes() for p in (tmp_path / "hub").rglob("lfs/**/*") if p.is_file()]
-    assert large
-    for data in [*large, *(git(repository, "show", f"main:{name}") for name in names)]:
-        for secret in (TOKEN, str(tmp_path), str(Path.home())):
-            assert secret.encode() not in data
+
+def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
+    files = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "training_args.bin", "events.log"]
+    for name in files:
+        (tmp_path / name).write_bytes(b"content")
+    state = {"global_step": 3, "best_metric": 0.5, "best_model_checkpoint": str(tmp_path / "checkpoint-1")}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    top = {operation.path_in_repo for operation in additions(tmp_path, with_state=False)}
+    assert top == {"config.json", "model.safetensors", "modeling.py"}
+    whole = {operation.path_in_repo: operation for operation in additions(tmp_path, with_state=True)}
+    kept = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "trainer_state.json"]
+    assert set(whole) == top | {f"last-checkpoint/{name}" for name in kept}
+    with whole["last-checkpoint/trainer_state.json"].as_file() as stream:
+        assert json.loads(stream.read()) == {**state, "best_model_checkpoint": None}
 
 
-def test_a_wrong_token_stops_the_run_before_it_trains(hub, tmp_path):
-    flags = (
-        f"--model_name_or_path embedded:demo --task_set demo --do_train --max_steps 2 --output_dir {tmp_path / 'out'}"
-    )
-    flags += " --use_cpu --unfreeze_schedule none --push_to_hub --hub_model_id user/demo --hub_token hf_wrong"
-    code, text = run(["run_glue_mtl.py", *flags.split()], hub)
-    assert code != 0 and "step 1/2" not in text
-    assert "hub_model_id 'user/demo'" in text and "hf_wrong" not in text
+@pytest.mark.parametrize("token", ["hf_wrong", READ_TOKEN])
+def test_a_token_that_cannot_write_stops_the_run_before_it_trains(tmp_path, home, flags, token):
+    with serve(tmp_path / "hub", home) as client:
+        assert run(["-c", "import huggingface_hub as h; h.create_repo('user/demo')"], client)[0] == 0
+        code, text = run(f"{flags} --output_dir {tmp_path}/out --hub_token {token}".split(), client)
+    assert code != 0 and "step 1/4" not in text and "Traceback" not in text
+    assert "hub_model_id 'user/demo'" in text and token not in text, text
+    assert token != READ_TOKEN or "may only read" in text
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_leaves_the_result_and_the_command_that_pushes_it(tmp_path, home, flags):
+    out = home / "out"
+    with serve(tmp_path / "hub", home, LOCAL_HUB_DIES_AT="POST /api/models/user/demo/commit") as client:
+        code, text = run(f"{flags} --output_dir {out}".split(), client)
+    assert code != 0 and "Traceback" not in text, text
+    assert (out / "model.safetensors").exists() and (out / "training_curves.png").exists()
+    (command,) = re.findall(r"to push it later: (hf-mtl .*)", text)
+    with serve(tmp_path / "hub", home) as client:
+        code, text = run(["-m", "hf_mtl.cli", *shlex.split(command)[1:]], client)
+        assert code == 0, text
+        code, text = run(["-c", "import hf_mtl" + LOAD, str(out), "user/demo"], client)
+        assert code == 0 and "hf_mtl.modeling" in text and "equal" in text, text
+        code, text = run(["-m", "hf_mtl.cli", "push", str(home), "user/demo"], client)
+        assert code == 2 and "holds no model" in text

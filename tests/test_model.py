@@ -8,6 +8,7 @@ from transformers import AutoModel, GPT2Config, GPT2Model, T5Config
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, load_model
 from hf_mtl.kinds import TaskHead
+from hf_mtl.model_files import CODE
 from hf_mtl.modeling import check_encoder, pool
 
 SENTIMENT = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))
@@ -47,7 +48,8 @@ def test_a_saved_model_comes_back_bit_equal(model, tmp_path):
     for task in ("sentiment", "similarity"):
         assert torch.equal(logits(model, task), logits(again, task))
     assert again.config.heads == {"sentiment": SENTIMENT, "similarity": SIMILARITY}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    code = [f"{module}.py" for module in CODE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["config.json", "model.safetensors", *code])
     assert torch.equal(logits(AutoModel.from_pretrained(tmp_path)), logits(model))
 
 

@@ -28,6 +28,13 @@ REPLACED = {
     'MultiTaskTrainingArguments(output_dir="out", do_train=True)': "MultiTaskTrainingArguments("
     'output_dir="OTHER_OUT", do_train=True, max_steps=2, use_cpu=True)',
     '_pretrained("out")': '_pretrained("OUT")',
+    'model="out"': 'model="OUT"',
+    '"encoder"': '"ENCODER"',
+    "hf-mtl predict": "python -m hf_mtl.cli predict",  # as the console script, which may be of another checkout
+    "hf-mtl tasks my_tasks.yaml": "python -m hf_mtl.cli tasks glue --task sst2 --dataset-name DATA",
+    "--model out": "--model OUT",
+    "--input reviews.csv": "--input DATA/sst2/test.parquet",
+    "--output answers.jsonl": "--output ANSWERS",
 }
 
 
@@ -60,6 +67,8 @@ def places(tmp_path_factory, tokenizer):
         "MODEL": "model",
         "DATA": "data",
         "INSTALLED": "installed",
+        "ENCODER": "encoder",
+        "ANSWERS": "answers.jsonl",
     }
     return {key: str(folder / name) for key, name in names.items()}
 
@@ -86,7 +95,7 @@ def test_every_replacement_is_used():
 
 def test_the_blocks_run_in_order(places):
     """Install and demo; the test command is this very run; the real job; its result; the Python API."""
-    demo, tests, job = blocks("bash")
+    demo, tests, job, command = blocks("bash")
     assert "python -m pytest" in tests
     output = run(demo, places, ["bash", "-ec"])
     assert "pairs pearson" in output and (Path(places["DEMO_OUT"]) / "training_curves.png").exists()
@@ -94,7 +103,11 @@ def test_the_blocks_run_in_order(places):
     run(job, places, ["bash", "-ec"])
     assert (Path(places["OUT"]) / "predictions" / "stsb.tsv").exists()
     use, api = blocks("python")
-    assert re.search(r"tensor\(\[[01]\]\)", run(use, places, [sys.executable, "-c"]))
+    output = run(use, places, [sys.executable, "-c"])
+    assert "{'sst2': {'label': '" in output and "{'stsb': {'value': " in output
+    assert (Path(places["ENCODER"]) / "modules.json").exists()
+    output = run(command, places, ["bash", "-ec"])
+    assert "first row:" in output and len(Path(places["ANSWERS"]).read_text().splitlines()) == 80
     run(api, places, [sys.executable, "-c"])
     assert AutoTokenizer.from_pretrained(places["OUT"])
 

@@ -181,7 +181,7 @@ def test_checkpoints_hold_no_token_and_load_as_models(make_trainer, tmp_path):
         ({"task_sampling": "fair"}, "unknown task_sampling 'fair'"),
         ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy is 'sequential'"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
-        ({"push_to_hub": True, "hub_strategy": "every_save"}, "hub_strategy is 'every_save'"),
+        ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy is 'all_checkpoints'"),
     ],
 )
 def test_what_cannot_be_right_is_refused_when_the_trainer_is_built(make_trainer, tmp_path, arguments, named):

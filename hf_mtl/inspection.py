@@ -1,0 +1,122 @@
+"""What a task's YAML was understood to mean, seen on its rows: sizes, labels, token lengths, a first row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from .loading import load_rows, read_labels
+from .tasks import SPLITS, TaskSpec
+
+Facts = dict[str, Any]
+
+
+def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Facts:
+    """A task as declared, and each of its splits as found; ready for JSON.
+
+    Args:
+        spec: the task.
+        tokenizer: counts tokens; without one, there are no token lengths.
+        max_length: inputs above this many tokens count as truncated.
+
+    Raises:
+        InputError: when rows or labels are not what the task declares.
+    """
+    declared = {
+        "name": spec.name,
+        "kind": spec.kind,
+        "source": dict(spec.files) or f"{spec.dataset}{f', {spec.config}' if spec.config else ''}",
+        "text_columns": list(spec.text_columns),
+        "label_column": spec.label_column,
+        "labels": list(spec.labels) if spec.labels else None,
+        "label_range": list(spec.label_range) if spec.label_range else None,
+        "metrics": list(spec.metrics),
+        "main_metric": spec.main_metric,
+        "loss_weight": spec.loss_weight,
+        "sampling_weight": spec.sampling_weight,
+    }
+    splits = {split: rows for split in SPLITS if (rows := load_rows(spec, split)) is not None}
+    return {
+        **{key: value for key, value in declared.items() if value is not None},
+        "splits": {name: _describe_split(spec, name, rows, tokenizer, max_length) for name, rows in splits.items()},
+    }
+
+
+def _describe_split(
+    spec: TaskSpec, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase | None, max_length: int
+) -> Facts:
+    labels = read_labels(spec, rows, split)
+    facts: Facts = {"rows": len(rows), "columns": rows.column_names, "labels": _distribution(spec, labels)}
+    if tokenizer is not None:
+        lengths = token_lengths(spec, rows, tokenizer)
+        facts["tokens"] = {
+            "median": int(np.median(lengths)),
+            "95 %": int(np.percentile(lengths, 95)),
+            "longest": int(lengths.max()),
+            "truncated_share": float((lengths > max_length).mean()),
+        }
+    first = rows[0]
+    columns = (*spec.text_columns, spec.label_column)
+    return {**facts, "first_row": {column: first[column] for column in columns if column in first}}
+
+
+def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:
+    """Rows per class, or lowest, mean and highest value; and the rows without a label, if any."""
+    there = labels[~np.isnan(labels)]
+    unlabelled = {"without_label": len(labels) - len(there)} if len(there) < len(labels) else {}
+    if len(there) == 0:
+        return unlabelled
+    if spec.labels is None:
+        return {"lowest": float(there.min()), "mean": float(there.mean()), "highest": float(there.max()), **unlabelled}
+    counts = Counter(int(label) for label in there)
+    return {**{name: counts[number] for number, name in enumerate(spec.labels)}, **unlabelled}
+
+
+def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)"""
+    lengths: list[int] = []
+    for batch in rows.select_columns(list(spec.text_columns)).iter(batch_size=1000):
+        tokens = tokenizer(*(batch[column] for column in spec.text_columns), verbose=False)
+        lengths += map(len, tokens["input_ids"])
+    return np.asarray(lengths, dtype=np.int64)
+
+
+def as_text(task: Mapping[str, Any]) -> str:
+    """What `describe_task` gave, for people."""
+    labels = ", ".join(task["labels"]) if "labels" in task else "{} to {}".format(*task["label_range"])
+    lines = [
+        f"{task['name']}: {task['kind']}, {labels}",
+        f"  from {task['source']}",
+        f"  reads {' and '.join(task['text_columns'])}; label in {task['label_column']}",
+        f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average",
+        f"  loss_weight {task['loss_weight']:g}, sampling_weight {task['sampling_weight']:g}",
+    ]
+    for split, facts in task["splits"].items():
+        lines.append(f"  {split}: {facts['rows']:,} rows; columns {', '.join(facts['columns'])}")
+        lines.append(f"    labels: {_pairs(facts['labels'])}")
+        if "tokens" in facts:
+            tokens = {key: value for key, value in facts["tokens"].items() if key != "truncated_share"}
+            lines.append(f"    tokens: {_pairs(tokens)}; {facts['tokens']['truncated_share']:.1%} of the rows are cut")
+        lines.append(f"    first row: {facts['first_row']}")
+    return "\n".join(lines)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value:{',' if isinstance(value, int) else '.4g'}}" for key, value in values.items())
+
+
+def overview(sets: Mapping[str, Sequence[TaskSpec]]) -> str:
+    """A line per task of the sets that come with the package, for people."""
+    lines = [f"{'set':<8}{'task':<10}{'kind':<16}{'texts':<24}metrics"]
+    for name, specs in sets.items():
+        lines += [
+            f"{name:<8}{spec.name:<10}{spec.kind:<16}{', '.join(spec.text_columns):<24}{', '.join(spec.metrics)}"
+            for spec in specs
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Checkpoints on the Hub: pushed while the training goes on, without what belongs to this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from transformers.trainer_utils import HubStrategy
+
+from .checkpoints import MANIFEST, manifest, sha256
+from .publish import PUBLISHED, TransportError
+
+logger = logging.getLogger(__name__)
+LAST = "last-checkpoint"
+# What training goes on from. training_args.bin is not needed for that, and holds folders of this machine.
+RESUMABLE = [*PUBLISHED, "*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"]
+
+
+class CheckpointPusher:
+    """Pushes checkpoints of a run in the background, one at a time.
+
+    Args:
+        strategy: "every_save" puts the model where `from_pretrained` finds it; "checkpoint" also puts all that training
+            goes on from into last-checkpoint/; "end" does nothing.
+        always: push even if the last push is still under way, instead of leaving this checkpoint out.
+    """
+
+    def __init__(self, strategy: HubStrategy, *, always: bool) -> None:
+        self.strategy, self.always = strategy, always
+        self._push: Future[Any] | None = None
+
+    def __call__(self, checkpoint: Path, repo_id: str, *, token: str | None, revision: str | None) -> None:
+        """Begin to push a checkpoint; a push that fails is told by a warning, and training goes on."""
+        if self.strategy == HubStrategy.END or (self._push is not None and not self._push.done() and not self.always):
+            return
+        self.wait()
+        self._push = HfApi().create_commit(
+            repo_id=repo_id,
+            operations=list(additions(checkpoint, with_state=self.strategy == HubStrategy.CHECKPOINT)),
+            commit_message=f"Training in progress, {checkpoint.name}",
+            token=token,
+            revision=revision,
+            run_as_future=True,
+        )
+
+    def wait(self) -> None:
+        """Wait for the push that is under way."""
+        if self._push is None:
+            return
+        try:
+            self._push.result()
+        except (OSError, TransportError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logger.warning("a checkpoint was not pushed, and training goes on: %s", reason)
+        self._push = None
+
+
+def additions(checkpoint: Path, *, with_state: bool) -> Iterator[CommitOperationAdd]:
+    """The model's files for the top of the repository and, with the state, all of RESUMABLE for last-checkpoint/."""
+    files = [file for file in sorted(checkpoint.iterdir()) if file.name != MANIFEST]
+    for file in files:
+        if any(fnmatch(file.name, pattern) for pattern in PUBLISHED):
+            yield CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file)
+    if not with_state:
+        return
+    sums = {}
+    for file in files:
+        if any(fnmatch(file.name, pattern) for pattern in RESUMABLE):
+            content = _without_folders(file)
+            sums[file.name] = sha256(file) if content is None else hashlib.sha256(content).hexdigest()
+            yield CommitOperationAdd(path_in_repo=f"{LAST}/{file.name}", path_or_fileobj=content or file)
+    yield CommitOperationAdd(path_in_repo=f"{LAST}/{MANIFEST}", path_or_fileobj=manifest(sums).encode())
+
+
+def _without_folders(file: Path) -> bytes | None:
+    """Another content for the one file that names the best checkpoint by its folder on this machine; else None."""
+    if file.name != "trainer_state.json":
+        return None
+    state = {**json.loads(file.read_text(encoding="utf-8")), "best_model_checkpoint": None}
+    return json.dumps(state, indent=2).encode()

@@ -1,0 +1,124 @@
+"""The model card parses, tells the evaluation's numbers, and keeps what people wrote."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_mtl import TaskSpec, load_tasks
+from hf_mtl.card import END, START, CardFacts, model_card, public_source, split_card
+
+SST2, STSB = load_tasks("glue", tasks=["sst2", "stsb"])
+
+
+@pytest.fixture
+def facts():
+    return CardFacts(
+        repo_id="user/demo",
+        tasks=[SST2, STSB],
+        metrics={"eval_sst2_accuracy": 0.9375, "eval_stsb_pearson": 0.8812345, "eval_stsb_spearman": 0.87},
+        sizes={"train": {"sst2": 67349, "stsb": 5749}, "validation": {"sst2": 872}},
+        setup={"gradients combined by": "pcgrad"},
+        conflicts=0.4821,
+        curves=True,
+        base_model="sentence-transformers/all-mpnet-base-v2",
+        licence="apache-2.0",
+    )
+
+
+def test_the_card_holds_the_facts(facts):
+    text = model_card(facts)
+    card = ModelCard(text)
+    assert card.data.base_model == facts.base_model and card.data.license == "apache-2.0"
+    found = {(row.dataset_name, row.metric_type): row.metric_value for row in card.data.eval_results}
+    assert found == {("sst2", "accuracy"): 0.9375, ("stsb", "pearson"): 0.8812345, ("stsb", "spearman"): 0.87}
+    assert {row.dataset_type for row in card.data.eval_results} == {"nyu-mll/glue"}
+    for words in ("| sst2 | classification | negative, positive |", "| 67,349 | 872 |", "| stsb | pearson | 88.12 |"):
+        assert words in text, words
+    for words in ("| gradients combined by | pcgrad |", "conflicted | 48.2% |", "](training_curves.png)", "0 to 5"):
+        assert words in text, words
+
+
+def test_what_is_not_known_is_left_out():
+    text = model_card(CardFacts(repo_id="user/demo", tasks=[SST2]))
+    header = split_card(text)[0]
+    assert not {"license", "base_model", "model-index"} & set(header)
+    for words in ("conflicted", "training_curves", "## Scores", "## Training"):
+        assert words not in text
+
+
+def test_writing_it_again_changes_nothing(facts):
+    once = model_card(facts)
+    assert model_card(facts, once) == model_card(facts, once, once) == model_card(facts, "", once) == once
+
+
+def test_what_a_person_wrote_stays(facts):
+    written = model_card(facts)
+    header, _, body = written.partition("---\n\n")
+    edited = (
+        header.replace("pipeline_tag: text-classification", "pipeline_tag: sentence-similarity\nlanguage: en")
+        .replace("tags:\n", "tags:\n- mine\n")
+        .replace(
+            "  results:\n",
+            "  results:\n  - task: {type: other}\n    dataset: {name: mine, type: user/mine}\n"
+            "    metrics: [{type: accuracy, value: 0.5}]\n",
+        )
+        + "---\n\n# My own words\n\n"
+        + body
+        + "\n## Limits\n\nNot for medicine.\n"
+    )
+    better = dataclasses.replace(facts, metrics={"eval_sst2_accuracy": 0.95}, tasks=[SST2], licence=None)
+    again = model_card(better, edited)
+    header, above, below = split_card(again)
+    assert (above, below) == ("# My own words", "## Limits\n\nNot for medicine.")
+    assert header["language"] == "en" and header["pipeline_tag"] == "sentence-similarity" and "mine" in header["tags"]
+    assert header["license"] == "apache-2.0"
+    results = {row.dataset_name: row.metric_value for row in ModelCard(again).data.eval_results}
+    assert results == {"sst2": 0.95, "mine": 0.5}
+    assert "93.75" not in again and again.count(START) == again.count(END) == 1
+
+
+def test_a_card_without_marks_is_kept_whole(facts):
+    again = model_card(facts, "---\nlicense: mit\n---\n# Mine\n\nAll by hand.\n")
+    assert split_card(again)[1] == "# Mine\n\nAll by hand."
+    assert "mit" not in yaml.safe_dump(split_card(again)[0])  # a licence that the run was given wins
+    unnamed = dataclasses.replace(facts, licence=None)
+    assert split_card(model_card(unnamed, "---\nlicense: mit\n---\n"))[0]["license"] == "mit"
+
+
+def test_words_in_the_folder_and_on_the_hub_are_both_kept(facts):
+    here, there = (model_card(facts).replace(END, f"{END}\n\n{words}") for words in ("Written here.", "Written there."))
+    assert split_card(model_card(facts, here, there))[2] == "Written here.\n\nWritten there."
+    assert split_card(model_card(facts, model_card(facts), there))[2] == "Written there."
+
+
+@pytest.mark.parametrize("source", ["./data", "/home/maria/data", "embedded:demo", "FOLDER", "../data"])
+def test_where_data_lie_on_this_machine_is_not_told(tmp_path, monkeypatch, source):
+    (tmp_path / "FOLDER").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = dataclasses.replace(SST2, dataset=source)
+    assert public_source(spec) is None
+    text = model_card(CardFacts(repo_id="user/demo", tasks=[spec], metrics={"eval_sst2_accuracy": 0.5}))
+    assert source not in text
+    assert ModelCard(text).data.eval_results[0].dataset_type == "sst2"
+
+
+def test_local_files_are_not_told():
+    spec = TaskSpec(
+        name="a", kind="regression", text_columns=("x",), label_range=(0, 1), files={"train": "/home/maria/t.csv"}
+    )
+    assert "maria" not in model_card(CardFacts(repo_id="user/demo", tasks=[spec], metrics={"eval_a_pearson": 0.5}))
+
+
+def test_the_code_of_the_card_runs(tmp_path, make_model, specs, tokenizer):
+    make_model().save_pretrained(tmp_path / "user" / "demo")
+    tokenizer.save_pretrained(tmp_path / "user" / "demo")
+    (code,) = model_card(CardFacts(repo_id="user/demo", tasks=specs)).split("```python\n")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", code.partition("```")[0]], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "{'reviews': {'label':" in done.stdout and "{'pairs': {'value':" in done.stdout
