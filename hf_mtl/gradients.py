@@ -152,6 +152,10 @@ class TaskGradients:
     def _head_gradients(self, task: str) -> list[Tensor]:
         return [p.grad for p in self.heads[task] if p.grad is not None]
 
+    def conflict(self) -> Tensor:
+        """Whether two tasks' gradients have a negative inner product. *Shape:* (), bool"""
+        return (self._products < 0).any()
+
     def mean_losses(self) -> Tensor:
         """Mean loss of each task over the step's rows of data on all processes. *Shape:* (K,), fp64"""
         return self.loss_sums / self.num_rows.clamp(min=1)

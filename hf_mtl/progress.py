@@ -66,9 +66,10 @@ class TaskLines(TrainerCallback):  # type: ignore[misc]  # transformers' base cl
         if "loss" in logs:
             losses = ", ".join(f"{t.name} {logs.get(f'loss_{t.name}', float('nan')):.4f}" for t in self.tasks)
             rate, norm = logs.get("learning_rate", 0.0), logs.get("grad_norm", 0.0)
+            conflicts = f" | conflicts {logs['conflicts']:.0%}" if "conflicts" in logs else ""
             tqdm.write(
                 f"{epoch} | step {state.global_step}/{state.max_steps} | loss {logs['loss']:.4f} ({losses}) "
-                f"| rate {rate:.1e} | gradient norm {norm:.2f}"
+                f"| rate {rate:.1e} | gradient norm {norm:.2f}{conflicts}"
             )
         for prefix, name in (("eval", "validation"), ("train", "training sample")):
             if f"{prefix}_average" in logs:

@@ -124,6 +124,7 @@ class MultiTaskTrainer(TaskEvaluation):
         self.gradients: TaskGradients | None = None
         self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
         self.loss_sums: Tensor | float = 0.0
+        self.conflicts: Tensor | float = 0.0
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
         self.seal, self.sigterm = SealCheckpoints(self.data_order), StopOnSigterm()
@@ -335,6 +336,7 @@ class MultiTaskTrainer(TaskEvaluation):
         gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
+        self.conflicts = self.conflicts + gradients.conflict()
         self.combine_gradients(gradients, self.args.seed, self.state.global_step)
         self._count(bad, gradients.mean_losses())
 
@@ -349,11 +351,17 @@ class MultiTaskTrainer(TaskEvaluation):
     # ---- what is logged and kept ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each task's mean loss since the last line, as "loss_<task>", over all processes."""
+        """Adds what happened since the last line, over all processes.
+
+        "loss_<task>" is each task's mean loss, "conflicts" the share of steps in which two tasks' gradients had a
+        negative inner product; a loss for all tasks at once knows no conflicts.
+        """
         if "loss" in logs and self.loss_steps:
             means = torch.as_tensor(self.loss_sums / self.loss_steps).tolist()
             logs.update({f"loss_{task}": mean for task, mean in zip(self.tasks, means, strict=True)})
-            self.loss_sums, self.loss_steps = 0.0, 0
+            if self.joint is None:
+                logs["conflicts"] = float(self.conflicts / self.loss_steps)
+            self.loss_sums, self.conflicts, self.loss_steps = 0.0, 0.0, 0
         super().log(logs, start_time)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
@@ -415,12 +423,14 @@ class MultiTaskTrainer(TaskEvaluation):
     def card_facts(self) -> CardFacts:
         """What the model card tells of this run."""
         scored = [row for row in self.state.log_history if "eval_average" in row]
+        conflicts = [row["conflicts"] for row in self.state.log_history if "conflicts" in row]
         splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
         return CardFacts(
             repo_id=self.hub_model_id,
             tasks=list(self.tasks.values()),
             metrics=scored[-1] if scored else {},
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
+            conflicts=sum(conflicts) / len(conflicts) if conflicts else None,
             setup=describe_setup(self.args, self.model.config, self.state.global_step),
             base_model=self.model.config.base_model,
             licence=self.args.hub_license,

@@ -1,6 +1,7 @@
 """Runs push to a Hub-compatible server on loopback, and other processes load from there and go on from there."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -180,9 +181,14 @@ def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
     assert top == {"config.json", "model.safetensors", "modeling.py"}
     whole = {operation.path_in_repo: operation for operation in additions(tmp_path, with_state=True)}
     kept = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "trainer_state.json"]
-    assert set(whole) == top | {f"last-checkpoint/{name}" for name in kept}
+    assert set(whole) == top | {f"last-checkpoint/{name}" for name in [*kept, "manifest.json"]}
     with whole["last-checkpoint/trainer_state.json"].as_file() as stream:
         assert json.loads(stream.read()) == {**state, "best_model_checkpoint": None}
+    for name in kept:  # what arrives is what its manifest says
+        with whole["last-checkpoint/manifest.json"].as_file() as stream:
+            wanted = json.loads(stream.read())["sha256"][name]
+        with whole[f"last-checkpoint/{name}"].as_file() as stream:
+            assert hashlib.sha256(stream.read()).hexdigest() == wanted
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", READ_TOKEN])

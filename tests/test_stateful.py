@@ -190,6 +190,11 @@ def rows_of(values: torch.Tensor) -> TaskGradients:
     return gradients
 
 
+def test_a_negative_inner_product_is_a_conflict():
+    assert rows_of(torch.tensor([[1.0, 0.0], [-0.1, 1.0], [1.0, 1.0]])).conflict()
+    assert not rows_of(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])).conflict()
+
+
 @pytest.mark.parametrize("name", STATEFUL)
 def test_a_task_left_out_of_a_step_counts_as_zero_and_keeps_its_place(name):
     values = gradients_of_step(0).float()
