@@ -71,6 +71,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
 
     gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {', '.join(GRADIENT_METHODS)}.")
     gradient_method_args: str = _option("{}", 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
+    loss_weights: str = _option(
+        "{}", "Factors on tasks' losses as JSON, e.g. '{\"stsb\": 2}'; the task set's own, mostly 1, unless given."
+    )
     task_sampling: str = _option("equal", f"Each task's share of a batch: {', '.join(TASK_SAMPLING)}.")
     task_sampling_args: str = _option(
         "{}",
@@ -150,6 +153,7 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
         "gradients combined by": f"{args.gradient_method} {args.gradient_method_args}".removesuffix(" {}"),
+        "loss weights": args.loss_weights if args.loss_weights != "{}" else "the task set's",
         "optimizer steps": f"{steps:,}",
         "rows per step, over all tasks": f"{rows:,}",
         "task sampling": args.task_sampling,

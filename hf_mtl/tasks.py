@@ -6,8 +6,8 @@ GLUE's tasks and the demo's are files in `task_sets/`; a user's own file has the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 
 from .errors import InputError, unknown
 from .kinds import TaskHead
+from .options import check_number
 
 TASK_SETS = Path(__file__).parent / "task_sets"
 EMBEDDED = "embedded:demo"
@@ -101,6 +102,15 @@ class TaskSpec:
             label_range=self.label_range,
             num_texts=len(self.text_columns),
         )
+
+
+def with_loss_weights(tasks: Sequence[TaskSpec], weights: Mapping[str, Any]) -> list[TaskSpec]:
+    """The tasks with another `loss_weight` where one is given; InputError for a task or a weight that is none."""
+    for name, weight in weights.items():
+        if name not in [spec.name for spec in tasks]:
+            raise unknown("task in loss_weights:", name, [spec.name for spec in tasks])
+        check_number(f"loss_weights of task {name!r}", weight, "a number above 0", lambda x: x > 0)
+    return [replace(spec, loss_weight=weights.get(spec.name, spec.loss_weight)) for spec in tasks]
 
 
 def load_tasks(

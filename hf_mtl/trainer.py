@@ -41,7 +41,7 @@ from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .seeding import random_state, replayed
 from .shares import Floats, task_shares
-from .tasks import TaskSpec
+from .tasks import TaskSpec, with_loss_weights
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class MultiTaskTrainer(TaskEvaluation):
         **kwargs: Any,
     ) -> None:
         refuse_unsupported(model, args, tasks)
+        tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)

@@ -107,6 +107,8 @@ CASES = {
     "an option it does not take": (["--optimizer", "lion", "--optimizer_args", '{"x": 1}'], {}, "'lion'.*'x'"),
     "a sampling without its options": (["--task_sampling", "capped"], {}, "task_sampling 'capped' needs 'cap'"),
     "options of a sampling that are none": (["--task_sampling_args", "[1]"], {}, "task_sampling_args '.1.' is no JSON"),
+    "a loss weight of an unknown task": (["--loss_weights", '{"revews": 2}'], {}, "loss_weights: 'revews'.*'reviews'"),
+    "a loss weight below 0": (["--loss_weights", '{"reviews": -1}'], {}, "loss_weights of task 'reviews' is -1"),
     "an unknown sampling": (["--task_sampling", "equl"], {}, "task_sampling 'equl'.*'equal'"),
     # data
     "a dataset without the text column": (

@@ -89,7 +89,7 @@ def test_each_tasks_loss_is_logged_and_adds_up(make_trainer):
     for row in lines:
         # the Trainer rounds its own loss to four digits in some releases
         assert row["loss"] == pytest.approx(row["loss_reviews"] + row["loss_pairs"], abs=1e-4)
-        assert row["conflicts"] in (0, 1)  # of one step
+        assert row["conflicts"] in (0, 0.5, 1)  # of two steps
 
 
 def weights(trainer):
