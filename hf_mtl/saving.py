@@ -94,7 +94,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' bas
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stopping = on_any_process(args, self.asked)
+        self.stopping = args.enable_jit_checkpoint and on_any_process(args, self.asked)
         control.should_save |= self.stopping
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
