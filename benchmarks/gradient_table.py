@@ -73,7 +73,7 @@ def plain_run(tasks: list[TaskSpec], data: dict[str, Dataset], tokenizer: object
     _, dtype, clipping, unfreezing = cell
     model, rows = make_model(tasks, len(tokenizer)), TaskRows(data)
     shares = torch.full((len(tasks),), ROWS / len(tasks)).numpy()
-    batches = iter(TaskBatchSampler(rows.lengths, batch_size=ROWS, shares=shares, seed=SEED, grouped=False))
+    batches = iter(TaskBatchSampler(rows.lengths, batch_size=ROWS, shares=lambda _: shares, seed=SEED, grouped=False))
     start, result, norms = flat(list(model.parameters())), {}, []
     for step in range(STEPS):
         if unfreezing and step in STAGES:
@@ -123,7 +123,7 @@ def trainer_run(
     start, result = flat(list(model.parameters())), {}
     stages = ",".join(f"{step}:{'all' if layers is None else layers}" for step, layers in STAGES.items())
     args = MultiTaskTrainingArguments(
-        output_dir=str(Path(tempfile.gettempdir()) / "gradient_table"), do_train=True, use_cpu=True, seed=SEED,
+        output_dir=tempfile.mkdtemp(prefix="gradient_table_"), do_train=True, use_cpu=True, seed=SEED,
         max_steps=STEPS, per_device_train_batch_size=ROWS // processes // micro_batches, optim="sgd",
         gradient_accumulation_steps=micro_batches, learning_rate=RATE, warmup_steps=0, bf16=dtype == "bf16",
         max_grad_norm=1.0 if clipping else 0.0, unfreeze_schedule=f"{stages} steps" if unfreezing else "none",

@@ -127,7 +127,7 @@ def remove_old_checkpoints(newest: Path, limit: int, best: str | None) -> None:
 
 
 def lock_output_folder(folder: Path) -> None:
-    """Keep other processes from training into a folder until this process ends, however it ends.
+    """Keep other processes from training into a folder until this process unlocks it or ends, however it ends.
 
     Raises:
         InputError: when another process has it.
@@ -145,6 +145,13 @@ def lock_output_folder(folder: Path) -> None:
     except NotImplementedError:
         logger.warning("output_dir %s is on a file system without locks: see that no other run uses it", folder)
     _locks[path] = lock
+
+
+def unlock_output_folder(folder: Path) -> None:
+    """Let others train into a folder that this process may have locked."""
+    lock = _locks.pop(folder.resolve() / LOCK_FILE, None)
+    if lock is not None:
+        lock.release()
 
 
 # How the writers of a checkpoint's files say that the disk did not take them.

@@ -35,5 +35,5 @@ def on_any_process(args: TrainingArguments, condition: bool) -> bool:
     if args.world_size == 1:
         return condition
     flag = torch.tensor(int(condition), device=args.device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    dist.all_reduce(flag)
     return bool(flag.item())

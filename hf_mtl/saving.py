@@ -18,7 +18,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments
 
-from .checkpoints import lock_output_folder, remove_old_checkpoints, write_manifest
+from .checkpoints import lock_output_folder, remove_old_checkpoints, unlock_output_folder, write_manifest
 from .processes import on_any_process, on_main_process
 
 logger = logging.getLogger(__name__)
@@ -39,15 +39,16 @@ class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
 
     @contextmanager
     def in_charge(self, args: TrainingArguments) -> Iterator[None]:
-        """Keeps the Trainer from removing checkpoints.
+        """Keeps the Trainer from removing checkpoints, and gives the folder's lock back in the end.
 
-        It does so before the new one is sealed: a kill between the two would leave none.
+        The Trainer removes the old ones before the new one is sealed: a kill between the two would leave none.
         """
         self.limit, args.save_total_limit = args.save_total_limit, None
         try:
             yield
         finally:
             args.save_total_limit = self.limit
+            unlock_output_folder(Path(args.output_dir))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         on_main_process(args, lambda: lock_output_folder(Path(args.output_dir)))

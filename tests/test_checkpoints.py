@@ -26,7 +26,7 @@ from hf_mtl import (
     MultiTaskTrainingArguments,
     checkpoints,
 )
-from hf_mtl.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw, lock_output_folder
+from hf_mtl.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw
 from hf_mtl.errors import CheckpointError
 from hf_mtl.saving import say_if_order_differs
 
@@ -281,7 +281,8 @@ def test_a_second_run_is_refused_until_the_first_one_ends_however_it_ends(tmp_pa
     monkeypatch.setattr(checkpoints, "LOCK_SECONDS", 0.2)
     trainer = make_trainer()
     lock = tmp_path / "out" / checkpoints.LOCK_FILE
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as first:
+    holder = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
         try:
             with pytest.raises(InputError, match="another run is training into it"):
@@ -289,7 +290,11 @@ def test_a_second_run_is_refused_until_the_first_one_ends_however_it_ends(tmp_pa
         finally:
             first.kill()
     trainer.train()
-    lock_output_folder(tmp_path / "out")  # the same process may go on in its folder
+    with subprocess.Popen(
+        holder, stdout=subprocess.PIPE, text=True
+    ) as next_one:  # training is over, if not the process
+        assert next_one.stdout.readline() == "held\n"
+        next_one.kill()
 
 
 # ---- SIGTERM ----
