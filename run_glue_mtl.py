@@ -158,7 +158,7 @@ def load_model_and_tokenizer(
         tokenizer = demo_tokenizer()
         return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
     hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
-    model = load_model(name, heads, use_safetensors=True, **shape, **hub)  # other forms are pickles
+    model = load_model(name, heads, **shape, **hub)
     tokenizer = load_tokenizer(name, hub)
     if len(tokenizer) > model.config.encoder_config.vocab_size:
         raise InputError(

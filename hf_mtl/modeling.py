@@ -165,6 +165,11 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """The parameters that every task reaches: the encoder's."""
         return list(self.encoder.parameters())
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, use_safetensors: bool = True, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors only unless asked otherwise: other forms are pickles, which run code."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers, and the code beside the weights: `trust_remote_code=True` loads them without hf_mtl."""
         if kwargs.get("is_main_process", True):
