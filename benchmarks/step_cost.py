@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -260,6 +259,12 @@ METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
 }
 
 
+def resident_gib(*, peak: bool = False) -> float:
+    """Memory of this process. (`getrusage` would give the parent's peak to a child.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) / 2**20
+
+
 def peak_memory(method: str, encoder: str, rows_per_task: int) -> float:
     """GiB at the peak of a process that takes six steps of this method alone, above what it had before the model."""
     shape = ["--encoder", encoder, "--rows", str(rows_per_task)]
@@ -323,10 +328,9 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     if options.memory:
         run = METHODS[options.memory](make_rows(), options.encoder, options.rows)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        before = resident_gib()
         run(0, 6)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else None
-        print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before)
+        print(torch.cuda.max_memory_allocated() / 2**30 if CUDA else resident_gib(peak=True) - before)
         return
     result = measure(options)
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"

@@ -1,14 +1,15 @@
 """The gradient of every task over the shared parameters, one flat row per task, and their combination.
 
-Backward accumulates straight into the rows, because `.grad` of every shared parameter is a view into the row of the
-task at hand: nothing is copied, and gradient accumulation over micro-batches costs nothing.
+A hook moves every gradient into the row of the task at hand the moment backward has it, while it is still in the
+processor's cache, so that beside the rows nothing of their size is ever held. Later micro-batches add to the row.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +26,27 @@ from .seeding import seeded_generator
 from .stateful import Stateful
 from .weightings import WEIGHTINGS, Weighting, make_weighting
 
-# Elements that one fp32 dot product sums before the sums are added in fp64. A CPU's dot product adds up in few lanes
-# and loses digits over long rows (15 times the error at 2^17); a GPU's adds up in a tree, and short ones cost launches.
-DOT_CHUNK = {"cpu": 1 << 14}
-LONG_CHUNK = 1 << 20
+# Elements whose products are summed in fp32 before the sums are added in fp64. A CPU adds up in few lanes and loses
+# digits over long stretches; a GPU adds up in a tree, and short stretches would cost launches.
+CPU_STRETCH = 1 << 10
+GPU_STRETCH = 1 << 20
 
 
-def row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of two flat rows: fp32 inside stretches of `DOT_CHUNK` elements, fp64 across them. *Shape:* ()"""
-    chunk = DOT_CHUNK.get(a.device.type, LONG_CHUNK)
-    starts = range(0, max(1, len(a)), chunk)
-    parts = [torch.dot(a[i : i + chunk].float(), b[i : i + chunk].float()) for i in starts]
-    return torch.stack(parts).double().sum()
+def inner_products(rows: Tensor) -> Tensor:
+    """The Gramian of flat rows, in fp64 over stretches that are summed in fp32. *Shapes:* (K, P) -> (K, K)"""
+    rows = rows.float()
+    if rows.device.type == "cpu":  # one pass over the rows for all products
+        num_stretches = rows.shape[1] // CPU_STRETCH
+        whole = num_stretches * CPU_STRETCH
+        stretches = rows[:, :whole].view(len(rows), num_stretches, CPU_STRETCH).transpose(0, 1)
+        rest = rows[:, whole:]
+        return torch.bmm(stretches, stretches.transpose(1, 2)).double().sum(dim=0) + (rest @ rest.T).double()
+    products = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for i, a in enumerate(rows):  # a matrix product of this shape is slower than reading the rows anew
+        for j, b in enumerate(rows[: i + 1]):
+            parts = [torch.dot(x, y) for x, y in zip(a.split(GPU_STRETCH), b.split(GPU_STRETCH), strict=True)]
+            products[i, j] = products[j, i] = torch.stack(parts).double().sum()
+    return products
 
 
 def sum_over_processes(tensors: Iterable[Tensor]) -> int:
@@ -73,11 +83,34 @@ class TaskGradients:
         self.heads = {task: list(heads[task]) for task in self.tasks}
         example = (self.shared or self.heads[self.tasks[0]])[0]
         size = sum(p.numel() for p in self.shared)
-        self.rows = torch.zeros(len(self.tasks), size, dtype=example.dtype, device=example.device)
+        self.rows = torch.empty(len(self.tasks), size, dtype=example.dtype, device=example.device)
         self.loss_sums, self.num_rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
         self.loss_scale = 1.0
         self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64).to(example.device)
         self._views = [self._views_of(row) for row in self.rows]
+        self._task: int | None = None  # whose backward is under way
+        self._written: list[set[int]] = [set() for _ in self.tasks]  # parameters that have their part of the row
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._move, i))  # type: ignore[no-untyped-call]
+            for i, parameter in enumerate(self.shared)
+        ]
+
+    def close(self) -> None:
+        """Let go of the parameters, which else would keep the rows in memory."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _move(self, i: int, parameter: Tensor) -> None:
+        """Take a gradient that backward has just left in `.grad`."""
+        if self._task is None or parameter.grad is None:
+            return
+        view, written = self._views[self._task][i], self._written[self._task]
+        if i in written:
+            view.add_(parameter.grad)
+        else:
+            view.copy_(parameter.grad)
+            written.add(i)
+        parameter.grad = None
 
     def _views_of(self, row: Tensor) -> list[Tensor]:
         pieces = torch.split(row, [p.numel() for p in self.shared])
@@ -85,7 +118,8 @@ class TaskGradients:
 
     def clear(self) -> None:
         """Begin a step: no gradient, no loss and no row counted yet."""
-        self.rows.zero_()
+        for written in self._written:
+            written.clear()
         self.loss_sums.zero_()
         self.num_rows.zero_()
         self._point_to(None)
@@ -100,8 +134,9 @@ class TaskGradients:
         for parameter in self.heads[task]:
             parameter.grad = None
 
-    def collect(self, task: str, loss: Tensor, num_rows: int) -> None:
-        """Let the next backward, of `loss * num_rows`, add to the task's row.
+    @contextmanager
+    def collecting(self, task: str, loss: Tensor, num_rows: int) -> Iterator[None]:
+        """Inside, backward of `loss * num_rows` adds to the task's row; elsewhere, backward is as ever.
 
         Args:
             task: whose loss it is.
@@ -109,19 +144,23 @@ class TaskGradients:
             num_rows: how many they are.
         """
         index = self.tasks.index(task)
-        self._point_to(index)
         self.loss_sums[index] += loss.detach() * num_rows
         self.num_rows[index] += num_rows
+        self._task = index
+        try:
+            yield
+        finally:
+            self._task = None
 
     def reduce(self) -> None:
         """Sum everything over the processes, and take the rows' inner products."""
+        for views, written in zip(self._views, self._written, strict=True):
+            for i, view in enumerate(views):
+                if i not in written:
+                    view.zero_()
         head_gradients = [gradient for task in self.tasks for gradient in self._head_gradients(task)]
         sum_over_processes([*self.rows, self.loss_sums, self.num_rows, *head_gradients])
-        num_tasks = len(self.tasks)
-        self._products = self.rows.new_zeros(num_tasks, num_tasks, dtype=torch.float64)
-        for i in range(num_tasks):
-            for j in range(i + 1):
-                self._products[i, j] = self._products[j, i] = row_dot(self.rows[i], self.rows[j])
+        self._products = inner_products(self.rows)
 
     def leave_out_bad_tasks(self, *, keep_overflow: bool) -> list[str]:
         """Leave out of this step every task whose loss or gradient is not finite; the same ones on every rank.

@@ -185,10 +185,15 @@ class MultiTaskTrainer(TaskEvaluation):
             return self.joint.clear()
         shared = [p for p in self.model.shared_parameters() if p.requires_grad]
         if self.gradients is None or list(map(id, shared)) != list(map(id, self.gradients.shared)):
-            self.gradients = None  # frees the old rows before the new ones are laid out
+            self._free_rows()  # before the new ones are laid out
             weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
             self.gradients = TaskGradients(list(self.tasks), shared, self.model.head_parameters(), weights)
         self.gradients.clear()
+
+    def _free_rows(self) -> None:
+        if self.gradients is not None:
+            self.gradients.close()
+        self.gradients = None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -245,8 +250,8 @@ class MultiTaskTrainer(TaskEvaluation):
             num_rows = len(batch["labels"])
             with self.compute_loss_context_manager():
                 loss = self.model(task=task, **batch).loss
-            self.gradients.collect(task, loss, num_rows)
-            self.accelerator.backward(loss * num_rows)
+            with self.gradients.collecting(task, loss, num_rows):
+                self.accelerator.backward(loss * num_rows)
             losses[task] = loss.detach()
         if self.accelerator.sync_gradients:
             self._combine(self.gradients)
@@ -303,8 +308,11 @@ class MultiTaskTrainer(TaskEvaluation):
             self.seal.resumed_from = Path(resume_from_checkpoint)
             self._restore_memory(self.seal.resumed_from)
         listening = self.sigterm.listening() if self.args.enable_jit_checkpoint else nullcontext()
-        with write_errors_named(self.args.output_dir), self.seal.in_charge(self.args), listening:
-            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        try:
+            with write_errors_named(self.args.output_dir), self.seal.in_charge(self.args), listening:
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        finally:
+            self._free_rows()
         for task, steps in self.bad_steps.items():
             if steps >= self.args.max_bad_steps:
                 raise FloatingPointError(

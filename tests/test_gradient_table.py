@@ -16,7 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import gradient_table  # noqa: E402
 
-from hf_mtl.gradients import TaskGradients  # noqa: E402
+from hf_mtl.gradients import Combination, TaskGradients  # noqa: E402
 
 CELLS = [(2, "fp32", False, False), (2, "fp32", True, True)]
 START = """
@@ -69,7 +69,7 @@ def test_it_fails_without_the_projection(monkeypatch):
 
 def summed(weighting):
     def make_combination(method, /, **options):
-        return lambda gradients, seed, step: gradients.write_weighted(weighting(gradients.gramian(), None))
+        return Combination(lambda gradients, *_: gradients.write_weighted(weighting(gradients.gramian(), None)))
 
     return make_combination
 

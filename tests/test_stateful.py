@@ -183,9 +183,9 @@ def rows_of(values: torch.Tensor) -> TaskGradients:
     heads = {task: [torch.nn.Parameter(torch.zeros(1))] for task in tasks}
     gradients = TaskGradients(tasks, [shared], heads, dict.fromkeys(tasks, 1.0))
     gradients.clear()
-    gradients.rows.copy_(values)
-    for task in tasks:
-        gradients.collect(task, torch.tensor(1.0), 1)
+    for task, row in zip(tasks, values, strict=True):
+        with gradients.collecting(task, torch.tensor(1.0), 1):
+            (shared * row).sum().backward()
     gradients.reduce()
     return gradients
 

@@ -214,3 +214,24 @@ def test_sum_equals_a_stock_trainer_on_the_summed_loss(make_trainer, make_model,
     assert update.norm() > 0.01
     # 20 steps amplify the rounding of fp32 sums taken in another order.
     assert relative_error(flat(ours.model.parameters()) - start, update) <= 1e-5
+
+
+def test_after_training_the_rows_are_gone_and_backward_is_as_ever(make_trainer):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    model = trainer.model
+    batch = next(iter(trainer.get_train_dataloader()))["reviews"]
+    model.zero_grad()
+    model(task="reviews", **batch).loss.backward()
+    assert trainer.gradients is None
+    assert all(p.grad is not None for p in model.shared_parameters())
+    assert not any(p._post_accumulate_grad_hooks for p in model.shared_parameters())
+
+
+def test_an_error_in_mid_step_leaves_no_hook_behind(make_trainer, make_model, monkeypatch):
+    trainer = make_trainer(model := make_model(), max_steps=1)
+    monkeypatch.setattr(trainer, "_combine", lambda gradients: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert not any(p._post_accumulate_grad_hooks for p in model.shared_parameters())
+    make_trainer(model, max_steps=1).train()
