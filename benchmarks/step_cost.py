@@ -248,14 +248,15 @@ def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: A
     return losses, features
 
 
+STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
 METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
     "stock Trainer, joint random batches": lambda *shape: stock_joint(*shape, "random"),
     "stock Trainer, joint group_by_length": lambda *shape: stock_joint(*shape, "group_by_length"),
     "pytorch_optimizer PCGrad, joint random batches": lambda *shape: peer(*shape, "pytorch_optimizer"),
     "torchjd PCGrad, joint random batches": lambda *shape: peer(*shape, "torchjd"),
-    "stock step on hf_mtl's batches": lambda *shape: ours(*shape, "stock"),
+    STOCK: lambda *shape: ours(*shape, "stock"),
     "hf_mtl sum": lambda *shape: ours(*shape, "sum"),
-    "hf_mtl pcgrad": lambda *shape: ours(*shape, "pcgrad"),
+    MINE: lambda *shape: ours(*shape, "pcgrad"),
 }
 
 
@@ -276,15 +277,15 @@ def peak_memory(method: str, encoder: str, rows_per_task: int) -> float:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per method."""
     rows = make_rows()
-    runs = {name: make(rows, options.encoder, options.rows) for name, make in METHODS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    runs = {name: METHODS[name](rows, options.encoder, options.rows) for name in options.methods}
+    seconds: dict[str, list[float]] = {name: [] for name in options.methods}
     padding: dict[str, float] = {}
     for block in range(options.blocks):
-        for name in list(METHODS)[:: 1 if block % 2 else -1]:
+        for name in options.methods[:: 1 if block % 2 else -1]:
             times, padding[name] = runs[name](block, options.steps)
             seconds[name].append(statistics.fmean(times))
             print(f"block {block + 1}/{options.blocks}: {name}: {seconds[name][-1]:.3f} s a step", file=sys.stderr)
-    mine, stock = seconds["hf_mtl pcgrad"], seconds["stock step on hf_mtl's batches"]
+    mine, stock = seconds[MINE], seconds[STOCK]
     return [
         {
             "method": name,
@@ -295,7 +296,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             "hf_mtl_is_faster": statistics.median(a / b for a, b in zip(seconds[name], mine, strict=True)),
             "peak_gib": peak_memory(name, options.encoder, options.rows),
         }
-        for name in METHODS
+        for name in options.methods
     ]
 
 
@@ -321,6 +322,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="of each task in a step")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="of each method in a block")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
     parser.add_argument("--memory", choices=METHODS, help=argparse.SUPPRESS)
@@ -332,6 +334,7 @@ def main() -> None:
         run(0, 6)
         print(torch.cuda.max_memory_allocated() / 2**30 if CUDA else resident_gib(peak=True) - before)
         return
+    options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
     result = measure(options)
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"

@@ -28,6 +28,7 @@ from hf_mtl import (
 )
 from hf_mtl.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw
 from hf_mtl.errors import CheckpointError
+from hf_mtl.model_files import CODE
 from hf_mtl.saving import say_if_order_differs
 
 EVERY_2 = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
@@ -75,19 +76,22 @@ def folder(saved, tmp_path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
-NAMES = [
-    "config.json",
-    "data_order.json",
-    "gradient_method.json",
-    "manifest.json",
-    "model.safetensors",
-    "optimizer.pt",
-    "rng_state.pth",
-    "scheduler.pt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "trainer_state.json",
-]
+NAMES = sorted(
+    [
+        "config.json",
+        "data_order.json",
+        "gradient_method.json",
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer_state.json",
+        *(f"{module}.py" for module in CODE),  # the code that reads the model, beside it
+    ]
+)
 
 
 def flip_a_bit(file: Path) -> None:

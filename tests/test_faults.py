@@ -18,7 +18,7 @@ import torch
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "fault_worker.py"
 ROOT = Path(__file__).parent.parent
-FILES = 11  # of a checkpoint
+FILES = 18  # of a checkpoint
 LAST_STEP = 22
 
 
