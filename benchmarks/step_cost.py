@@ -12,6 +12,7 @@ padding count. Ratios are medians over the blocks. Memory is the peak of a proce
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -248,6 +249,39 @@ def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: A
     return losses, features
 
 
+def cost_of_pcgrad(rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int) -> list[float]:
+    """PCGrad's seconds over the stock step's, batch by batch, each taken by both in turn."""
+    steps = []
+    for cls, method in ((SummedLoss, "sum"), (MultiTaskTrainer, "pcgrad")):
+        args = MultiTaskTrainingArguments(
+            do_train=True, per_device_train_batch_size=2 * rows_per_task, gradient_method=method,
+            unfreeze_schedule="none", eval_strategy="no", **COMMON,
+        )  # fmt: skip
+        trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER)
+        trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1  # set by train()
+        steps.append(functools.partial(one_step, trainer))
+    ratios = []
+    for number, batch in zip(range(num_batches + 2), trainer.get_train_dataloader(), strict=False):
+        order = (0, 1) if number % 2 else (1, 0)
+        seconds = {i: steps[i](batch) for i in order}
+        ratios.append(seconds[1] / seconds[0])
+    return ratios[2:]  # the first ones make the optimizer's state
+
+
+def one_step(trainer: MultiTaskTrainer, batch: Batch) -> float:
+    """Seconds of one step as the Trainer takes it."""
+    start = time.perf_counter()
+    trainer.begin_step()
+    trainer.training_step(trainer.model, batch)
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+    if CUDA:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
 METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
     "stock Trainer, joint random batches": lambda *shape: stock_joint(*shape, "random"),
@@ -323,6 +357,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="of each method in a block")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--cost", type=int, metavar="BATCHES", help="only PCGrad's cost to the stock step, in turns")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
     parser.add_argument("--memory", choices=METHODS, help=argparse.SUPPRESS)
@@ -333,6 +368,12 @@ def main() -> None:
         before = resident_gib()
         run(0, 6)
         print(torch.cuda.max_memory_allocated() / 2**30 if CUDA else resident_gib(peak=True) - before)
+        return
+    if options.cost:
+        low, middle, high = statistics.quantiles(
+            cost_of_pcgrad(make_rows(), options.encoder, options.rows, options.cost)
+        )
+        print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
         return
     options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
     result = measure(options)
