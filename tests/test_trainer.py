@@ -103,6 +103,9 @@ RESUMED = [
     ("gradvac", "epoch's end", {"task_sampling": "annealed"}),
     ("nash_mtl", "epoch's end", {"task_sampling": "temperature", "task_sampling_args": '{"temperature": 3}'}),
     ("mgda", 5, {"task_sampling": "capped", "task_sampling_args": '{"cap": 60}', "train_sampling_strategy": "random"}),
+    ("sum", 5, {"task_sampling": "proportional"}),
+    ("cagrad", 5, {"task_sampling": "square_root"}),
+    ("famo", 5, {"task_sampling": "explicit", "task_sampling_args": '{"weights": {"reviews": 1, "pairs": 2}}'}),
 ]
 
 
