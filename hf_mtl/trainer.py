@@ -17,10 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import (
-    HubStrategy,
-    TrainOutput,
-)
+from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from .arguments import MultiTaskTrainingArguments, describe_setup
 from .card import CardFacts
@@ -28,7 +25,7 @@ from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .evaluation import TaskEvaluation
-from .gradients import TaskGradients, make_combination
+from .gradients import TaskGradients, make_combination, sum_over_processes
 from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
@@ -179,7 +176,7 @@ class MultiTaskTrainer(TaskEvaluation):
     # ---- one training step ----
 
     def begin_step(self) -> None:
-        """Before the first micro-batch of a step: rows for the parameters that train now, all zero."""
+        """Before the first micro-batch of a step: rows, still without content, for the parameters that train now."""
         self.seen.clear()
         if self.joint is not None:
             return self.joint.clear()
@@ -208,7 +205,8 @@ class MultiTaskTrainer(TaskEvaluation):
         if self.joint is None or not batches:
             return batches, None
         rows = torch.stack([self._num_rows(batch) for batch in batches]).sum(dim=0).to(device)
-        return batches, self.accelerator.reduce(rows, "sum")
+        sum_over_processes([rows])
+        return batches, rows
 
     def _num_rows(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
         return torch.tensor([len(inputs[task]["labels"]) for task in self.tasks])
@@ -288,7 +286,8 @@ class MultiTaskTrainer(TaskEvaluation):
             num_rows = self._num_rows(inputs).to(sums)
             sums += torch.stack([losses[task].double() for task in self.tasks]) * num_rows
             rows += num_rows
-        return self.accelerator.reduce(sums, "sum") / self.accelerator.reduce(rows, "sum")
+        sum_over_processes([sums, rows])
+        return sums / rows
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`.

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+import signal
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -238,6 +241,27 @@ def frames(draw, columns, labels, bad):
 
 
 @pytest.mark.filterwarnings("ignore:.*constant:Warning")
+@contextmanager
+def at_most(seconds):
+    """Fails a test that takes longer; a hang would else hold up all tests."""
+
+    def hangs(number, frame):
+        raise AssertionError(f"still running after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_hang_is_noticed():
+    with pytest.raises(AssertionError, match="still running"), at_most(seconds=0.05):
+        time.sleep(5)
+
+
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     tasks=declarations(),
@@ -246,20 +270,12 @@ def frames(draw, columns, labels, bad):
     on_bad_row=st.sampled_from(["error", "skip"]),
 )
 def test_generated_input_trains_or_is_refused(start, tasks, reviews, pairs, on_bad_row):
-    """Any other error fails the test, and so does an output folder after a refusal."""
+    """Any other error fails the test, and so does an output folder after a refusal, and a hang."""
     shutil.rmtree("out", ignore_errors=True)
+    flags = ["--on_bad_row", on_bad_row, "--save_strategy", "no", "--eval_strategy", "no"]
     try:
-        start(
-            "--on_bad_row",
-            on_bad_row,
-            "--save_strategy",
-            "no",
-            "--eval_strategy",
-            "no",
-            tasks=tasks,
-            reviews=reviews,
-            pairs=pairs,
-        )
+        with at_most(seconds=120):
+            start(*flags, tasks=tasks, reviews=reviews, pairs=pairs)
     except InputError as error:
         event("refused: " + str(error)[:40])
         assert str(error) and not Path("out").exists()
