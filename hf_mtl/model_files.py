@@ -12,7 +12,7 @@ from typing import Any
 
 PIPELINE_TASK = "multi-task-classification"
 # The modules that a saved model needs, which import each other, torch and transformers; one folder, no subfolders.
-CODE = ("configuration", "errors", "inputs", "kinds", "modeling", "pipeline", "model_files")
+CODE = ("configuration", "errors", "inputs", "kinds", "modeling", "pipeline", "model_files", "mpnet")
 _HERE = Path(__file__).parent
 
 

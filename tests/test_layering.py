@@ -17,6 +17,7 @@ LEVELS = {
     "kinds": 1,
     "inputs": 0,
     "model_files": 0,
+    "mpnet": 0,
     "seeding": 1,
     "schedule": 1,
     "options": 1,
