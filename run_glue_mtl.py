@@ -30,10 +30,8 @@ from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
-from hf_mtl.metrics import task_scores
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
-from hf_mtl.report import closing_table, plot_curves, write_predictions
 from hf_mtl.tasks import EMBEDDED
 from hf_mtl.unfreezing import describe_layers, steps_per_epoch
 
@@ -64,7 +62,8 @@ def main(argv: list[str]) -> None:
         """Task -> the split's rows as token ids; labels of a test split stay out of them."""
         there = [spec for spec in tasks if split in raw[spec.name]]
         labels = {spec.name: None if split == "test" else raw[spec.name][split][1] for spec in there}
-        return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, labels[s.name]) for s in there}
+        with args.main_process_first(desc="tokenising"):  # the others read what it kept
+            return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, labels[s.name]) for s in there}
 
     trainer = MultiTaskTrainer(
         model=model,
@@ -190,6 +189,8 @@ def train(trainer: MultiTaskTrainer) -> None:
     trainer.save_final()
     if not trainer.is_world_process_zero():
         return
+    from hf_mtl.report import plot_curves  # late, like the others here: slow to import, and not needed to begin
+
     marks: dict[float, str] = {}
     if schedule is not None:
         unit = 1 if schedule.unit == "steps" else steps_per_epoch(args, len(trainer.batch_sampler) // args.world_size)
@@ -207,11 +208,16 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
     metrics.pop("step", None)
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():
+        from hf_mtl.report import closing_table
+
         print(closing_table(list(trainer.tasks.values()), metrics))
 
 
 def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset], labels: dict[str, NDArray[Any]]) -> None:
     """Write predictions/<task>.tsv for every test split; score the rows that have a label."""
+    from hf_mtl.metrics import task_scores
+    from hf_mtl.report import write_predictions
+
     metrics: dict[str, float] = {}
     for name, split in rows.items():
         spec = trainer.tasks[name]

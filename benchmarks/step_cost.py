@@ -6,14 +6,18 @@
 Rows have the token lengths of SST-2 and STS-B (`token_lengths.json`, WordPiece) and random tokens: a step's cost
 depends on nothing else. Every method takes 32 + 32 rows a step, clips and steps with AdamW; dropout is on. Methods
 take turns in one process, block by block; a step's time runs from the end of the step before, so that fetching and
-padding count. Ratios are medians over the blocks. Memory is the peak of a process that runs one method alone.
+padding count. Ratios are medians over the blocks. Memory is the peak of a process that runs one method alone. The
+floor is what the real tokens' matrix products, and the passes over parameters and rows that cannot be done without,
+would take at the rates measured here. Under `torchrun` every process takes that many rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -28,6 +32,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from matplotlib.figure import Figure
 from pytorch_optimizer import PCGrad
 from torchjd.aggregation import PCGrad as TorchJDPCGrad
 from torchjd.autojac import jac_to_grad, mtl_backward
@@ -44,10 +49,12 @@ ENCODERS = {
     "mpnet-base": MPNetConfig(),
     "large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
 }
-TASKS = load_tasks("glue", tasks=["sst2", "stsb"])
+GLUE = load_tasks("glue", tasks=["sst2", "stsb"])
+TASKS = list(GLUE)
 LENGTHS = json.loads((Path(__file__).parent / "token_lengths.json").read_text())
 POOL = 8000  # rows of each task
 CUDA = torch.cuda.is_available()
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 COMMON: dict[str, Any] = {
     "output_dir": str(Path(tempfile.gettempdir()) / "step_cost"), "save_strategy": "no", "report_to": "none",
     "disable_tqdm": True, "learning_rate": 1e-5, "logging_steps": 10**6, "use_cpu": not CUDA, "bf16": CUDA,
@@ -56,12 +63,23 @@ COMMON: dict[str, Any] = {
 Batch = dict[str, dict[str, torch.Tensor]]
 
 
+def choose_tasks(number: int) -> None:
+    """That many tasks, SST-2 and STS-B in turn."""
+    TASKS[:] = [dataclasses.replace(GLUE[i % 2], name=GLUE[i % 2].name + "_" * (i // 2)) for i in range(number)]
+
+
+def lengths_of(task: str) -> tuple[list[int], list[float]]:
+    """Tokens of a row, and how often a row has as many."""
+    counts = {int(length): count for length, count in LENGTHS[task.rstrip("_")].items()}
+    return list(counts), [count / sum(counts.values()) for count in counts.values()]
+
+
 def make_rows() -> dict[str, Dataset]:
     """Task -> rows of random tokens with the real distribution of lengths."""
     random, rows = np.random.default_rng(0), {}
     for spec in TASKS:
-        lengths, counts = zip(*((int(k), v) for k, v in LENGTHS[spec.name].items()), strict=True)
-        drawn = random.choice(lengths, size=POOL, p=np.asarray(counts) / sum(counts))
+        lengths, shares = lengths_of(spec.name)
+        drawn = random.choice(lengths, size=POOL, p=shares)
         labels = random.uniform(0, 5, POOL) if spec.kind == "regression" else random.integers(0, 2, POOL)
         ids = [random.integers(5, 200, n).tolist() for n in drawn]
         rows[spec.name] = Dataset.from_dict({"input_ids": ids, "length": drawn, "labels": labels})
@@ -127,7 +145,7 @@ def stock_joint(rows: dict[str, Dataset], encoder: str, rows_per_task: int, samp
 
     def run(block: int, steps: int) -> tuple[list[float], float]:
         args = TrainingArguments(
-            max_steps=steps + 1, per_device_train_batch_size=2 * rows_per_task, seed=block,
+            max_steps=steps + 1, per_device_train_batch_size=len(TASKS) * rows_per_task, seed=block,
             train_sampling_strategy=sampling, remove_unused_columns=False, **COMMON,
         )  # fmt: skip
         clock, counter = Clock(), Counter(pad)
@@ -189,7 +207,7 @@ def ours(rows: dict[str, Dataset], encoder: str, rows_per_task: int, method: str
 
     def run(block: int, steps: int) -> tuple[list[float], float]:
         args = MultiTaskTrainingArguments(
-            do_train=True, max_steps=steps + 1, per_device_train_batch_size=2 * rows_per_task, seed=block,
+            do_train=True, max_steps=steps + 1, per_device_train_batch_size=len(TASKS) * rows_per_task, seed=block,
             gradient_method="sum" if method == "stock" else method, unfreeze_schedule="none", eval_strategy="no",
             **COMMON,
         )  # fmt: skip
@@ -203,15 +221,17 @@ def ours(rows: dict[str, Dataset], encoder: str, rows_per_task: int, method: str
     return run
 
 
-def peer(rows: dict[str, Dataset], encoder: str, rows_per_task: int, library: str) -> Callable[[int, int], Any]:
-    """PCGrad on a joint batch as the library's README writes it, in a plain loop."""
+def peer(rows: dict[str, Dataset], encoder: str, rows_per_task: int, how: str) -> Callable[[int, int], Any]:
+    """A plain loop over random batches: PCGrad on a joint one as the library's README writes it, or a plain sum."""
     joint = joint_rows(rows)
 
-    def batches(block: int, counter: Counter) -> Iterator[Any]:
+    def batches(block: int, counter: Counter) -> Iterator[list[Any]]:
+        """The batches that each have a forward: one of all tasks, or one of each."""
         random = np.random.default_rng(block)
         while True:
             picked = [random.integers(0, POOL, rows_per_task) + i * POOL for i in range(len(rows))]
-            yield counter([joint[i] for i in np.concatenate(picked)])
+            together = picked if how == "sum per task" else [np.concatenate(picked)]
+            yield [counter([joint[i] for i in indices]) for indices in together]
 
     def run(block: int, steps: int) -> tuple[list[float], float]:
         model, counter, clock = make_model(encoder, JointModel).train(), Counter(pad), Clock()
@@ -219,15 +239,18 @@ def peer(rows: dict[str, Dataset], encoder: str, rows_per_task: int, library: st
         model.to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         surgeon = PCGrad(optimizer, reduction="sum")
-        for _, batch in zip(range(steps + 1), batches(block, counter), strict=False):
-            inputs = {name: value.to(device) for name, value in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
-                losses, features = losses_and_features(model, **inputs)
-            if library == "torchjd":
-                mtl_backward(losses, features=features, parallel_chunk_size=1)
-                jac_to_grad(list(model.encoder.parameters()), TorchJDPCGrad())
-            else:
-                surgeon.pc_backward(losses)
+        for _, parts in zip(range(steps + 1), batches(block, counter), strict=False):
+            for batch in parts:
+                inputs = {name: value.to(device) for name, value in batch.items()}
+                with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
+                    losses, features = losses_and_features(model, **inputs)
+                if how == "torchjd":
+                    mtl_backward(losses, features=features, parallel_chunk_size=1)
+                    jac_to_grad(list(model.encoder.parameters()), TorchJDPCGrad())
+                elif how == "pytorch_optimizer":
+                    surgeon.pc_backward(losses)
+                else:
+                    torch.stack(losses).sum().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -238,11 +261,13 @@ def peer(rows: dict[str, Dataset], encoder: str, rows_per_task: int, library: st
 
 
 def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: Any, labels: Any) -> tuple[Any, Any]:
-    """The tasks' losses, and the vectors between the shared part and the heads."""
+    """The losses of the tasks that are in the batch, and the vectors between the shared part and the heads."""
     hidden = model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     features, losses = [], []
     for i, (name, head) in enumerate(model.task_heads.items()):
         mine = task == i
+        if not mine.any():
+            continue
         features.append(pool(hidden, attention_mask, "mean")[mine])
         wanted = labels[mine].to(KINDS[head.kind].label_dtype)
         losses.append(KINDS[head.kind].loss(model.heads[name](model.dropout(features[-1])), wanted, head))
@@ -254,7 +279,7 @@ def cost_of_pcgrad(rows: dict[str, Dataset], encoder: str, rows_per_task: int, n
     steps = []
     for cls, method in ((SummedLoss, "sum"), (MultiTaskTrainer, "pcgrad")):
         args = MultiTaskTrainingArguments(
-            do_train=True, per_device_train_batch_size=2 * rows_per_task, gradient_method=method,
+            do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, gradient_method=method,
             unfreeze_schedule="none", eval_strategy="no", **COMMON,
         )  # fmt: skip
         trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER)
@@ -284,6 +309,8 @@ def one_step(trainer: MultiTaskTrainer, batch: Batch) -> float:
 
 STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
 METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
+    "plain sum, joint random batches": lambda *shape: peer(*shape, "sum"),
+    "plain sum, a random batch per task": lambda *shape: peer(*shape, "sum per task"),
     "stock Trainer, joint random batches": lambda *shape: stock_joint(*shape, "random"),
     "stock Trainer, joint group_by_length": lambda *shape: stock_joint(*shape, "group_by_length"),
     "pytorch_optimizer PCGrad, joint random batches": lambda *shape: peer(*shape, "pytorch_optimizer"),
@@ -302,10 +329,49 @@ def resident_gib(*, peak: bool = False) -> float:
 
 def peak_memory(method: str, encoder: str, rows_per_task: int) -> float:
     """GiB at the peak of a process that takes six steps of this method alone, above what it had before the model."""
-    shape = ["--encoder", encoder, "--rows", str(rows_per_task)]
+    shape = ["--encoder", encoder, "--rows", str(rows_per_task), "--tasks", str(len(TASKS))]
     command = [sys.executable, __file__, *shape, "--memory", method]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])
+
+
+def rate(work: Callable[[], Any], amount: float) -> float:
+    """Amount done per second, by the fastest of ten runs."""
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        work()
+        if CUDA:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return amount / min(seconds)
+
+
+def floor(encoder: str, rows_per_task: int) -> dict[str, float]:
+    """Seconds that a PCGrad step cannot go below: its matrix products, and its passes over parameters and rows."""
+    model, device = make_model(encoder), "cuda" if CUDA else "cpu"
+    config, dtype = model.encoder.config, torch.bfloat16 if CUDA else torch.float32
+    means = [np.dot(*lengths_of(spec.name)) for spec in TASKS]
+    squares = [np.dot(np.square(lengths_of(spec.name)[0]), lengths_of(spec.name)[1]) for spec in TASKS]
+    weights = sum(m.weight.numel() for m in model.encoder.modules() if isinstance(m, torch.nn.Linear))
+    # Forward once, backward twice; two operations for each weight and token, and for scores and their use in attention.
+    attention = 4 * config.num_hidden_layers * config.hidden_size * rows_per_task * sum(squares)
+    products = 3 * (2 * weights * rows_per_task * sum(means) + attention)
+    width, tokens = config.hidden_size, round(rows_per_task * float(np.mean(means)))
+    a = torch.randn(tokens, width, device=device, dtype=dtype)
+    b = torch.randn(width, config.intermediate_size, device=device, dtype=dtype)
+    flops = rate(lambda: a @ b, 2 * a.numel() * b.shape[1])
+    source = torch.randn(1 << 25, device=device)
+    target = torch.empty_like(source)
+    bandwidth = rate(lambda: target.copy_(source), 8 * source.numel())
+    numbers = sum(p.numel() for p in model.encoder.parameters())
+    # Each task's row is written, read for the inner products and read for the sum, which is written; the norm reads it;
+    # AdamW reads gradient, parameter and two moments and writes three of them.
+    passes = 3 * len(TASKS) + 1 + 1 + 7
+    return {
+        "products_seconds": products / flops, "passes_seconds": 4 * passes * numbers / bandwidth,
+        "gflops": flops / 1e9, "gb_per_second": bandwidth / 1e9,
+    }  # fmt: skip
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -324,11 +390,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         {
             "method": name,
             "seconds": statistics.median(seconds[name]),
-            "rows_per_second": 2 * options.rows / statistics.median(seconds[name]),
+            "rows_per_second": len(TASKS) * options.rows * PROCESSES / statistics.median(seconds[name]),
             "padded_per_real": padding[name],
             "to_stock_step": statistics.median(a / b for a, b in zip(seconds[name], stock, strict=True)),
             "hf_mtl_is_faster": statistics.median(a / b for a, b in zip(seconds[name], mine, strict=True)),
-            "peak_gib": peak_memory(name, options.encoder, options.rows),
+            "peak_gib": peak_memory(name, options.encoder, options.rows) if PROCESSES == 1 else float("nan"),
         }
         for name in options.methods
     ]
@@ -350,19 +416,45 @@ def table(result: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def describe_floor(found: dict[str, float]) -> str:
+    """The floor in a sentence."""
+    return (
+        f"Floor of a PCGrad step: {1000 * found['products_seconds']:.0f} ms of matrix products, at "
+        f"{found['gflops']:.0f} GFLOP/s, and {1000 * found['passes_seconds']:.0f} ms of passes over parameters and "
+        f"rows, at {found['gb_per_second']:.0f} GB/s, both as measured here."
+    )
+
+
+def plot(result: list[dict[str, Any]], found: dict[str, float], title: str, path: Path) -> None:
+    """Bars of milliseconds, one per method, and a line at the floor."""
+    figure = Figure(figsize=(9, 0.5 * len(result) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    names = [row["method"] for row in result][::-1]
+    times = [1000 * row["seconds"] for row in result][::-1]
+    bars = axes.barh(names, times, color=["C0" if name.startswith("hf_mtl") else "0.7" for name in names])
+    axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.axvline(1000 * (found["products_seconds"] + found["passes_seconds"]), color="C3", ls=":", label="floor")
+    axes.set(title=title, xlabel="milliseconds per step", xlim=(0, 1.1 * max(times)))
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=ENCODERS, default="minilm")
     parser.add_argument("--rows", type=int, default=32, help="of each task in a step")
+    parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="of each method in a block")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--cost", type=int, metavar="BATCHES", help="only PCGrad's cost to the stock step, in turns")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--memory", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
+    choose_tasks(options.tasks)
     if options.memory:
         run = METHODS[options.memory](make_rows(), options.encoder, options.rows)
         before = resident_gib()
@@ -376,11 +468,16 @@ def main() -> None:
         print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
         return
     options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
-    result = measure(options)
+    result, lowest = measure(options), floor(options.encoder, options.rows)
+    if os.environ.get("RANK", "0") != "0":
+        return
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
+    shape = f"{options.encoder}, {options.tasks} tasks, {options.rows} rows of each, {PROCESSES} process(es), {device}"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    text = f"{options.encoder}, {options.rows} rows of each task, {device}; {versions}.\n\n{table(result)}"
-    print(json.dumps(result) if options.json else text)
+    text = f"{shape}; {versions}.\n\n{table(result)}\n\n{describe_floor(lowest)}"
+    print(json.dumps({"shape": shape, "methods": result, "floor": lowest}) if options.json else text)
+    if options.plot:
+        plot(result, lowest, shape, options.plot)
     if options.write:
         mark = f"<!-- {options.encoder} {options.rows} {'cuda' if CUDA else 'cpu'} -->"
         before, _, rest = options.write.read_text().partition(mark)

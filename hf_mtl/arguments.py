@@ -116,6 +116,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         "group_by_length", "group_by_length puts rows of like length into a batch; random does not."
     )
     remove_unused_columns: bool = _option(False, "Not used: batches are nested by task.")
+    logging_nan_inf_filter: bool = _option(
+        False, "Not needed: a loss that is not finite is left out; the filter would wait for the device in every step."
+    )
     hub_strategy: str = _option(
         "end", "What to push, with push_to_hub: end; every_save, the model; checkpoint, also all to resume from."
     )
@@ -127,7 +130,10 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         if not self.do_train:
             self.eval_strategy = "no"  # else the base class would turn --do_eval on
             self.load_best_model_at_end = False  # would want an eval_strategy
+        config: Any = self.accelerator_config
         super().__post_init__()
+        if config is None:  # a blocking copy would wait until the device has come to it
+            self.accelerator_config.non_blocking = self.dataloader_pin_memory
 
     def options(self, name: str) -> dict[str, Any]:
         """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import tokenizers
 import torch
+import transformers
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,7 +33,7 @@ def tokenise(
     max_length: int,
     labels: NDArray[Any] | None = None,
 ) -> Dataset:
-    """Token ids of every row, without padding.
+    """Token ids of every row, without padding; kept on disk for the next run with the same texts and tokenizer.
 
     Args:
         spec: the task; a pair of text columns becomes one input of two segments.
@@ -46,13 +53,17 @@ def tokenise(
         lengths = [len(ids) for ids in tokens["input_ids"]]
         return {**tokens, "length": lengths, "cut": _cut(tokens, texts, tokenizer, max_length)}
 
-    # Kept in memory: the stock cache does not notice edits to this file and would hand out old rows.
-    tokenised = rows.map(
+    texts = rows.select_columns(list(dict.fromkeys(spec.text_columns)))
+    file = _cache_file(spec, texts, tokenizer, max_length)
+    tokenised = texts.map(
         encode,
         batched=True,
-        remove_columns=rows.column_names,
-        keep_in_memory=True,
-        load_from_cache_file=False,
+        remove_columns=texts.column_names,
+        # The stock fingerprint does not notice edits to this file and would hand out old rows; the name of ours does.
+        cache_file_name=file,
+        new_fingerprint=file and Path(file).stem,
+        load_from_cache_file=file is not None,
+        keep_in_memory=file is None,
         desc=f"tokenising {spec.name}",
     )
     num_cut = sum(tokenised["cut"])
@@ -60,6 +71,33 @@ def tokenise(
         logger.info("%s: %d of %d rows are longer than %d tokens, cut", spec.name, num_cut, len(rows), max_length)
     tokenised = tokenised.remove_columns("cut")
     return tokenised if labels is None else tokenised.add_column("labels", labels)
+
+
+def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
+    """A file named after all that the tokens follow from; None where nothing is to be kept.
+
+    Those are the texts themselves, the tokenizer's whole state, the length, the versions, and this file.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / "tokens"
+    if backend is None or not datasets.is_caching_enabled() or not _can_write(folder):
+        return None
+    state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}  # these change with every call
+    facts = [state, tokenizer.model_input_names, tokenizer.truncation_side, max_length]
+    facts += [spec.text_columns, tokenizers.__version__, transformers.__version__]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(Path(__file__).read_bytes())
+    for batch in texts.with_format("arrow")[:].to_batches():
+        digest.update(batch.serialize())
+    return str(folder / f"{digest.hexdigest()[:32]}.arrow")
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
@@ -71,6 +109,30 @@ def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase
     return [len(ids) > max_length for ids in whole["input_ids"]]
 
 
+class Ragged:
+    """Rows of unequal length in one array: `ragged[i]` is row i, a view.
+
+    Args:
+        values: of all rows, one after another.
+        starts: where each row begins, and the end of the last one. *Shape:* (rows + 1,)
+    """
+
+    def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
+        self.values, self.starts = values, starts
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+
+def _column(array: Any) -> NDArray[Any] | Ragged:
+    """An arrow column as numpy arrays."""
+    array = array.combine_chunks()
+    if not hasattr(array, "offsets"):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    starts = array.offsets.to_numpy().astype(np.int64)
+    return Ragged(array.flatten().to_numpy(zero_copy_only=False), starts - starts[0])
+
+
 class TaskRows(torch.utils.data.Dataset[Rows]):
     """Rows of several tasks behind one index, each row carrying its task's name under "task".
 
@@ -80,11 +142,13 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
 
     def __init__(self, tasks: Mapping[str, Dataset]) -> None:
         self.tasks = dict(tasks)
-        self.lengths = {name: np.asarray(rows["length"], dtype=np.int64) for name, rows in self.tasks.items()}
         self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
-        self._columns = {name: [c for c in rows.column_names if c != "length"] for name, rows in self.tasks.items()}
+        tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
+        self._columns = {name: {c: _column(table[c]) for c in table.column_names} for name, table in tables.items()}
+        self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int64) for name, c in self._columns.items()}
         self._names = list(self.tasks)
         self._ends = np.cumsum(list(self.sizes.values()))
+        self._starts = self._ends - list(self.sizes.values())
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -93,24 +157,23 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
-        """The rows at `indices`, in one read per task; `torch.utils.data` calls this with a whole batch."""
-        owner = np.searchsorted(self._ends, indices, side="right")
-        items: list[Rows] = [{}] * len(indices)
-        for task in np.unique(owner):
-            name = self._names[task]
-            places = np.flatnonzero(owner == task)
-            start = int(self._ends[task]) - self.sizes[name]
-            columns = self.tasks[name][[int(indices[int(place)]) - start for place in places]]
-            for row, place in enumerate(places):
-                items[int(place)] = {"task": name, **{column: columns[column][row] for column in self._columns[name]}}
-        return items
+        """The rows at `indices`; `torch.utils.data` calls this with a whole batch. Token ids are views of one array."""
+        owners = np.searchsorted(self._ends, indices, side="right")
+        places = (np.asarray(indices) - self._starts[owners]).tolist()
+        rows = []
+        for owner, place in zip(owners.tolist(), places, strict=True):
+            name = self._names[owner]
+            rows.append({"task": name, **{column: of[place] for column, of in self._columns[name].items()}})
+        return rows
 
 
 class TaskCollator:
     """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows,)}}`, each task padded alone.
 
+    What `tokenizer.pad` gives, without its way through Python lists.
+
     Args:
-        tokenizer: pads.
+        tokenizer: knows what to pad with, and on which side.
         pad_to_multiple_of: tokens are rounded up to a multiple of it.
     """
 
@@ -121,9 +184,32 @@ class TaskCollator:
     def __call__(self, rows: Iterable[Rows]) -> dict[str, dict[str, Tensor]]:
         by_task: dict[str, list[Rows]] = {}
         for row in rows:
-            by_task.setdefault(row["task"], []).append({k: v for k, v in row.items() if k != "task"})
-        return {task: dict(self._pad(group)) for task, group in by_task.items()}
+            by_task.setdefault(row["task"], []).append(row)
+        return {task: self._batch(group) for task, group in by_task.items()}
 
-    def _pad(self, rows: list[Rows]) -> Mapping[str, Tensor]:
-        padded = self.tokenizer.pad(rows, padding=True, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt")
-        return {name: value.float() if value.is_floating_point() else value for name, value in padded.items()}
+    def _batch(self, rows: list[Rows]) -> dict[str, Tensor]:
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        multiple = self.pad_to_multiple_of or 1
+        real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
+        if self.tokenizer.padding_side == "left":
+            real = real[:, ::-1]
+        fill = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+        for name in rows[0]:
+            values = [row[name] for row in rows]
+            if name != "task":
+                batch[name] = _padded(values, real, fill.get(name, 0)) if np.ndim(values[0]) else _stacked(values)
+        return batch
+
+
+def _padded(values: Sequence[Any], real: NDArray[np.bool_], fill: int) -> Tensor:
+    """*Shapes:* (tokens of the row,) each, (rows, tokens) -> (rows, tokens), int64"""
+    padded = np.full(real.shape, fill, dtype=np.int64)
+    padded[real] = np.concatenate(values)
+    return torch.from_numpy(padded)
+
+
+def _stacked(values: Sequence[Any]) -> Tensor:
+    """One number per row; what is no whole number as fp32. *Shape:* (rows,)"""
+    stacked = torch.from_numpy(np.asarray(values))
+    return stacked.float() if stacked.is_floating_point() else stacked

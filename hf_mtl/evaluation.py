@@ -9,16 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, speed_metrics
 
 from .data import TaskRows
 from .kinds import KINDS
-from .metrics import average_score, task_scores
 from .seeding import seeded_generator
 from .tasks import TaskSpec
+
+
+def longest_first(rows: TaskRows) -> NDArray[np.int64]:
+    """The rows of one task from the longest to the shortest. *Shape:* (rows,)"""
+    (lengths,) = rows.lengths.values()
+    return np.argsort(-lengths, kind="stable")
 
 
 class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
@@ -31,11 +37,12 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
     tasks: dict[str, TaskSpec]
 
     def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
-        """Batches of one task, in the order of its rows."""
-        return self._loader(eval_dataset, batch_size=self.args.eval_batch_size)
+        """Batches of one task, longest rows first: little padding, and a lack of memory shows at once."""
+        order = longest_first(eval_dataset).tolist()
+        return self._loader(eval_dataset, batch_size=self.args.eval_batch_size, sampler=order)
 
     def get_test_dataloader(self, test_dataset: TaskRows) -> DataLoader[Any]:
-        """Batches of one task, in the order of its rows."""
+        """As `get_eval_dataloader`; `predict` puts the rows back into their order."""
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, rows: TaskRows, **batches: Any) -> DataLoader[Any]:
@@ -77,14 +84,22 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         return metrics
 
     def _scores(self, rows: Mapping[str, Dataset], ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
+        from .metrics import average_score  # late: evaluate and scipy take a second to import
+
         metrics: dict[str, float] = {}
         for task in rows:
-            longest_first = np.argsort(rows[task]["length"], kind="stable")[::-1]  # little padding; scores ignore order
-            loader = self.get_eval_dataloader(TaskRows({task: rows[task].select(longest_first)}))
+            loader = self.get_eval_dataloader(TaskRows({task: rows[task]}))
             output = self.evaluation_loop(loader, "Evaluation", None, ignore_keys, metric_key_prefix=f"{prefix}_{task}")
             metrics.update(output.metrics)
         metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
         return metrics
+
+    def predict(self, test_dataset: TaskRows, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """As in `Trainer`, for the rows of one task, in their order."""
+        output = super().predict(test_dataset, *args, **kwargs)
+        back = np.argsort(longest_first(test_dataset))
+        labels = None if output.label_ids is None else output.label_ids[back]
+        return output._replace(predictions=output.predictions[back], label_ids=labels)
 
     def _train_sample(self) -> dict[str, Dataset]:
         """The same rows of every task whenever it is called, on every rank."""
@@ -112,6 +127,8 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of the task that is being evaluated, and its exact mean loss, from logits and labels."""
+        from .metrics import task_scores
+
         spec = self.tasks[self._evaluated_task]
         logits, labels = torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids)
         decoded = KINDS[spec.kind].decode(logits, spec.head)

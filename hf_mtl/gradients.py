@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_optimizer import PCGrad
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -49,13 +48,19 @@ def inner_products(rows: Tensor) -> Tensor:
     return products
 
 
+def begin_sum_over_processes(tensors: Iterable[Tensor]) -> list[dist.Work]:
+    """Begin to make every tensor the sum of what the processes hold; it is so once all that is returned is done."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return []
+    return [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+
+
 def sum_over_processes(tensors: Iterable[Tensor]) -> int:
     """Make every tensor the sum of what the processes hold, in place; returns the number of processes."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return 1
-    for tensor in tensors:
-        dist.all_reduce(tensor)
-    return dist.get_world_size()
+    sums = begin_sum_over_processes(tensors)
+    for each in sums:
+        each.wait()
+    return dist.get_world_size() if sums else 1
 
 
 class TaskGradients:
@@ -84,12 +89,13 @@ class TaskGradients:
         example = (self.shared or self.heads[self.tasks[0]])[0]
         size = sum(p.numel() for p in self.shared)
         self.rows = torch.empty(len(self.tasks), size, dtype=example.dtype, device=example.device)
-        self.loss_sums, self.num_rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
+        self._losses, self._counts = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
         self.loss_scale = 1.0
-        self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64).to(example.device)
+        self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64)
         self._views = [self._views_of(row) for row in self.rows]
         self._task: int | None = None  # whose backward is under way
         self._written: list[set[int]] = [set() for _ in self.tasks]  # parameters that have their part of the row
+        self._sums: list[dist.Work] = []  # over the processes, under way
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(functools.partial(self._move, i))  # type: ignore[no-untyped-call]
             for i, parameter in enumerate(self.shared)
@@ -120,8 +126,8 @@ class TaskGradients:
         """Begin a step: no gradient, no loss and no row counted yet."""
         for written in self._written:
             written.clear()
-        self.loss_sums.zero_()
-        self.num_rows.zero_()
+        self._losses.zero_()
+        self._counts.zero_()
         self._point_to(None)
         for task in self.tasks:
             self._drop_head(task)
@@ -144,23 +150,38 @@ class TaskGradients:
             num_rows: how many they are.
         """
         index = self.tasks.index(task)
-        self.loss_sums[index] += loss.detach() * num_rows
-        self.num_rows[index] += num_rows
+        self._losses[index] += loss.detach() * num_rows
+        self._counts[index] += num_rows
         self._task = index
         try:
             yield
         finally:
             self._task = None
 
+    def begin_sum(self, task: str) -> None:
+        """Begin to sum a task's finished gradients over the processes, while the next task's backward runs.
+
+        Every process calls it for every task, in the same order.
+        """
+        i = self.tasks.index(task)
+        for parameter, view in enumerate(self._views[i]):
+            if parameter not in self._written[i]:
+                view.zero_()
+        self._sums += begin_sum_over_processes([self.rows[i], *self._head_gradients(task)])
+
     def reduce(self) -> None:
-        """Sum everything over the processes, and take the rows' inner products."""
-        for views, written in zip(self._views, self._written, strict=True):
-            for i, view in enumerate(views):
-                if i not in written:
-                    view.zero_()
-        head_gradients = [gradient for task in self.tasks for gradient in self._head_gradients(task)]
-        sum_over_processes([*self.rows, self.loss_sums, self.num_rows, *head_gradients])
-        self._products = inner_products(self.rows)
+        """Wait for the sums, take the rows' inner products, and fetch all numbers that decide the step."""
+        self._sums += begin_sum_over_processes([self._losses, self._counts])
+        while self._sums:
+            self._sums.pop().wait()
+        heads = torch.zeros_like(self._losses)
+        for i, task in enumerate(self.tasks):
+            for gradient in self._head_gradients(task):
+                heads[i] += gradient.float().norm()
+        numbers = torch.stack([self._losses, self._counts, heads, *inner_products(self.rows)])
+        # The step's one wait for the device.
+        self.loss_sums, self.num_rows, self._head_norms, *products = numbers.cpu()
+        self._products = torch.stack(products)
 
     def leave_out_bad_tasks(self, *, keep_overflow: bool) -> list[str]:
         """Leave out of this step every task whose loss or gradient is not finite; the same ones on every rank.
@@ -172,13 +193,8 @@ class TaskGradients:
         Returns:
             The names of the tasks left out. Their rows are zero and their heads have no gradient.
         """
-        heads = torch.zeros_like(self.loss_sums)
-        for i, task in enumerate(self.tasks):
-            for gradient in self._head_gradients(task):
-                heads[i] += gradient.float().norm()
-        finite = torch.stack([self.loss_sums, self._products.diagonal(), heads]).isfinite()
-        good_loss, *good_gradients = finite.tolist()  # the step's one wait for the device
-        good_gradient = [all(both) for both in zip(*good_gradients, strict=True)]
+        good_loss = self.loss_sums.isfinite().tolist()
+        good_gradient = (self._products.diagonal().isfinite() & self._head_norms.isfinite()).tolist()
         good = [loss and (gradient or keep_overflow) for loss, gradient in zip(good_loss, good_gradient, strict=True)]
         self.kept = [i for i, ok in enumerate(good) if ok]
         self.overflow = not all(good_gradient[i] for i in self.kept)
@@ -210,7 +226,7 @@ class TaskGradients:
 
     def mean_rows(self) -> list[Tensor]:
         """Copies of the kept tasks' mean gradients over the shared parameters. *Shape:* (P,) each"""
-        return [self.rows[i] * scale.to(self.rows.dtype) for i, scale in zip(self.kept, self._scales(), strict=True)]
+        return [self.rows[i] * scale for i, scale in zip(self.kept, self._scales().tolist(), strict=True)]
 
     def write_weighted(self, weights: Tensor, *, heads_too: bool = False) -> None:
         """Make `.grad` the weighted sum of the kept tasks' mean gradients, built in place in the first row.
@@ -219,16 +235,16 @@ class TaskGradients:
             weights: one per kept task. *Shape:* (kept,)
             heads_too: weigh each head's gradient by its task's weight, as a weighted sum of the losses would.
         """
-        factors = (weights * self._scales()).to(self.rows.dtype)
-        combined = self.rows[self.kept[0]].mul_(factors[0])
-        for i, factor in zip(self.kept[1:], factors[1:], strict=True):
-            combined.addcmul_(self.rows[i], factor)
+        first, *factors = (weights * self._scales()).tolist()
+        combined = self.rows[self.kept[0]].mul_(first)
+        for i, factor in zip(self.kept[1:], factors, strict=True):
+            combined.add_(self.rows[i], alpha=factor)
         self._finish(weights if heads_too else torch.ones_like(weights))
 
     def write(self, combined: Tensor) -> None:
         """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
         self.rows[self.kept[0]].copy_(combined)
-        self._finish(torch.ones(len(self.kept), device=combined.device))
+        self._finish(torch.ones(len(self.kept)))
 
     def write_nothing(self) -> None:
         """Leave no gradient anywhere, so that the optimizer moves nothing."""
@@ -237,9 +253,9 @@ class TaskGradients:
     def _finish(self, head_weights: Tensor) -> None:
         """Shared parameters take the combined row, each head its own task's mean gradient times a weight."""
         self._point_to(self.kept[0])
-        for i, scale in zip(self.kept, self._scales() * head_weights, strict=True):
+        for i, scale in zip(self.kept, (self._scales() * head_weights).tolist(), strict=True):
             for gradient in self._head_gradients(self.tasks[i]):
-                gradient.mul_(scale.to(gradient.dtype))
+                gradient.mul_(scale)
 
 
 @dataclass(frozen=True)
@@ -273,7 +289,7 @@ def _combine_by_weights(gradients: TaskGradients, seed: int, step: int, *, weigh
     if not gradients.kept:
         gradients.write_nothing()
     elif gradients.overflow:  # any weights do: the scaler will skip the step
-        gradients.write_weighted(torch.ones(len(gradients.kept), device=gradients.rows.device))
+        gradients.write_weighted(torch.ones(len(gradients.kept)))
     else:
         gradients.write_weighted(_weights_of_kept(gradients, weighting, seeded_generator(seed, step)))
 
@@ -293,14 +309,16 @@ def _combine_by_losses(gradients: TaskGradients, seed: int, step: int, *, balanc
     if not gradients.kept:
         gradients.write_nothing()
     else:
-        weights = balancer(gradients.mean_losses().cpu().numpy(), gradients.kept)
-        gradients.write_weighted(torch.from_numpy(weights).to(gradients.rows.device), heads_too=True)
+        weights = balancer(gradients.mean_losses().numpy(), gradients.kept)
+        gradients.write_weighted(torch.from_numpy(weights), heads_too=True)
 
 
 def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reduction: str = "sum") -> None:
     """PCGrad as pytorch_optimizer computes it, from copies of the rows; its shuffle is seeded by (seed, step)."""
     if not gradients.kept:
         return gradients.write_nothing()
+    from pytorch_optimizer import PCGrad  # late: it takes a while to import
+
     surgeon = PCGrad(torch.optim.SGD(gradients.shared or gradients.heads[gradients.tasks[0]]), reduction=reduction)
     rows = gradients.mean_rows()
     state = random.getstate()

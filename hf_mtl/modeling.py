@@ -30,7 +30,6 @@ from .errors import InputError, unknown
 from .inputs import longest_input
 from .kinds import KINDS, TaskHead
 from .model_files import copy_code, describe_for_sentence_transformers
-from .mpnet import use_fused_attention
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,9 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
         self.encoder = _encoder_without_pooler(config.encoder_config)
-        if config._attn_implementation != "eager":
+        if config.encoder_config.model_type == "mpnet" and config._attn_implementation != "eager":
+            from .mpnet import use_fused_attention  # imported for those who need it: it takes a while
+
             use_fused_attention(self.encoder)
         self.dropout = nn.Dropout(config.head_dropout)
         width = config.encoder_config.hidden_size

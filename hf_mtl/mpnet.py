@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetModel, MPNetSelfAttention
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
 
 def use_fused_attention(encoder: nn.Module) -> None:
-    """Let an MPNet encoder attend through `scaled_dot_product_attention`; leave any other encoder as it is."""
-    if not isinstance(encoder, MPNetModel):
-        return
+    """Let an MPNet encoder attend through `scaled_dot_product_attention`."""
     for module in encoder.modules():
         if type(module) is MPNetEncoder:
             module.__class__ = FusedMPNetEncoder

@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import torch
-from pytorch_optimizer import get_supported_optimizers, load_optimizer
 
 from .errors import InputError, unknown
 
@@ -31,6 +30,8 @@ def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Opti
     Raises:
         InputError: for an unknown name, one of `REFUSED`, or options that its constructor does not take.
     """
+    from pytorch_optimizer import get_supported_optimizers, load_optimizer  # late: it takes a while to import
+
     name = name.lower()
     if name in REFUSED:
         raise InputError(f"optimizer {name!r} cannot be used here: {REFUSED[name]}; try adamw, lion, adan or prodigy")

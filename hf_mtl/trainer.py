@@ -225,7 +225,7 @@ class MultiTaskTrainer(TaskEvaluation):
             num_items_in_batch: the step's rows of each task over all processes, for a joint loss. *Shape:* (K,)
 
         Returns:
-            The weighted sum of the tasks' losses, divided by the micro-batches of the step. *Shape:* ()
+            The weighted sum of the tasks' losses that are finite, divided by the micro-batches of the step. *Shape:* ()
         """
         self.model.train()
         if callable(getattr(self.optimizer, "train", None)):
@@ -238,22 +238,28 @@ class MultiTaskTrainer(TaskEvaluation):
         else:
             assert num_items_in_batch is not None
             losses = self._backward_jointly(self.joint, model, inputs, num_items_in_batch)
-        total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()]).sum()
-        return total / self.current_gradient_accumulation_steps
+        total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()])
+        return total.nan_to_num(0.0, 0.0, 0.0).sum() / self.current_gradient_accumulation_steps
 
     def _backward_by_task(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         assert self.gradients is not None
         losses = {}
-        for task, batch in inputs.items():
-            num_rows = len(batch["labels"])
-            with self.compute_loss_context_manager():
-                loss = self.model(task=task, **batch).loss
-            with self.gradients.collecting(task, loss, num_rows):
-                self.accelerator.backward(loss * num_rows)
-            losses[task] = loss.detach()
+        for task in self.tasks:
+            if task in inputs:
+                losses[task] = self._backward(self.gradients, task, inputs[task])
+            if self.accelerator.sync_gradients:
+                self.gradients.begin_sum(task)
         if self.accelerator.sync_gradients:
             self._combine(self.gradients)
         return losses
+
+    def _backward(self, gradients: TaskGradients, task: str, batch: Mapping[str, Tensor]) -> Tensor:
+        num_rows = len(batch["labels"])
+        with self.compute_loss_context_manager():
+            loss = self.model(task=task, **batch).loss
+        with gradients.collecting(task, loss, num_rows):
+            self.accelerator.backward(loss * num_rows)
+        return loss.detach()
 
     def _backward_jointly(
         self, joint: JointLoss, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]], step_rows: Tensor

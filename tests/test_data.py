@@ -6,6 +6,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,9 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BatchEncoding
 
-from hf_mtl import InputError, TaskSpec
+from hf_mtl import InputError, TaskSpec, data
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
+from hf_mtl.demo import demo_tokenizer
 from hf_mtl.loading import load_rows, read_labels
 
 FRAME = pd.DataFrame(
@@ -318,19 +320,23 @@ def test_an_edit_of_the_rows_is_tokenised_anew(tokenizer):
     assert first["input_ids"][0] != second["input_ids"][0]
 
 
+def as_lists(rows):
+    return [{name: value if name == "task" else value.tolist() for name, value in row.items()} for row in rows]
+
+
 def test_rows_are_the_same_one_by_one_and_all_at_once(rows):
     everything = TaskRows(rows["train"])
     sizes = {name: len(part) for name, part in rows["train"].items()}
     assert len(everything) == sum(sizes.values())
     assert everything.sizes == sizes
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0)).tolist()
-    together = everything.__getitems__(order)
-    assert together == [everything[index] for index in order]
+    together = as_lists(everything.__getitems__(order))
+    assert together == as_lists(everything[index] for index in order)
     flat = [{"task": name, **row} for name, part in rows["train"].items() for row in part]
     for index, row in zip(order, together, strict=True):
         wanted = {key: value for key, value in flat[index].items() if key != "length"}
         assert row == wanted
-    assert everything.__getitems__([3, 3]) == [everything[3]] * 2
+    assert as_lists(everything.__getitems__([3, 3])) == as_lists([everything[3]] * 2)
 
 
 def test_lengths_are_those_of_the_tokens(rows):
@@ -357,6 +363,92 @@ def test_every_task_is_padded_alone(rows, tokenizer, multiple):
         for number, ids in enumerate(rows["train"][name]["input_ids"][:6]):
             assert batch[name]["input_ids"][number, : len(ids)].tolist() == ids
             assert (batch[name]["input_ids"][number, len(ids) :] == tokenizer.pad_token_id).all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("multiple", [None, 8])
+def test_padding_is_that_of_the_tokenizer(rows, specs, side, multiple):
+    own = demo_tokenizer()
+    own.padding_side, own.model_input_names = side, ["input_ids", "token_type_ids", "attention_mask"]
+    raw = Dataset.from_dict({"one": ["the plot is dull", "good", "the film"], "two": ["bad", "the film is good", "a"]})
+    spec = task(text_columns=("one", "two"))
+    tokens = tokenise(spec, raw, own, 32, np.array([1, 0, 1]))
+    plain = [{name: row[name] for name in tokens.column_names if name != "length"} for row in tokens]
+    assert any(1 in row["token_type_ids"] for row in plain)
+    wanted = own.pad(plain, padding=True, pad_to_multiple_of=multiple, return_tensors="pt")
+    found = TaskCollator(own, multiple)(TaskRows({"t": tokens}).__getitems__([0, 1, 2]))["t"]
+    assert set(found) == set(wanted) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+
+
+def test_rows_that_were_picked_are_the_ones_that_are_read(rows):
+    part = rows["train"]["reviews"]
+    everything = TaskRows({"reviews": part.select([5, 2, 9]), "pairs": rows["train"]["pairs"]})
+    assert [row["input_ids"].tolist() for row in everything.__getitems__([0, 1, 2])] == [
+        part[i]["input_ids"] for i in (5, 2, 9)
+    ]
+    assert everything[3]["task"] == "pairs"
+    assert everything[3]["input_ids"].tolist() == rows["train"]["pairs"][0]["input_ids"]
+
+
+# ---- tokens are kept ----
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The files of tokens that are kept, in a cache of the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    return lambda: sorted(path.name for path in (tmp_path / "hf_mtl" / "tokens").glob("*"))
+
+
+TEXTS = {"text": ["the film", "the plot is dull"]}
+
+
+def test_tokens_are_made_once(tokenizer, kept, monkeypatch):
+    first = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)
+    assert len(kept()) == 1
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda *args, **kwargs: pytest.fail("tokenised anew"))
+    longer = Dataset.from_dict({"text": ["a", *TEXTS["text"]], "other": [1, 2, 3]})
+    again = tokenise(task(), longer.select([1, 2]), tokenizer, 16, np.array([0, 1]))
+    assert again["input_ids"][:] == first["input_ids"][:] and again["labels"][:] == [0, 1]
+
+
+def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokenizer, kept, monkeypatch):
+    spec, rows = task(), Dataset.from_dict(TEXTS)
+    tokenise(spec, rows, tokenizer, 16)
+    tokenizer("padded and cut", padding="max_length", max_length=4, truncation=True)  # leaves its mark on the state
+    tokenise(spec, rows, tokenizer, 16)
+    assert len(kept()) == 1
+    changed = demo_tokenizer()
+    changed.add_tokens(["plot is"])
+    swapped = Dataset.from_dict({"text": TEXTS["text"][::-1]})
+    calls = [
+        lambda: tokenise(spec, rows, tokenizer, 15),
+        lambda: tokenise(spec, rows, changed, 16),
+        lambda: tokenise(spec, swapped, tokenizer, 16),
+        lambda: tokenise(task(text_columns=("text", "text")), rows, tokenizer, 16),
+    ]
+    for number, call in enumerate(calls, start=2):
+        call()
+        assert len(kept()) == number
+    monkeypatch.setattr(data, "__file__", __file__)  # as if the code had been edited
+    tokenise(spec, rows, tokenizer, 16)
+    assert len(kept()) == 6
+
+
+def test_without_a_cache_tokens_are_made_every_time(tokenizer, kept, tmp_path, monkeypatch):
+    wanted = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:]
+    before = kept()
+    datasets.disable_caching()
+    try:
+        assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:] == wanted
+    finally:
+        datasets.enable_caching()
+    assert kept() == before
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")  # where no folder can be made
+    assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
 
 
 def test_padding_a_fast_tokenizers_rows_warns_of_nothing(rows, tokenizer):

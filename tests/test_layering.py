@@ -1,6 +1,7 @@
 """Modules import downward only, and a saved model loads with torch and transformers alone."""
 
 import ast
+import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -56,6 +57,14 @@ LEVELS = {
     "trainer": 7,
     "__init__": 8,
 }
+# Slow to import, and needed late or by some only: (module, what it imports where it is used).
+LATE = {
+    ("evaluation", "metrics"),  # evaluate, scipy.stats
+    ("gradients", "pytorch_optimizer"),
+    ("optimizers", "pytorch_optimizer"),
+    ("modeling", "mpnet"),  # transformers' MPNet
+}
+SLOW = ("evaluate", "matplotlib", "pytorch_optimizer", "transformers.models.mpnet.modeling_mpnet")
 MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
 
 
@@ -105,9 +114,16 @@ def test_a_module_imports_from_lower_levels_only(name):
 def test_imports_are_at_the_top_and_relative(name):
     tree = MODULES[name]
     inside = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) and n not in tree.body]
+    inside = [n for n in inside if not isinstance(n, ast.ImportFrom) or (name, n.module) not in LATE]
     assert not inside, f"{name} imports in line {inside[0].lineno}, not at the top"
     assert "hf_mtl" not in foreign_imports(name)
     assert all(n.level <= 1 for n in tree.body if isinstance(n, ast.ImportFrom))
+
+
+def test_the_package_loads_nothing_slow():
+    code = f"import hf_mtl, sys; print(*[name for name in {SLOW} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
 
 
 def test_there_is_no_circle():

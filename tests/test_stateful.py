@@ -186,6 +186,7 @@ def rows_of(values: torch.Tensor) -> TaskGradients:
     for task, row in zip(tasks, values, strict=True):
         with gradients.collecting(task, torch.tensor(1.0), 1):
             (shared * row).sum().backward()
+        gradients.begin_sum(task)
     gradients.reduce()
     return gradients
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 from transformers import AutoModel, TrainerCallback
 
+from hf_mtl import MultiTaskConfig, MultiTaskModel
+from hf_mtl.kinds import TaskHead
 from hf_mtl.unfreezing import encoder_layers, train_last_layers
+
+HEADS = [TaskHead(name="one", kind="classification", labels=("a", "b"))]
 
 
 def trainable(module):
@@ -22,6 +26,34 @@ def test_the_last_layers_train_and_nothing_below_them(family_config):
     assert {id(p) for p in encoder.parameters() if p.requires_grad} == wanted
     train_last_layers(encoder, None)
     assert len(trainable(encoder)) == len(list(encoder.parameters()))
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2])
+def test_no_graph_is_kept_below_the_lowest_layer_that_trains(family_config, num_layers):
+    """With the encoder frozen, no tensor is kept at all: it runs as under `no_grad`."""
+    model = MultiTaskModel(MultiTaskConfig(family_config, HEADS))
+    layers = encoder_layers(model.encoder)
+    if len(set(layers)) == 1 and num_layers:
+        pytest.skip("one layer at every depth: it trains from the bottom on")
+    train_last_layers(model.encoder, num_layers)
+    records, kept = [], []
+
+    def begin(layer, *args):
+        kept.clear()
+
+    def end(layer, args, output):
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        records.append((hidden.requires_grad, bool(kept)))
+
+    for layer in layers if len(set(layers)) > 1 else [model.encoder]:
+        layer.register_forward_pre_hook(begin)
+        layer.register_forward_hook(end)
+    ids = torch.randint(4, 100, (2, 9))
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda index: pytest.fail("no backward here")):
+        vectors = model.train().embed(ids, torch.ones_like(ids))
+    trains = [False] * (len(records) - num_layers) + [True] * num_layers
+    assert records == [(trained, trained) for trained in trains]
+    assert vectors.requires_grad == bool(num_layers)
 
 
 def test_alberts_shared_group_thaws_with_one_layer():

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""What a run costs beside its training steps: imports, the way to the first step, batches, evaluation.
+
+    python benchmarks/overheads.py --model DIR --data GLUE_DIR
+
+DIR is an encoder, GLUE_DIR a folder with GLUE's SST-2 and STS-B. Imports and the way to the first step are measured in
+processes of their own, and the first of these fills the caches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
+from hf_mtl.data import TaskCollator, TaskRows, tokenise
+from hf_mtl.loading import load_rows, read_labels
+
+IMPORTS = """
+import time
+start = time.perf_counter()
+from transformers import Trainer
+middle = time.perf_counter()
+import hf_mtl
+print(middle - start, time.perf_counter() - middle)
+"""
+FIRST_STEP = """
+import sys, time
+sys.path.insert(0, {root!r})
+from transformers import Trainer
+import run_glue_mtl as script
+from hf_mtl import MultiTaskTrainer
+
+class FirstStep(BaseException):
+    pass
+
+def begin_step(self):
+    raise FirstStep
+
+def load(*args, real=script.load_model_and_tokenizer):
+    begin = time.perf_counter()
+    result = real(*args)
+    loading.append(time.perf_counter() - begin)
+    return result
+
+loading, MultiTaskTrainer.begin_step, script.load_model_and_tokenizer = [], begin_step, load
+start = time.perf_counter()
+try:
+    script.main(sys.argv[1:])
+except FirstStep:
+    print(time.perf_counter() - start - sum(loading), sum(loading))
+"""
+
+
+def child(code: str, *arguments: str) -> list[float]:
+    """The numbers on the last line that a process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return [float(number) for number in done.stdout.splitlines()[-1].split()]
+
+
+def imports() -> None:
+    """Seconds of the two imports."""
+    pairs = [child(IMPORTS) for _ in range(6)][1:]
+    trainer, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+    print(f"from transformers import Trainer: {trainer:.2f} s; import hf_mtl after it: {ours:.2f} s")
+
+
+def first_step(model: str, data: str) -> None:
+    """Seconds from the imports to the first step, without the loading of the model."""
+    for caches in ("empty", "filled", "filled"):
+        with tempfile.TemporaryDirectory() as folder:
+            code = FIRST_STEP.format(root=str(Path(__file__).parent.parent))
+            flags = ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", f"{folder}/out"]
+            seconds, loading = child(code, *flags, "--do_train", "--do_eval", "--max_steps", "10")
+        print(f"to the first step, caches {caches}: {seconds:.2f} s, and {loading:.2f} s for the model")
+
+
+def batches(rows: dict[str, Any], trainer: MultiTaskTrainer) -> None:
+    """Milliseconds for a batch of 32 + 32 rows from the training dataloader."""
+    times = []
+    iterator = iter(trainer.get_train_dataloader())
+    for _ in itertools.repeat(None, 500):
+        start = time.perf_counter()
+        next(iterator)
+        times.append(time.perf_counter() - start)
+    print(f"a batch of {trainer.args.train_batch_size} rows: {1000 * statistics.median(times):.3f} ms")
+
+
+class StockEvaluation(Trainer):  # type: ignore[misc]
+    """The stock loop over one task's rows, in their order, padded batch by batch."""
+
+    def __init__(self, task: str, collator: TaskCollator, **kwargs: Any) -> None:
+        super().__init__(data_collator=lambda rows: {"task": task, **collator(rows)[task]}, **kwargs)
+
+
+def evaluation(rows: dict[str, Any], trainer: MultiTaskTrainer) -> None:
+    """Rows per second of the stock loop and of `predict`, taken in turns, for the same model and batch size."""
+    args = TrainingArguments(
+        output_dir=trainer.args.output_dir, per_device_eval_batch_size=trainer.args.per_device_eval_batch_size,
+        use_cpu=trainer.args.use_cpu, bf16=trainer.args.bf16, remove_unused_columns=False, disable_tqdm=True,
+        report_to="none",
+    )  # fmt: skip
+    for task, split in rows.items():
+        one = TaskRows({task: split})
+        stock = StockEvaluation(task, trainer.data_collator, model=trainer.model, args=args)
+        ratios, speeds = [], []
+        for _ in range(3):
+            start = time.perf_counter()
+            wanted = stock.predict(one).predictions
+            middle = time.perf_counter()
+            found = trainer.predict(one).predictions
+            end = time.perf_counter()
+            ratios.append((middle - start) / (end - middle))
+            speeds.append((len(one) / (middle - start), len(one) / (end - middle)))
+        apart = abs(wanted - found).max()
+        theirs, ours = (statistics.median(speed) for speed in zip(*speeds, strict=True))
+        print(
+            f"prediction, {task}: stock loop {theirs:.0f} rows/s, hf_mtl {ours:.0f} rows/s, ratio "
+            f"{statistics.median(ratios):.2f}; largest difference of a logit {apart:.1e}"
+        )
+
+
+def main() -> None:
+    """Print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
+    imports()
+    first_step(options.model, options.data)
+    tasks = load_tasks("glue", tasks=["sst2", "stsb"], dataset=options.data)
+    tokenizer, rows = AutoTokenizer.from_pretrained(options.model), {}
+    for split in ("train", "validation"):
+        raw = {spec.name: load_rows(spec, split) for spec in tasks}
+        labels = {spec.name: read_labels(spec, raw[spec.name], split) for spec in tasks}
+        rows[split] = {s.name: tokenise(s, raw[s.name], tokenizer, 128, labels[s.name]) for s in tasks}
+    with tempfile.TemporaryDirectory() as folder:
+        cuda = torch.cuda.is_available()
+        args = MultiTaskTrainingArguments(
+            output_dir=folder, do_train=True, use_cpu=not cuda, bf16=cuda, disable_tqdm=True, report_to="none"
+        )
+        model = load_model(options.model, [spec.head for spec in tasks])
+        trainer = MultiTaskTrainer(model, args, tasks, rows["train"], rows["validation"], tokenizer)
+        batches(rows["train"], trainer)
+        evaluation(rows["validation"], trainer)
+
+
+if __name__ == "__main__":
+    main()
