@@ -64,6 +64,11 @@ def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
     for name, value in one_process["scores"].items():
         assert two["scores"][name] == pytest.approx(value, abs=1e-5), name
 
+    for run in (one_process, two):  # predictions come back in the order of the rows; fp32, other padding
+        torch.testing.assert_close(run["predictions"], run["predictions_alone"], rtol=1e-5, atol=1e-6)
+        assert run["labels_of_predictions"]
+    assert not torch.equal(two["predictions"], two["predictions"].sort(dim=0).values)
+
     assert flaw(tmp_path / "two" / "checkpoint-4") is None
     assert {path.name for path in (tmp_path / "two" / "checkpoint-4").glob("rng*")} == {
         "rng_state_0.pth",

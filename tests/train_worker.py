@@ -14,7 +14,7 @@ import torch.distributed as dist
 from transformers import BertConfig, TrainerCallback, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
-from hf_mtl.data import tokenise
+from hf_mtl.data import TaskRows, tokenise
 from hf_mtl.demo import demo_tokenizer
 from hf_mtl.loading import load_rows, read_labels
 
@@ -59,11 +59,17 @@ def flat(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def one(row, tokenizer):
+    batch = tokenizer.pad([{k: v for k, v in row.items() if k not in ("length", "labels")}], return_tensors="pt")
+    return dict(batch)
+
+
 def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     torch.set_num_threads(1)
     arguments = json.loads(arguments)
     start, fsdp = arguments.pop("start", None), arguments.pop("fsdp", 0)
     settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
+    settings["per_device_eval_batch_size"] = 4
     args = MultiTaskTrainingArguments(**{**settings, **arguments}, do_train=True, logging_steps=1)
     tokenizer, tasks = demo_tokenizer(), load_tasks("demo")
     set_seed(0)
@@ -85,6 +91,10 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()
+    predicted = trainer.predict(TaskRows({"pairs": data["pairs"].select(range(33))}))
+    with torch.no_grad():  # row by row, so without order or padding
+        one_by_one = [] if sharded else [one(row, tokenizer) for row in data["pairs"].select(range(33))]
+        alone = [trainer.model(task="pairs", **row).logits for row in one_by_one]
     trainer.save_final()
     if trainer.is_world_process_zero():
         torch.save(
@@ -93,6 +103,9 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
                 "memory": trainer.combine_gradients.state_dict(),
                 "norms": [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row],
                 "losses": [row["loss_pairs"] for row in trainer.state.log_history if "loss_pairs" in row],
+                "predictions": torch.from_numpy(predicted.predictions),
+                "predictions_alone": torch.cat(alone) if alone else None,
+                "labels_of_predictions": predicted.label_ids.tolist() == data["pairs"]["labels"][:33],
                 "scores": {k: v for k, v in scores.items() if k.startswith(("eval_reviews", "eval_pairs"))},
             },
             result,
