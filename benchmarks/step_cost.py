@@ -40,6 +40,7 @@ from transformers import BertConfig, MPNetConfig, Trainer, TrainerCallback, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
+from hf_mtl.data import TaskCollator
 from hf_mtl.demo import demo_tokenizer
 from hf_mtl.kinds import KINDS
 from hf_mtl.modeling import MultiTaskOutput, pool
@@ -53,6 +54,7 @@ GLUE = load_tasks("glue", tasks=["sst2", "stsb"])
 TASKS = list(GLUE)
 LENGTHS = json.loads((Path(__file__).parent / "token_lengths.json").read_text())
 POOL = 8000  # rows of each task
+WARM_UP = 4  # steps
 CUDA = torch.cuda.is_available()
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 COMMON: dict[str, Any] = {
@@ -110,18 +112,21 @@ def make_model(encoder: str, cls: type[MultiTaskModel] = MultiTaskModel) -> Any:
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Seconds from one step's end to the next one's; the first step only starts the clock."""
+    """Seconds of the steps after those in which the process gets its memory, each from one step's end to the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, counter: Counter) -> None:
         self.ends: list[float] = []
+        self.counter = counter
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         if CUDA:
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
 
-    def seconds(self) -> list[float]:
-        return np.diff(self.ends).tolist()
+    def seconds(self) -> float:
+        """Of a step with an average number of real tokens: methods draw different rows, some of them short ones."""
+        tokens = self.counter.tokens[WARM_UP : len(self.ends)]
+        return (self.ends[-1] - self.ends[WARM_UP - 1]) / sum(tokens) * self.counter.average
 
 
 def pad(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -143,12 +148,13 @@ def stock_joint(rows: dict[str, Dataset], encoder: str, rows_per_task: int, samp
     """A stock Trainer on the summed loss over joint batches."""
     joint = joint_rows(rows)
 
-    def run(block: int, steps: int) -> tuple[list[float], float]:
+    def run(block: int, steps: int) -> tuple[float, float]:
         args = TrainingArguments(
-            max_steps=steps + 1, per_device_train_batch_size=len(TASKS) * rows_per_task, seed=block,
+            max_steps=steps + WARM_UP, per_device_train_batch_size=len(TASKS) * rows_per_task, seed=block,
             train_sampling_strategy=sampling, remove_unused_columns=False, **COMMON,
         )  # fmt: skip
-        clock, counter = Clock(), Counter(pad)
+        counter = Counter(pad, rows_per_task)
+        clock = Clock(counter)
         trainer = Trainer(make_model(encoder, JointModel), args, counter, Joint(joint), callbacks=[clock])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -173,20 +179,28 @@ class Joint(torch.utils.data.Dataset[Any]):
 
 
 class Counter:
-    """A collator that counts padded and real tokens."""
+    """A collator that counts padded and real tokens.
 
-    def __init__(self, collate: Callable[[Any], Any]) -> None:
-        self.collate, self.padded, self.real = collate, 0, 0
+    Args:
+        collate: makes a step's batch.
+        rows_per_task: of a step.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], rows_per_task: int) -> None:
+        self.collate, self.padded = collate, 0
+        self.tokens: list[int] = []  # real ones of each step
+        self.average = rows_per_task * sum(float(np.dot(*lengths_of(spec.name))) for spec in TASKS)
 
     def __call__(self, rows: Any) -> Any:
         batch = self.collate(rows)
-        for inputs in [batch] if "input_ids" in batch else batch.values():
-            self.padded += inputs["attention_mask"].numel()
-            self.real += int(inputs["attention_mask"].sum())
+        parts = batch if isinstance(batch, list) else [batch] if "input_ids" in batch else batch.values()
+        masks = [part["attention_mask"] for part in parts]
+        self.padded += sum(mask.numel() for mask in masks)
+        self.tokens.append(sum(int(mask.sum()) for mask in masks))
         return batch
 
     def ratio(self) -> float:
-        return self.padded / self.real
+        return self.padded / sum(self.tokens)
 
 
 class SummedLoss(MultiTaskTrainer):
@@ -205,16 +219,17 @@ class SummedLoss(MultiTaskTrainer):
 def ours(rows: dict[str, Dataset], encoder: str, rows_per_task: int, method: str) -> Callable[[int, int], Any]:
     """This project's Trainer with a gradient method, or with the stock step on its batches."""
 
-    def run(block: int, steps: int) -> tuple[list[float], float]:
+    def run(block: int, steps: int) -> tuple[float, float]:
         args = MultiTaskTrainingArguments(
-            do_train=True, max_steps=steps + 1, per_device_train_batch_size=len(TASKS) * rows_per_task, seed=block,
+            do_train=True, max_steps=steps + WARM_UP, seed=block,
+            per_device_train_batch_size=len(TASKS) * rows_per_task,
             gradient_method="sum" if method == "stock" else method, unfreeze_schedule="none", eval_strategy="no",
             **COMMON,
         )  # fmt: skip
-        clock = Clock()
+        counter = Counter(TaskCollator(TOKENIZER), rows_per_task)
+        clock = Clock(counter)
         cls = SummedLoss if method == "stock" else MultiTaskTrainer
-        trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER, callbacks=[clock])
-        trainer.data_collator = counter = Counter(trainer.data_collator)
+        trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER, callbacks=[clock], data_collator=counter)
         trainer.train()
         return clock.seconds(), counter.ratio()
 
@@ -231,15 +246,17 @@ def peer(rows: dict[str, Dataset], encoder: str, rows_per_task: int, how: str) -
         while True:
             picked = [random.integers(0, POOL, rows_per_task) + i * POOL for i in range(len(rows))]
             together = picked if how == "sum per task" else [np.concatenate(picked)]
-            yield [counter([joint[i] for i in indices]) for indices in together]
+            yield counter([[joint[i] for i in indices] for indices in together])
 
-    def run(block: int, steps: int) -> tuple[list[float], float]:
-        model, counter, clock = make_model(encoder, JointModel).train(), Counter(pad), Clock()
+    def run(block: int, steps: int) -> tuple[float, float]:
+        counter = Counter(lambda parts: [pad(part) for part in parts], rows_per_task)
+        model = make_model(encoder, JointModel).train()
+        clock = Clock(counter)
         device = torch.device("cuda" if CUDA else "cpu")
         model.to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         surgeon = PCGrad(optimizer, reduction="sum")
-        for _, parts in zip(range(steps + 1), batches(block, counter), strict=False):
+        for _, parts in zip(range(steps + WARM_UP), batches(block, counter), strict=False):
             for batch in parts:
                 inputs = {name: value.to(device) for name, value in batch.items()}
                 with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
@@ -382,8 +399,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     padding: dict[str, float] = {}
     for block in range(options.blocks):
         for name in options.methods[:: 1 if block % 2 else -1]:
-            times, padding[name] = runs[name](block, options.steps)
-            seconds[name].append(statistics.fmean(times))
+            one, padding[name] = runs[name](block, options.steps)
+            seconds[name].append(one)
             print(f"block {block + 1}/{options.blocks}: {name}: {seconds[name][-1]:.3f} s a step", file=sys.stderr)
     mine, stock = seconds[MINE], seconds[STOCK]
     return [
@@ -458,7 +475,7 @@ def main() -> None:
     if options.memory:
         run = METHODS[options.memory](make_rows(), options.encoder, options.rows)
         before = resident_gib()
-        run(0, 6)
+        run(0, 2)
         print(torch.cuda.max_memory_allocated() / 2**30 if CUDA else resident_gib(peak=True) - before)
         return
     if options.cost:

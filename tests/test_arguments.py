@@ -20,6 +20,16 @@ def parse(tmp_path):
     return parse
 
 
+@pytest.mark.parametrize(("pinned", "given", "non_blocking"), [
+    (True, None, True), (False, None, False), (True, {"non_blocking": False}, False),
+])  # fmt: skip
+def test_batches_are_copied_without_waiting_from_pinned_memory_unless_said_otherwise(
+    tmp_path, pinned, given, non_blocking
+):
+    args = MultiTaskTrainingArguments(output_dir=str(tmp_path), dataloader_pin_memory=pinned, accelerator_config=given)
+    assert args.accelerator_config.non_blocking is non_blocking
+
+
 def test_the_defaults_are_the_recipe():
     model, data, training = parse_arguments(["--use_cpu"])
     assert model.model_name_or_path == "sentence-transformers/all-mpnet-base-v2"

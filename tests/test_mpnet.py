@@ -1,5 +1,8 @@
 """MPNet's fused attention against transformers' eager one: outputs, and the gradient of every parameter."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoModel, MPNetConfig
@@ -122,3 +125,27 @@ def test_its_weights_are_mpnets(tmp_path):
     assert type(plain.encoder.layer[0].attention.attn) is MPNetSelfAttention
     batch = inputs([20, 3, 11])
     assert apart(model.encoder(**batch).last_hidden_state, plain(**batch).last_hidden_state) < 1e-5
+
+
+REMOTE = """
+import sys, torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+with torch.no_grad():
+    logits = model(**torch.load(sys.argv[2]), task="one").logits
+assert "hf_mtl" not in sys.modules
+print(type(model.encoder.encoder.layer[0].attention.attn).__name__)
+torch.save(logits, sys.argv[3])
+"""
+
+
+def test_it_travels_with_the_model(tmp_path):
+    model = MultiTaskModel(MultiTaskConfig(encoder().config, HEADS)).eval()
+    model.save_pretrained(tmp_path / "model")
+    batch = inputs([20, 3, 11])
+    torch.save(batch, tmp_path / "batch.pt")
+    paths = [str(tmp_path / name) for name in ("model", "batch.pt", "logits.pt")]
+    done = subprocess.run([sys.executable, "-c", REMOTE, *paths], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["FusedMPNetSelfAttention"]
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), model(**batch, task="one").logits)

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, TaskSpec
 from hf_mtl.data import TaskCollator, TaskRows
+from hf_mtl.gradients import TaskGradients
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.weightings import projection_orders
 
@@ -235,3 +236,31 @@ def test_an_error_in_mid_step_leaves_no_hook_behind(make_trainer, make_model, mo
         trainer.train()
     assert not any(p._post_accumulate_grad_hooks for p in model.shared_parameters())
     make_trainer(model, max_steps=1).train()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_tasks_row_is_summed_over_the_processes_while_the_next_ones_backward_runs(conflicting, monkeypatch, last):
+    """And at the step's last micro-batch only."""
+    trainer, batch = conflicting(num_tasks=3)
+    order = []
+    monkeypatch.setattr(TaskGradients, "begin_sum", lambda self, task, real=TaskGradients.begin_sum: (
+        order.append(f"sum {task}"), real(self, task)))  # fmt: skip
+    backward = trainer.accelerator.backward
+    monkeypatch.setattr(trainer.accelerator, "backward", lambda loss: (order.append("backward"), backward(loss)))
+    trainer.begin_step()
+    trainer.accelerator.gradient_state._set_sync_gradients(last)
+    trainer.training_step(trainer.model, batch)
+    sums = ["sum t0", "sum t1", "sum t2"] if last else [None] * 3
+    assert order == [entry for each in sums for entry in ("backward", each) if entry]
+
+
+def test_a_loss_that_is_not_finite_does_not_spoil_the_mean_of_the_run(conflicting):
+    trainer, batch = conflicting()
+    assert trainer.args.logging_nan_inf_filter is False  # which would wait for the device
+    with torch.no_grad():
+        trainer.model.heads["t0"].bias.fill_(float("nan"))
+    trainer.begin_step()
+    found = trainer.training_step(trainer.model, batch)
+    with torch.no_grad():
+        alone = trainer.model(task="t1", **batch["t1"]).loss
+    assert found.item() == pytest.approx(alone.item(), rel=1e-6)
