@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .errors import InputError
 from .tasks import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -54,18 +55,12 @@ def tokenise(
         return {**tokens, "length": lengths, "cut": _cut(tokens, texts, tokenizer, max_length)}
 
     texts = rows.select_columns(list(dict.fromkeys(spec.text_columns)))
-    file = _cache_file(spec, texts, tokenizer, max_length)
-    tokenised = texts.map(
-        encode,
-        batched=True,
-        remove_columns=texts.column_names,
-        # The stock fingerprint does not notice edits to this file and would hand out old rows; the name of ours does.
-        cache_file_name=file,
-        new_fingerprint=file and Path(file).stem,
-        load_from_cache_file=file is not None,
-        keep_in_memory=file is None,
-        desc=f"tokenising {spec.name}",
+    make = functools.partial(
+        texts.map, encode, batched=True, remove_columns=texts.column_names, desc=f"tokenising {spec.name}"
     )
+    tokenised = _kept(make, _cache_file(spec, texts, tokenizer, max_length))
+    if tokenised is None:
+        tokenised = make(keep_in_memory=True, load_from_cache_file=False)
     num_cut = sum(tokenised["cut"])
     if num_cut:
         logger.info("%s: %d of %d rows are longer than %d tokens, cut", spec.name, num_cut, len(rows), max_length)
@@ -73,31 +68,46 @@ def tokenise(
     return tokenised if labels is None else tokenised.add_column("labels", labels)
 
 
-def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
-    """A file named after all that the tokens follow from; None where nothing is to be kept.
-
-    Those are the texts themselves, the tokenizer's whole state, the length, the versions, and this file.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / "tokens"
-    if backend is None or not datasets.is_caching_enabled() or not _can_write(folder):
+def _kept(make: Callable[..., Dataset], file: Path | None) -> Dataset | None:
+    """What `make` makes, from and into a file; None where no file can be written."""
+    if file is None:
         return None
-    state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}  # these change with every call
-    facts = [state, tokenizer.model_input_names, tokenizer.truncation_side, max_length]
-    facts += [spec.text_columns, tokenizers.__version__, transformers.__version__]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    digest.update(Path(__file__).read_bytes())
-    for batch in texts.with_format("arrow")[:].to_batches():
-        digest.update(batch.serialize())
-    return str(folder / f"{digest.hexdigest()[:32]}.arrow")
-
-
-def _can_write(folder: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # The stock fingerprint does not notice edits to this code and would hand out old rows; the file's name does.
+        return make(cache_file_name=str(file), new_fingerprint=file.stem, load_from_cache_file=True)
+    except OSError as error:
+        logger.warning("tokens are not kept for the next run: %s", error)
+        return None
+
+
+def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:
+    """A file named after all that the tokens follow from; None where nothing is to be kept, or that cannot be told.
+
+    Those are the texts themselves, the tokenizer's state, the length, the versions, and this code.
+    """
+    state = _state(tokenizer)
+    if state is None or not datasets.is_caching_enabled():
+        return None
+    kind, names = type(tokenizer), tokenizer.model_input_names
+    facts = [kind.__module__, kind.__qualname__, names, tokenizer.truncation_side, tokenizer.split_special_tokens]
+    facts += [max_length, spec.text_columns, tokenizers.__version__, transformers.__version__]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(state.encode())
+    digest.update(Path(__file__).read_bytes())
+    for batch in texts.with_format("arrow")[:].combine_chunks().to_batches():
+        digest.update(batch.serialize())
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / "tokens" / f"{digest.hexdigest()[:32]}.arrow"
+
+
+def _state(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Vocabulary and rules of a fast tokenizer; None of a slow one, and of one with parts in Python."""
+    try:
+        whole: str = tokenizer.backend_tokenizer.to_str()
+    except Exception:  # AttributeError, or what the Rust code raises: a bare Exception
+        return None
+    # What stands before the tokens, truncation and padding, changes with every call.
+    return whole[whole.index('"added_tokens"') :]
 
 
 def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
@@ -138,10 +148,16 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
 
     Args:
         tasks: task -> tokenised rows; their order is the order of the indices.
+
+    Raises:
+        InputError: for rows with a transform, which would not be applied: columns are read once, as arrays.
     """
 
     def __init__(self, tasks: Mapping[str, Dataset]) -> None:
         self.tasks = dict(tasks)
+        for name, rows in self.tasks.items():
+            if rows.format["type"] == "custom":
+                raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
         self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
         tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
         self._columns = {name: {c: _column(table[c]) for c in table.column_names} for name, table in tables.items()}
@@ -170,7 +186,7 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
 class TaskCollator:
     """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows,)}}`, each task padded alone.
 
-    What `tokenizer.pad` gives, without its way through Python lists.
+    As `tokenizer.pad` does, without its way through Python lists; columns that are no input of the model are stacked.
 
     Args:
         tokenizer: knows what to pad with, and on which side.
@@ -193,12 +209,13 @@ class TaskCollator:
         real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
         if self.tokenizer.padding_side == "left":
             real = real[:, ::-1]
-        fill = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        fill = dict.fromkeys(self.tokenizer.model_input_names, 0)
+        fill |= {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name in rows[0]:
             values = [row[name] for row in rows]
             if name != "task":
-                batch[name] = _padded(values, real, fill.get(name, 0)) if np.ndim(values[0]) else _stacked(values)
+                batch[name] = _padded(values, real, fill[name]) if name in fill else _stacked(values)
         return batch
 
 
@@ -210,6 +227,6 @@ def _padded(values: Sequence[Any], real: NDArray[np.bool_], fill: int) -> Tensor
 
 
 def _stacked(values: Sequence[Any]) -> Tensor:
-    """One number per row; what is no whole number as fp32. *Shape:* (rows,)"""
+    """Numbers of equal shape as int64 or fp32. *Shape:* (rows, ...)"""
     stacked = torch.from_numpy(np.asarray(values))
-    return stacked.float() if stacked.is_floating_point() else stacked
+    return stacked.float() if stacked.is_floating_point() else stacked.long()

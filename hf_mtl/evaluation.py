@@ -21,10 +21,14 @@ from .seeding import seeded_generator
 from .tasks import TaskSpec
 
 
-def longest_first(rows: TaskRows) -> NDArray[np.int64]:
-    """The rows of one task from the longest to the shortest. *Shape:* (rows,)"""
-    (lengths,) = rows.lengths.values()
-    return np.argsort(-lengths, kind="stable")
+def longest_first(rows: TaskRows) -> tuple[TaskRows, NDArray[np.int64]]:
+    """The rows of one task from the longest to the shortest, and where each stood. *Shape:* (rows,)
+
+    Batches then have little padding, and a lack of memory shows at once.
+    """
+    ((task, lengths),) = rows.lengths.items()
+    order = np.argsort(-lengths, kind="stable")
+    return TaskRows({task: rows.tasks[task].select(order)}), order
 
 
 class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
@@ -37,12 +41,11 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
     tasks: dict[str, TaskSpec]
 
     def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
-        """Batches of one task, longest rows first: little padding, and a lack of memory shows at once."""
-        order = longest_first(eval_dataset).tolist()
-        return self._loader(eval_dataset, batch_size=self.args.eval_batch_size, sampler=order)
+        """Batches of one task, in the order of its rows."""
+        return self._loader(eval_dataset, batch_size=self.args.eval_batch_size)
 
     def get_test_dataloader(self, test_dataset: TaskRows) -> DataLoader[Any]:
-        """As `get_eval_dataloader`; `predict` puts the rows back into their order."""
+        """Batches of one task, in the order of its rows."""
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, rows: TaskRows, **batches: Any) -> DataLoader[Any]:
@@ -88,16 +91,18 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
         metrics: dict[str, float] = {}
         for task in rows:
-            loader = self.get_eval_dataloader(TaskRows({task: rows[task]}))
+            sorted_rows, _ = longest_first(TaskRows({task: rows[task]}))  # scores do not ask for the order
+            loader = self.get_eval_dataloader(sorted_rows)
             output = self.evaluation_loop(loader, "Evaluation", None, ignore_keys, metric_key_prefix=f"{prefix}_{task}")
             metrics.update(output.metrics)
         metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
         return metrics
 
     def predict(self, test_dataset: TaskRows, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """As in `Trainer`, for the rows of one task, in their order."""
-        output = super().predict(test_dataset, *args, **kwargs)
-        back = np.argsort(longest_first(test_dataset))
+        """As in `Trainer`, for the rows of one task, which go through the model by length and come back in order."""
+        sorted_rows, order = longest_first(test_dataset)
+        output = super().predict(sorted_rows, *args, **kwargs)
+        back = np.argsort(order)
         labels = None if output.label_ids is None else output.label_ids[back]
         return output._replace(predictions=output.predictions[back], label_ids=labels)
 

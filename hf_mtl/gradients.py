@@ -179,7 +179,7 @@ class TaskGradients:
             for gradient in self._head_gradients(task):
                 heads[i] += gradient.float().norm()
         numbers = torch.stack([self._losses, self._counts, heads, *inner_products(self.rows)])
-        # The step's one wait for the device.
+        # The one wait for the device here; encoders that look whether anything is padded have one each forward.
         self.loss_sums, self.num_rows, self._head_norms, *products = numbers.cpu()
         self._products = torch.stack(products)
 

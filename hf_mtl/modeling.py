@@ -86,7 +86,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         super().__init__(config)
         self.encoder = _encoder_without_pooler(config.encoder_config)
         if config.encoder_config.model_type == "mpnet" and config._attn_implementation != "eager":
-            from .mpnet import use_fused_attention  # imported for those who need it: it takes a while
+            from .mpnet import use_fused_attention  # late: transformers' MPNet takes a while to import
 
             use_fused_attention(self.encoder)
         self.dropout = nn.Dropout(config.head_dropout)

@@ -17,7 +17,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAtte
 
 
 def use_fused_attention(encoder: nn.Module) -> None:
-    """Let an MPNet encoder attend through `scaled_dot_product_attention`."""
+    """Let an MPNet encoder attend through `scaled_dot_product_attention`, from now on."""
     for module in encoder.modules():
         if type(module) is MPNetEncoder:
             module.__class__ = FusedMPNetEncoder
@@ -59,7 +59,9 @@ class FusedMPNetEncoder(MPNetEncoder):  # type: ignore[misc]  # transformers' ba
         bias = self.position_bias(hidden_states.shape[1])
         if attention_mask is not None:
             bias = bias + attention_mask
-        bias = bias.to(hidden_states.dtype)
+        device = hidden_states.device.type
+        autocast = torch.is_autocast_enabled(device)
+        bias = bias.to(torch.get_autocast_dtype(device) if autocast else hidden_states.dtype)  # once, not per layer
         for layer in self.layer:
             hidden_states = layer(hidden_states, position_bias=bias)[0]
         return BaseModelOutput(last_hidden_state=hidden_states)

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
@@ -15,6 +16,14 @@ from hf_mtl.demo import demo_tokenizer
 from hf_mtl.loading import load_rows, read_labels
 
 torch.set_num_threads(1)  # models this small only lose time to a second thread
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What the tests cache of data stays out of the user's folders, and none of it is older than the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_mtl import InputError
+from hf_mtl import InputError, MultiTaskTrainingArguments
 from hf_mtl.arguments import parse_arguments
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import BatchEncoding
 
 from hf_mtl import InputError, TaskSpec, data
@@ -30,6 +31,9 @@ FRAME = pd.DataFrame(
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+TEXTS = {"text": ["the film", "the plot is dull"]}
 
 
 def task(**changes) -> TaskSpec:
@@ -382,6 +386,27 @@ def test_padding_is_that_of_the_tokenizer(rows, specs, side, multiple):
         assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [("int8", torch.int64), ("int32", torch.int64), ("float64", torch.float32)]
+)
+def test_labels_are_of_the_types_that_losses_take(tokenizer, value, dtype):
+    tokens = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16, np.array([1, 0], dtype=value))
+    batch = TaskCollator(tokenizer)(TaskRows({"t": tokens}).__getitems__([0, 1]))["t"]
+    assert batch["labels"].dtype == dtype and batch["labels"].tolist() == [1, 0]
+
+
+def test_columns_that_are_no_input_of_the_model_are_stacked(tokenizer):
+    tokens = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16).add_column("soft", [[0.25, 0.75], [1.0, 0.0]])
+    batch = TaskCollator(tokenizer)(TaskRows({"t": tokens}).__getitems__([0, 1]))["t"]
+    assert batch["soft"].tolist() == [[0.25, 0.75], [1.0, 0.0]]
+
+
+def test_rows_with_a_transform_are_refused(tokenizer):
+    tokens = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16).with_transform(lambda batch: batch)
+    with pytest.raises(InputError, match=r"'t' have a transform \(set_transform\); use map"):
+        TaskRows({"t": tokens})
+
+
 def test_rows_that_were_picked_are_the_ones_that_are_read(rows):
     part = rows["train"]["reviews"]
     everything = TaskRows({"reviews": part.select([5, 2, 9]), "pairs": rows["train"]["pairs"]})
@@ -402,9 +427,6 @@ def kept(tmp_path, monkeypatch):
     return lambda: sorted(path.name for path in (tmp_path / "hf_mtl" / "tokens").glob("*"))
 
 
-TEXTS = {"text": ["the film", "the plot is dull"]}
-
-
 def test_tokens_are_made_once(tokenizer, kept, monkeypatch):
     first = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)
     assert len(kept()) == 1
@@ -422,19 +444,47 @@ def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokeni
     assert len(kept()) == 1
     changed = demo_tokenizer()
     changed.add_tokens(["plot is"])
+    literal = demo_tokenizer()
+    literal.split_special_tokens = True  # "[SEP]" in a text is then no separator
     swapped = Dataset.from_dict({"text": TEXTS["text"][::-1]})
     calls = [
         lambda: tokenise(spec, rows, tokenizer, 15),
         lambda: tokenise(spec, rows, changed, 16),
         lambda: tokenise(spec, swapped, tokenizer, 16),
         lambda: tokenise(task(text_columns=("text", "text")), rows, tokenizer, 16),
+        lambda: tokenise(spec, rows, literal, 16),
     ]
     for number, call in enumerate(calls, start=2):
         call()
         assert len(kept()) == number
     monkeypatch.setattr(data, "__file__", __file__)  # as if the code had been edited
     tokenise(spec, rows, tokenizer, 16)
-    assert len(kept()) == 6
+    assert len(kept()) == 7
+
+
+def test_a_tokenizer_with_parts_in_python_is_not_kept(kept):
+    own = demo_tokenizer()
+    own.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(ByWords())
+    rows = tokenise(task(), Dataset.from_dict(TEXTS), own, 16)
+    assert rows["length"][:] == [4, 6] and kept() == []
+
+
+class ByWords:
+    def pre_tokenize(self, text):
+        text.split(lambda number, part: part.split(" ", "removed"))
+
+
+def test_a_full_disk_costs_the_next_run_its_start_and_nothing_else(tokenizer, kept, monkeypatch, caplog):
+    wanted = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:]
+
+    def full(self, *args, real=Dataset.map, **options):
+        if options.get("cache_file_name"):
+            raise OSError(28, "No space left on device")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Dataset, "map", full)
+    assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
+    assert "tokens are not kept for the next run: [Errno 28] No space left" in caplog.text
 
 
 def test_without_a_cache_tokens_are_made_every_time(tokenizer, kept, tmp_path, monkeypatch):
