@@ -55,9 +55,7 @@ TASKS = list(GLUE)
 LENGTHS = json.loads((Path(__file__).parent / "token_lengths.json").read_text())
 POOL = 8000  # rows of each task
 WARM_UP = 4  # steps
-FACTOR = (
-    5  # more steps where rows are grouped by length: batches differ, and stock ones come in rounds of 50 sorted ones
-)
+FACTOR = 5  # more steps where rows are grouped by length: stock batches come in rounds of 50, the longest first
 CUDA = torch.cuda.is_available()
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 COMMON: dict[str, Any] = {
