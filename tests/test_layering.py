@@ -43,6 +43,7 @@ LEVELS = {
     "modeling": 3,
     "pipeline": 2,
     "auto": 4,
+    "merging": 1,
     "card": 3,
     "prediction": 3,
     "inspection": 4,
