@@ -436,19 +436,28 @@ class MultiTaskTrainer(TaskEvaluation):
 
     def card_facts(self) -> CardFacts:
         """What the model card tells of this run."""
-        scored = [row for row in self.state.log_history if "eval_average" in row]
         conflicts = [row["conflicts"] for row in self.state.log_history if "conflicts" in row]
         splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
         return CardFacts(
             repo_id=self.hub_model_id,
             tasks=list(self.tasks.values()),
-            metrics=scored[-1] if scored else {},
+            metrics=self._current_scores(),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=sum(conflicts) / len(conflicts) if conflicts else None,
-            setup=describe_setup(self.args, self.model.config, self.state.global_step),
+            setup=describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {},
             base_model=self.model.config.base_model,
             licence=self.args.hub_license,
         )
+
+    def _current_scores(self) -> Mapping[str, float]:
+        """The last evaluation of the weights that the model has now; empty when there was none."""
+        history, step = self.state.log_history, self.state.global_step
+        trained = max((place for place, row in enumerate(history) if "train_runtime" in row), default=-1)
+        again = any("eval_average" in row for row in history[trained + 1 :])
+        if trained >= 0 and self.args.load_best_model_at_end and not again:
+            step = self.state.best_global_step
+        scored = [row for row in history if "eval_average" in row and row["step"] == step]
+        return scored[-1] if scored else {}
 
 
 class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
