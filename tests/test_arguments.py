@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_mtl import InputError
-from hf_mtl.arguments import parse_arguments
+from hf_mtl.arguments import MultiTaskTrainingArguments, parse_arguments
 
 
 @pytest.fixture
