@@ -63,6 +63,7 @@ LATE = {
     ("evaluation", "metrics"),  # evaluate, scipy.stats
     ("gradients", "pytorch_optimizer"),
     ("optimizers", "pytorch_optimizer"),
+    ("trainer", "report"),  # matplotlib
     ("modeling", "mpnet"),  # transformers' MPNet
 }
 SLOW = ("evaluate", "matplotlib", "pytorch_optimizer", "transformers.models.mpnet.modeling_mpnet")

@@ -106,6 +106,17 @@ def test_a_card_of_an_evaluation_tells_no_set_up(make_trainer):
     assert trainer.card_facts().setup["optimizer steps"] == "4"
 
 
+def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_mtl.trainer.publish", lambda *args, **kwargs: "pushed")
+    curves = tmp_path / "out" / "training_curves.png"
+    trainer = make_trainer(unfreeze_schedule="0:0,0.1:all")
+    trainer.hub_model_id = "user/demo"
+    trainer.evaluate()
+    assert trainer.push_to_hub() == "pushed" and not curves.exists()
+    trainer.train()
+    assert trainer.push_to_hub() == "pushed" and curves.stat().st_size > 10_000
+
+
 def test_the_training_sample_is_the_same_rows_every_time(make_trainer):
     trainer = make_trainer()
     first, second = trainer._train_sample(), trainer._train_sample()
