@@ -64,6 +64,23 @@ check(logits(here), logits(name))
 print("equal")
 """
 
+PIPELINE = """
+import sys
+from transformers import pipeline
+rows = "dull", ("a man sleeps", "a man rests")
+here, there = (pipeline("multi-task-classification", model=source, trust_remote_code=True) for source in sys.argv[1:])
+assert [here(row) for row in rows] == [there(row) for row in rows]
+print(type(there).__module__, there("dull"))
+"""
+PACKAGE = """
+import sys, torch
+from transformers import AutoTokenizer
+from hf_mtl import MultiTaskModel
+tokens = AutoTokenizer.from_pretrained(sys.argv[2])("a man sleeps", "a man rests", return_tensors="pt")
+here, there = (MultiTaskModel.from_pretrained(source)(task="pairs", **tokens).logits for source in sys.argv[1:])
+assert torch.equal(here, there), (here, there)
+"""
+
 
 @contextlib.contextmanager
 def serve(root, home, **variables):
@@ -172,6 +189,14 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
         code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo", *pinned], clean, home)
         assert code == 0 and "transformers_modules.user" in text and "equal" in text, text
         assert "refused: user/demo" in text, text
+
+        code, text = run(["-c", BLOCK + PIPELINE, str(out), "user/demo"], clean, home)
+        assert code == 0 and "transformers_modules.user" in text, text
+        code, text = run(["-c", PACKAGE, str(out), "user/demo"], client)
+        assert code == 0, text
+        predict = ["-m", "hf_mtl.cli", "predict", "--text", "dull", "--json", "--model"]
+        answers = [run([*predict, source], client) for source in (str(out), "user/demo")]
+        assert answers[0] == answers[1] and answers[0][0] == 0 and '"reviews"' in answers[0][1], answers
     code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo"], {**clean, "HF_HUB_OFFLINE": "1"}, home)
     assert code == 0 and "equal" in text, text
 
