@@ -33,7 +33,6 @@ from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
 from hf_mtl.tasks import EMBEDDED
-from hf_mtl.unfreezing import describe_layers, steps_per_epoch
 
 logger = logging.getLogger("hf_mtl.run")
 CURVES = "training_curves.png"
@@ -182,22 +181,12 @@ def load_tokenizer(name: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 def train(trainer: MultiTaskTrainer) -> None:
     """Train, then leave the model, the state, the metrics and the curves in the output folder."""
-    args, schedule = trainer.args, trainer.unfreeze_schedule
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     trainer.save_final()
-    if not trainer.is_world_process_zero():
-        return
-    from hf_mtl.report import plot_curves  # late, like the others here: slow to import, and not needed to begin
-
-    marks: dict[float, str] = {}
-    if schedule is not None:
-        unit = 1 if schedule.unit == "steps" else steps_per_epoch(args, len(trainer.batch_sampler) // args.world_size)
-        num_layers = trainer.model.encoder.config.num_hidden_layers
-        marks = {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
-        marks = {step: words for step, words in marks.items() if step <= trainer.state.global_step}
-    plot_curves(trainer.state.log_history, list(trainer.tasks.values()), marks, Path(args.output_dir) / CURVES)
+    if trainer.is_world_process_zero():
+        trainer.draw_curves()
 
 
 def evaluate(trainer: MultiTaskTrainer) -> None:

@@ -1,4 +1,4 @@
-"""The model card: what a run knows of its model, between two marks; what a person writes around them stays."""
+"""The model card: what a run knows of its model, between two marks; what a person wrote around them stays."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from .merging import OWN_RESULT, USUAL, Card, joined, split_card
 from .model_files import PIPELINE_TASK
 from .tasks import EMBEDDED, TaskSpec
-
-START = "<!-- hf_mtl writes from here; what stands above or below the two marks stays as it is -->"
-END = "<!-- hf_mtl writes to here -->"
-OWN_RESULT = " (a head of this model)"  # tells rows of the model-index that were written here from a person's
-_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n?", re.S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,60 +43,22 @@ class CardFacts:
     licence: str | None = None
 
 
-def model_card(facts: CardFacts, *existing: str) -> str:
-    """A card with the facts, and with what a person wrote into the existing ones.
-
-    Args:
-        facts: what is written between the marks, and into the front matter.
-        existing: cards, e.g. the folder's and the Hub's; the first one wins where two differ in a key. A card without
-            marks is a person's own and stays above the marks.
-    """
-    header: dict[str, Any] = {}
-    above, below = "", ""
-    for card in existing:
-        its_header, its_above, its_below = split_card(card)
-        header = {**its_header, **header}
-        above, below = _both(above, its_above), _both(below, its_below)
-    parts = [
-        f"---\n{yaml.safe_dump(merged_header(facts, header), sort_keys=False, allow_unicode=True)}---",
-        above,
-        START,
-        *_sections(facts),
-        END,
-        below,
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def model_card(facts: CardFacts, folder: str = "", published: str = "") -> str:
+    """A card with the facts, and with what people wrote into the folder's card and into the Hub's."""
+    here, there = split_card(folder), split_card(published)
+    trained = _training_section(here.own) or _training_section(there.own)
+    return joined(Card(header=own_header(facts), own="\n\n".join(_sections(facts, trained))), here, there)
 
 
-def split_card(card: str) -> tuple[dict[str, Any], str, str]:
-    """Front matter, and what stands above and below the marks; without marks, everything stands above."""
-    found = _FRONT_MATTER.match(card)
-    header = yaml.safe_load(found[1]) if found else {}
-    body = card[found.end() :] if found else card
-    above, start, rest = body.partition(START)
-    below = rest.partition(END)[2] if start else ""
-    return header if isinstance(header, dict) else {}, above.strip(), below.strip()
-
-
-def _both(one: str, other: str) -> str:
-    """Two versions of a hand-written part as one, without a loss."""
-    return one if other in one else other if one in other else f"{one}\n\n{other}"
-
-
-def merged_header(facts: CardFacts, existing: Mapping[str, Any]) -> dict[str, Any]:
-    """The front matter: the results of this run; a person's own keys, licence, tags and other results stay."""
-    usual = {"library_name": "transformers", "pipeline_tag": "text-classification"}
-    known = {key: v for key, v in (("base_model", facts.base_model), ("license", facts.licence)) if v is not None}
-    tags = dict.fromkeys(["hf_mtl", "multi-task", PIPELINE_TASK, *(existing.get("tags") or [])])
+def own_header(facts: CardFacts) -> dict[str, Any]:
+    """The front matter of a card that nobody wrote into."""
+    known = {"base_model": facts.base_model, "license": facts.licence}
     results = eval_results(facts)
-    kept = [row for row in _results(existing) if not str(row["task"].get("name")).endswith(OWN_RESULT)]
-    index = [{"name": facts.repo_id.split("/")[-1], "results": [*results, *kept]}] if results or kept else None
-    merged = {**usual, **existing, **known, "tags": list(tags), "model-index": index}
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def _results(header: Mapping[str, Any]) -> list[Any]:
-    return [row for model in header.get("model-index") or [] for row in model.get("results", [])]
+    return {
+        **USUAL,
+        **{key: value for key, value in known.items() if value is not None},
+        "model-index": [{"name": facts.repo_id.split("/")[-1], "results": results}],
+    }
 
 
 def eval_results(facts: CardFacts) -> list[Any]:
@@ -131,8 +88,14 @@ def public_source(spec: TaskSpec) -> str | None:
     return dataset if is_id and not os.path.exists(str(dataset)) else None
 
 
-def _sections(facts: CardFacts) -> list[str]:
-    """The body between the marks."""
+def _training_section(own: str) -> str:
+    """How the model was trained, as a card tells it."""
+    _, title, rest = own.partition("## Training\n")
+    return (title + rest).strip()
+
+
+def _sections(facts: CardFacts, trained: str) -> list[str]:
+    """The body between the marks; without a set-up, what a card told before of the training stays."""
     split_sizes = {name: dict(sizes) for name, sizes in facts.sizes.items()}
     titles = "| task | kind | labels | data |" + "".join(f" {split} rows |" for split in split_sizes)
     rule = "|---|---|---|---|" + "---:|" * len(split_sizes)
@@ -147,9 +110,6 @@ def _sections(facts: CardFacts) -> list[str]:
         for metric in spec.metrics
         if (key := f"eval_{spec.name}_{metric}") in facts.metrics
     ]
-    setup = [f"| {name} | {value} |" for name, value in facts.setup.items()]
-    if facts.conflicts is not None:
-        setup.append(f"| steps in which two tasks' gradients conflicted | {facts.conflicts:.1%} |")
     base = f" of [{facts.base_model}](https://huggingface.co/{facts.base_model})" if facts.base_model else ""
     sections = [
         f"# {facts.repo_id.split('/')[-1]}",
@@ -159,11 +119,15 @@ def _sections(facts: CardFacts) -> list[str]:
     if scores:
         sections += ["## Scores", "\n".join(["| task | metric | validation, % |", "|---|---|---:|", *scores])]
     sections += ["## Use", _code(facts)]
-    if setup:
-        sections += ["## Training", "\n".join(["| | |", "|---|---|", *setup])]
-    if facts.curves:
-        sections.append("![losses and scores per task](training_curves.png)")
-    return sections
+    return sections + ([trained] if trained and not facts.setup else _training(facts))
+
+
+def _training(facts: CardFacts) -> list[str]:
+    setup = [f"| {name} | {value} |" for name, value in facts.setup.items()]
+    if facts.conflicts is not None:
+        setup.append(f"| steps in which two tasks' gradients conflicted | {facts.conflicts:.1%} |")
+    sections = ["## Training", "\n".join(["| | |", "|---|---|", *setup])] if setup else []
+    return [*sections, "![losses and scores per task](training_curves.png)"] if facts.curves else sections
 
 
 def _labels(spec: TaskSpec) -> str:

@@ -114,12 +114,19 @@ def load_pipeline(name: str, revision: str) -> MultiTaskPipeline:
     config = load_config(name, revision=revision)
     if not isinstance(config, MultiTaskConfig):
         raise InputError(f"model {name!r} holds a model of type {config.model_type!r}, wanted a multi-task model")
-    try:
+    with _named(name):
         model = MultiTaskModel.from_pretrained(name, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    return MultiTaskPipeline(model=model, tokenizer=tokenizer, task="multi-task-classification")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Raise InputError for a model or tokenizer that cannot be loaded."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    return MultiTaskPipeline(model=model, tokenizer=tokenizer, task="multi-task-classification")
 
 
 def _predict_one(arguments: argparse.Namespace) -> None:
@@ -202,7 +209,8 @@ def tasks(arguments: argparse.Namespace) -> None:
     specs = load_tasks(arguments.task_set, tasks=arguments.task, dataset=arguments.dataset_name)
     tokenizer = None
     if arguments.model is not None:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        with _named(arguments.model):
+            tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     elif all(spec.dataset == EMBEDDED for spec in specs):
         tokenizer = demo_tokenizer()
     described = [describe_task(spec, tokenizer, arguments.max_seq_length) for spec in specs]

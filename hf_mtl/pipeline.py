@@ -65,7 +65,10 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         answers = self._answers([inputs] if is_row else inputs, batch_size, parameters)
         if isinstance(inputs, Iterator):
             return answers
-        return next(answers) if is_row else list(answers)
+        if not is_row:
+            return list(answers)
+        (answer,) = answers  # to the end, where cut rows are told
+        return answer
 
     def _answers(self, rows: Iterable[Any], batch_size: int | None, parameters: Answer) -> Iterator[Answer]:
         """The answers as the caller wants them; says how many rows were cut."""

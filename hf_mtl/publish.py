@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from .card import CardFacts, model_card, split_card
+from .card import CardFacts, model_card
 from .errors import InputError, PushError
+from .merging import merged_card, split_card
 from .model_files import CODE
 
 CURVES = "training_curves.png"
@@ -55,26 +63,51 @@ def publish(
         PushError: when the Hub does not take it; the card is in the folder then, and the message has the command that
             uploads it later.
     """
-    write_card(folder, facts, token, revision)
-    return upload(folder, facts.repo_id, message=message, token=token, revision=revision)
+    with _failure_named(folder, facts.repo_id, revision):
+        write_card(folder, facts, token, revision)
+        return upload(folder, facts.repo_id, message=message, token=token, revision=revision)
+
+
+@contextmanager
+def _failure_named(folder: Path, repo_id: str, revision: str | None) -> Iterator[None]:
+    """Raise PushError for what the Hub does not take; huggingface_hub's word for a card it refuses is ValueError."""
+    try:
+        yield
+    except (OSError, ValueError, TransportError) as error:
+        lines = str(error).split("\n") if isinstance(error, ValueError) else str(error).strip().split("\n")[:1]
+        reason = " ".join(" ".join(lines).split()) or type(error).__name__
+        to = f" --revision {revision}" if revision else ""
+        raise PushError(
+            f"{repo_id!r} was not pushed: {reason}. The model is in {str(folder)!r}; to push it later: "
+            f"hf-mtl push {shlex.quote(str(folder))} {repo_id}{to}"
+        ) from error
 
 
 def write_card(folder: Path, facts: CardFacts, token: str | None = None, revision: str | None = None) -> None:
     """Put README.md into the folder, with what people wrote into the one there and into the Hub's."""
     path = folder / "README.md"
-    cards = [path.read_text(encoding="utf-8") if path.exists() else "", published_card(facts.repo_id, token, revision)]
-    licence = facts.licence
-    if licence is None and facts.base_model is not None and not any("license" in split_card(card)[0] for card in cards):
-        licence = split_card(published_card(facts.base_model, token))[0].get("license")
-    facts = dataclasses.replace(facts, licence=licence, curves=(folder / CURVES).exists())
-    path.write_text(model_card(facts, *cards), encoding="utf-8")
+    here = read_card(folder)
+    facts = dataclasses.replace(facts, curves=(folder / CURVES).exists())
+    path.write_text(model_card(facts, here), encoding="utf-8")  # there for a later push when the Hub does not answer
+    there = published_card(facts.repo_id, token, revision)
+    has_licence = any("license" in split_card(card).header for card in (here, there))
+    if facts.licence is None and facts.base_model is not None and not has_licence:
+        licence = split_card(published_card(facts.base_model, token)).header.get("license")
+        facts = dataclasses.replace(facts, licence=licence)
+    path.write_text(model_card(facts, here, there), encoding="utf-8")
+
+
+def read_card(folder: Path) -> str:
+    """The card in a folder; empty when there is none."""
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def published_card(repo_id: str, token: str | None, revision: str | None = None) -> str:
-    """The card that is on the Hub; empty when there is none, or no answer: the upload would tell."""
+    """The card that is on the Hub; empty when there is none. Raises when the Hub does not tell."""
     try:
-        path = hf_hub_download(repo_id, "README.md", token=token, revision=revision)
-    except (OSError, TransportError):
+        path = hf_hub_download(repo_id, "README.md", token=token, revision=revision, force_download=True)
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
         return ""
     return Path(path).read_text(encoding="utf-8")
 
@@ -86,24 +119,16 @@ def check_write_access(token: str | None) -> None:
         raise InputError("the token may only read; make one that may write at https://huggingface.co/settings/tokens")
 
 
-def upload(folder: Path, repo_id: str, *, message: str, token: str | None = None, revision: str | None = None) -> str:
-    """Upload the files of `folder` that may be published; gives the commit's address. Raises as `publish` does."""
-    try:
-        commit = HfApi().upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=message,
-            token=token,
-            revision=revision,
-            allow_patterns=PUBLISHED,
-        )
-    except (OSError, TransportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        to = f" --revision {revision}" if revision else ""
-        raise PushError(
-            f"{repo_id!r} was not pushed: {reason}. The model is in {str(folder)!r}; to push it later: "
-            f"hf-mtl push {shlex.quote(str(folder))} {repo_id}{to}"
-        ) from error
+def upload(folder: Path, repo_id: str, *, message: str, token: str | None, revision: str | None) -> str:
+    """Upload the files of `folder` that may be published; gives the commit's address."""
+    commit = HfApi().upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=message,
+        token=token,
+        revision=revision,
+        allow_patterns=PUBLISHED,
+    )
     return str(commit)
 
 
@@ -122,4 +147,8 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, revision: 
         raise
     except (OSError, ValueError, TransportError) as error:
         raise InputError(f"{repo_id!r} cannot be pushed to: {str(error).strip().splitlines()[0]}") from error
-    return upload(folder, repo_id, message="Upload with hf-mtl", revision=revision)
+    with _failure_named(folder, repo_id, revision):
+        if here := read_card(folder):
+            there = published_card(repo_id, None, revision)
+            (folder / "README.md").write_text(merged_card(here, there), encoding="utf-8")
+        return upload(folder, repo_id, message="Upload with hf-mtl", token=None, revision=revision)

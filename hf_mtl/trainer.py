@@ -30,7 +30,7 @@ from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
-from .publish import TransportError, check_write_access, publish
+from .publish import CURVES, TransportError, check_write_access, publish
 from .pushing import CheckpointPusher
 from .refusals import refuse_unsupported, shards_gradients
 from .sampling import TaskBatchSampler, epoch_batches
@@ -39,7 +39,7 @@ from .schedule import UnfreezeSchedule
 from .seeding import random_state, replayed
 from .shares import Floats, task_shares
 from .tasks import TaskSpec, with_loss_weights
-from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
+from .unfreezing import GradualUnfreezing, describe_layers, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
 MEMORY_FILE = "gradient_method.json"
@@ -407,6 +407,19 @@ class MultiTaskTrainer(TaskEvaluation):
         with write_errors_named(self.args.output_dir):
             self.save_model()
 
+    def draw_curves(self) -> None:
+        """Put training_curves.png into the output folder, with a line where layers were unfrozen."""
+        from .report import plot_curves  # late: matplotlib is slow to import, and not needed to train
+
+        marks: dict[float, str] = {}
+        if schedule := self.unfreeze_schedule:
+            num_batches = len(self.batch_sampler) // self.args.world_size
+            unit = 1 if schedule.unit == "steps" else steps_per_epoch(self.args, num_batches)
+            num_layers = self.model.encoder.config.num_hidden_layers
+            marks = {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
+            marks = {step: words for step, words in marks.items() if step <= self.state.global_step}
+        plot_curves(self.state.log_history, list(self.tasks.values()), marks, Path(self.args.output_dir) / CURVES)
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -426,6 +439,8 @@ class MultiTaskTrainer(TaskEvaluation):
         if not self.is_world_process_zero():
             return None
         self.push_checkpoint.wait()
+        if not (Path(self.args.output_dir) / CURVES).exists() and any("loss" in row for row in self.state.log_history):
+            self.draw_curves()
         return publish(
             Path(self.args.output_dir),
             self.card_facts(),
@@ -436,19 +451,28 @@ class MultiTaskTrainer(TaskEvaluation):
 
     def card_facts(self) -> CardFacts:
         """What the model card tells of this run."""
-        scored = [row for row in self.state.log_history if "eval_average" in row]
         conflicts = [row["conflicts"] for row in self.state.log_history if "conflicts" in row]
         splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
         return CardFacts(
             repo_id=self.hub_model_id,
             tasks=list(self.tasks.values()),
-            metrics=scored[-1] if scored else {},
+            metrics=self._current_scores(),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=sum(conflicts) / len(conflicts) if conflicts else None,
-            setup=describe_setup(self.args, self.model.config, self.state.global_step),
+            setup=describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {},
             base_model=self.model.config.base_model,
             licence=self.args.hub_license,
         )
+
+    def _current_scores(self) -> Mapping[str, float]:
+        """The last evaluation of the weights that the model has now; empty when there was none."""
+        history, step = self.state.log_history, self.state.global_step
+        trained = max((place for place, row in enumerate(history) if "train_runtime" in row), default=-1)
+        again = any("eval_average" in row for row in history[trained + 1 :])
+        if trained >= 0 and self.args.load_best_model_at_end and not again:
+            step = self.state.best_global_step
+        scored = [row for row in history if "eval_average" in row and row["step"] == step]
+        return scored[-1] if scored else {}
 
 
 class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped

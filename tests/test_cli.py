@@ -177,6 +177,8 @@ def test_one_text_or_pair_as_a_table_or_json(saved, capsys, caplog):
     value = json.loads(capsys.readouterr().out)["pairs"]["value"]
     assert main(["predict", "--model", str(saved), "--text", "a man", "--text-pair", "a dog"]) == 0
     assert f"{value:.4f}" in capsys.readouterr().out
+    assert main(["predict", "--model", str(saved), "--text", "dull " * 30, "--task", "reviews"]) == 0
+    assert "1 of 1 inputs were cut to 12 tokens" in caplog.text
 
 
 def test_cut_rows_are_marked_and_counted(saved, tmp_path, capsys):
@@ -217,13 +219,15 @@ def test_a_bad_input_is_refused_by_its_row(saved, tmp_path, capsys, name):
         (["--model", "SAVED", "--text", "dull", "--batch-size", "0"], "--batch-size is 0"),
         (["--model", "SAVED", "--input", "-", "--text-pair", "dull"], "wanted --text too"),
         (["--model", "SAVED", "--input", "-", "--columns", "a", "b", "c"], "names 3 columns"),
+        (["tasks", "demo", "--model", "NOWHERE"], "cannot be loaded"),
     ],
 )
 def test_flags_that_cannot_be_used(saved, tmp_path, make_model, tokenizer, capsys, flags, message):
     if "ENCODER" in flags:
         make_model().save_encoder(tmp_path / "encoder", tokenizer)
     places = {"SAVED": str(saved), "ENCODER": str(tmp_path / "encoder"), "NOWHERE": str(tmp_path / "nowhere")}
-    assert main(["predict", *(places.get(flag, flag) for flag in flags)]) == 2
+    command = [] if flags[0] == "tasks" else ["predict"]
+    assert main([*command, *(places.get(flag, flag) for flag in flags)]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_mtl.model_files import CODE
+
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "fault_worker.py"
 ROOT = Path(__file__).parent.parent
-FILES = 18  # of a checkpoint
+FILES = 11 + len(CODE)  # of a checkpoint
 LAST_STEP = 22
 
 

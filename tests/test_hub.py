@@ -13,9 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError
 from test_clean_environment import BLOCK
 
+import hf_mtl.publish
+from hf_mtl.card import CardFacts
 from hf_mtl.demo import demo_rows
+from hf_mtl.errors import PushError
+from hf_mtl.publish import publish
 from hf_mtl.pushing import additions
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +62,23 @@ if pinned:
     assert not torch.equal(logits(folder)[0], logits(here)[0])
 check(logits(here), logits(name))
 print("equal")
+"""
+
+PIPELINE = """
+import sys
+from transformers import pipeline
+rows = "dull", ("a man sleeps", "a man rests")
+here, there = (pipeline("multi-task-classification", model=source, trust_remote_code=True) for source in sys.argv[1:])
+assert [here(row) for row in rows] == [there(row) for row in rows]
+print(type(there).__module__, there("dull"))
+"""
+PACKAGE = """
+import sys, torch
+from transformers import AutoTokenizer
+from hf_mtl import MultiTaskModel
+tokens = AutoTokenizer.from_pretrained(sys.argv[2])("a man sleeps", "a man rests", return_tensors="pt")
+here, there = (MultiTaskModel.from_pretrained(source)(task="pairs", **tokens).logits for source in sys.argv[1:])
+assert torch.equal(here, there), (here, there)
 """
 
 
@@ -167,6 +189,14 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
         code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo", *pinned], clean, home)
         assert code == 0 and "transformers_modules.user" in text and "equal" in text, text
         assert "refused: user/demo" in text, text
+
+        code, text = run(["-c", BLOCK + PIPELINE, str(out), "user/demo"], clean, home)
+        assert code == 0 and "transformers_modules.user" in text, text
+        code, text = run(["-c", PACKAGE, str(out), "user/demo"], client)
+        assert code == 0, text
+        predict = ["-m", "hf_mtl.cli", "predict", "--text", "dull", "--json", "--model"]
+        answers = [run([*predict, source], client) for source in (str(out), "user/demo")]
+        assert answers[0] == answers[1] and answers[0][0] == 0 and '"reviews"' in answers[0][1], answers
     code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo"], {**clean, "HF_HUB_OFFLINE": "1"}, home)
     assert code == 0 and "equal" in text, text
 
@@ -191,11 +221,77 @@ def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
             assert hashlib.sha256(stream.read()).hexdigest() == wanted
 
 
+# In a process of its own, where HF_ENDPOINT counts: publishes, changes the card on the Hub, pushes again.
+PUSH_TWICE = """
+import sys
+from pathlib import Path
+import yaml
+from huggingface_hub import HfApi, hf_hub_download
+from hf_mtl import load_tasks
+from hf_mtl.card import CardFacts
+from hf_mtl.errors import PushError
+from hf_mtl.publish import publish, push_folder
+folder, how, licence = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+folder.mkdir()
+(folder / "config.json").write_text("{}")
+HfApi().create_repo("user/demo")
+facts = {"repo_id": "user/demo", "tasks": load_tasks("demo"), "setup": {"seed": "1"}, "licence": licence}
+try:
+    publish(folder, CardFacts(**facts, metrics={"eval_reviews_accuracy": 0.25}), message="first")
+except PushError as error:
+    sys.exit(str(error))
+_, front, body = Path(hf_hub_download("user/demo", "README.md")).read_text().split("---\\n", 2)
+header = yaml.safe_load(front)
+header.update({"license": "mit", "pipeline_tag": "sentence-similarity", "tags": [*header["tags"], "mine"]})
+header["model-index"][0]["results"].append({"task": {"type": "other"}, "dataset": {"name": "mine", "type": "user/mine"},
+                                            "metrics": [{"type": "accuracy", "value": 0.5}]})
+card = f"---\\n{yaml.safe_dump(header)}---\\n{body}\\nNot for medicine.\\n"
+HfApi().upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="user/demo")
+if how == "hf-mtl push":
+    push_folder(folder, "user/demo")
+else:
+    publish(folder, CardFacts(**facts, metrics={"eval_reviews_accuracy": 0.75}), message="second")
+"""
+
+
+@pytest.mark.parametrize(("how", "accuracy"), [("hf-mtl push", 0.25), ("publish", 0.75)])
+def test_what_was_changed_on_the_hub_survives_the_next_push(tmp_path, home, how, accuracy):
+    with serve(tmp_path / "hub", home) as client:
+        code, text = run(["-c", PUSH_TWICE, str(tmp_path / "out"), how, "apache-2.0"], client)
+    assert code == 0, text
+    (tmp_path / "README.md").write_bytes(git(tmp_path / "hub" / "models" / "user" / "demo", "show", "main:README.md"))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.license, card.data.pipeline_tag) == ("mit", "sentence-similarity") and "mine" in card.data.tags
+    assert {row.dataset_name: row.metric_value for row in card.data.eval_results} == {"reviews": accuracy, "mine": 0.5}
+    assert card.text.count("Not for medicine.") == card.text.count("## Training") == 1
+
+
+def test_a_card_that_the_hub_refuses_leaves_the_reason_and_the_command(tmp_path, home):
+    with serve(tmp_path / "hub", home) as client:
+        code, text = run(["-c", PUSH_TWICE, str(tmp_path / "out"), "publish", "no such licence"], client)
+    assert code == 1 and "Traceback" not in text, text
+    assert '"license" must be one of' in text and f"hf-mtl push {tmp_path}/out user/demo" in text
+
+
+def test_a_card_that_cannot_be_fetched_stops_the_push_with_the_facts_on_disk(tmp_path, monkeypatch, specs):
+    def silent(*args, **kwargs):
+        raise LocalEntryNotFoundError("no answer")
+
+    def upload(*args, **kwargs):
+        raise AssertionError("uploaded over a card that was not read")
+
+    monkeypatch.setattr(hf_mtl.publish, "hf_hub_download", silent)
+    monkeypatch.setattr(hf_mtl.publish, "upload", upload)
+    with pytest.raises(PushError, match=r"no answer.*hf-mtl push"):
+        publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
+    assert "| reviews |" in (tmp_path / "README.md").read_text()
+
+
 @pytest.mark.parametrize("token", ["hf_wrong", READ_TOKEN])
 def test_a_token_that_cannot_write_stops_the_run_before_it_trains(tmp_path, home, flags, token):
     with serve(tmp_path / "hub", home) as client:
         assert run(["-c", "import huggingface_hub as h; h.create_repo('user/demo')"], client)[0] == 0
-        code, text = run(f"{flags} --output_dir {tmp_path}/out --hub_token {token}".split(), client)
+        code, text = run(f"{flags} --logging_steps 1 --output_dir {tmp_path}/out --hub_token {token}".split(), client)
     assert code != 0 and "step 1/4" not in text and "Traceback" not in text
     assert "hub_model_id 'user/demo'" in text and token not in text, text
     assert token != READ_TOKEN or "may only read" in text

@@ -43,6 +43,7 @@ LEVELS = {
     "modeling": 3,
     "pipeline": 2,
     "auto": 4,
+    "merging": 1,
     "card": 3,
     "prediction": 3,
     "inspection": 4,
@@ -62,6 +63,7 @@ LATE = {
     ("evaluation", "metrics"),  # evaluate, scipy.stats
     ("gradients", "pytorch_optimizer"),
     ("optimizers", "pytorch_optimizer"),
+    ("trainer", "report"),  # matplotlib
     ("modeling", "mpnet"),  # transformers' MPNet
 }
 SLOW = ("evaluate", "matplotlib", "pytorch_optimizer", "transformers.models.mpnet.modeling_mpnet")

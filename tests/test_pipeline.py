@@ -111,6 +111,12 @@ def test_truncation_is_told(pipe, tokenizer, caplog):
     assert [record.getMessage() for record in caplog.records] == ["1 of 2 inputs were cut to 12 tokens"]
 
 
+def test_truncation_of_a_single_input_is_told(pipe, caplog):
+    with caplog.at_level(logging.WARNING, "hf_mtl"):
+        pipe("dull " * 11, task_name="reviews")
+    assert [record.getMessage() for record in caplog.records] == ["1 of 1 inputs were cut to 12 tokens"]
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [

@@ -23,6 +23,11 @@ class Evaluations(TrainerCallback):
         self.seen.append(dict(metrics))
 
 
+class EvaluateAfterStep3(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_evaluate = state.global_step == 3
+
+
 def test_on_evaluate_fires_once_with_every_tasks_metrics(make_trainer):
     watch = Evaluations()
     make_trainer(callbacks=[watch], eval_strategy="steps", eval_steps=2).train()
@@ -61,6 +66,55 @@ def test_early_stopping_and_the_best_model_see_the_average(make_trainer):
     assert trainer.state.global_step == 3
     averages = [row["eval_average"] for row in trainer.state.log_history if "eval_average" in row]
     assert trainer.state.best_metric == max(averages)
+
+
+def test_the_card_tells_the_scores_of_the_weights_that_the_model_has(make_trainer):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(load_best_model_at_end=True, metric_for_best_model="eval_reviews_loss", **settings)
+    best = iter([3.0, 1.0, 2.0, 4.0])
+    evaluate = trainer.evaluate
+
+    def scored(*args, **kwargs):
+        metrics = evaluate(*args, **kwargs)
+        return {**metrics, "eval_reviews_loss": next(best)}
+
+    trainer.evaluate = scored
+    trainer.train()
+    del trainer.evaluate
+    assert trainer.state.best_global_step == 2
+    assert trainer.card_facts().metrics["step"] == 2
+    again = trainer.evaluate()
+    told = trainer.card_facts().metrics
+    assert all(told[f"eval_{name}"] == again[f"eval_{name}"] for name in ("average", "reviews_loss", "pairs_loss"))
+
+
+def test_the_card_tells_no_scores_of_other_weights(make_trainer):
+    trainer = make_trainer(callbacks=[EvaluateAfterStep3()])
+    trainer.train()
+    assert any("eval_average" in row for row in trainer.state.log_history)
+    assert trainer.card_facts().metrics == {}
+    average = trainer.evaluate()["eval_average"]
+    assert trainer.card_facts().metrics["eval_average"] == average
+
+
+def test_a_card_of_an_evaluation_tells_no_set_up(make_trainer):
+    trainer = make_trainer()
+    average = trainer.evaluate()["eval_average"]
+    facts = trainer.card_facts()
+    assert facts.setup == {} and facts.metrics["eval_average"] == average
+    trainer.train()
+    assert trainer.card_facts().setup["optimizer steps"] == "4"
+
+
+def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_mtl.trainer.publish", lambda *args, **kwargs: "pushed")
+    curves = tmp_path / "out" / "training_curves.png"
+    trainer = make_trainer(unfreeze_schedule="0:0,0.1:all")
+    trainer.hub_model_id = "user/demo"
+    trainer.evaluate()
+    assert trainer.push_to_hub() == "pushed" and not curves.exists()
+    trainer.train()
+    assert trainer.push_to_hub() == "pushed" and curves.stat().st_size > 10_000
 
 
 def test_the_training_sample_is_the_same_rows_every_time(make_trainer):
