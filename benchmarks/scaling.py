@@ -19,7 +19,7 @@ from typing import Any
 SCRIPT = str(Path(__file__).parent / "step_cost.py")
 SHAPES: dict[str, list[dict[str, Any]]] = {
     "tasks, 64 rows in all": [{"rows": 32}, {"tasks": 4, "rows": 16}, {"tasks": 8, "rows": 8}],
-    "parameters": [{"rows": 8}, {"encoder": "mpnet-base", "rows": 8}, {"encoder": "large", "rows": 8, "steps": 2}],
+    "parameters": [{"rows": 8}, {"encoder": "mpnet-base", "rows": 8}, {"encoder": "large", "rows": 8, "steps": 1}],
     "rows": [{"rows": 8}, {"rows": 32}, {"rows": 64}],
     "processes, 64 rows in all": [{"rows": 32}, {"rows": 16, "processes": 2}],
 }
@@ -27,7 +27,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
 
 @functools.cache
 def measure(
-    encoder: str = "minilm", tasks: int = 2, rows: int = 32, processes: int = 1, blocks: int = 1, steps: int = 4
+    encoder: str = "minilm", tasks: int = 2, rows: int = 32, processes: int = 1, blocks: int = 1, steps: int = 3
 ) -> dict[str, Any]:
     """What `step_cost.py --json` tells of one shape."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
