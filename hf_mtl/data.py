@@ -120,7 +120,7 @@ def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase
 
 
 class Ragged:
-    """Rows of unequal length in one array: `ragged[i]` is row i, a view.
+    """Rows of unequal length in one array: `ragged[places]` lists the rows at these places, as views.
 
     Args:
         values: of all rows, one after another.
@@ -130,8 +130,9 @@ class Ragged:
     def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
         self.values, self.starts = values, starts
 
-    def __getitem__(self, row: int) -> NDArray[Any]:
-        return self.values[self.starts[row] : self.starts[row + 1]]
+    def __getitem__(self, places: NDArray[np.int64]) -> list[NDArray[Any]]:
+        ends = zip(self.starts[places].tolist(), self.starts[places + 1].tolist(), strict=True)
+        return [self.values[start:end] for start, end in ends]
 
 
 def _column(array: Any) -> NDArray[Any] | Ragged:
@@ -175,11 +176,13 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
     def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
         """The rows at `indices`; `torch.utils.data` calls this with a whole batch. Token ids are views of one array."""
         owners = np.searchsorted(self._ends, indices, side="right")
-        places = (np.asarray(indices) - self._starts[owners]).tolist()
-        rows = []
-        for owner, place in zip(owners.tolist(), places, strict=True):
-            name = self._names[owner]
-            rows.append({"task": name, **{column: of[place] for column, of in self._columns[name].items()}})
+        places = np.asarray(indices) - self._starts[owners]
+        rows: list[Rows] = [{}] * len(indices)
+        for owner in np.unique(owners).tolist():
+            mine, task = np.flatnonzero(owners == owner), self._names[owner]
+            columns = self._columns[task]
+            for row, *cells in zip(mine.tolist(), *(column[places[mine]] for column in columns.values()), strict=True):
+                rows[row] = {"task": task, **dict(zip(columns, cells, strict=True))}
         return rows
 
 
