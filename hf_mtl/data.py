@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,9 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         for owner in np.unique(owners).tolist():
             mine, task = np.flatnonzero(owners == owner), self._names[owner]
             columns = self._columns[task]
-            for row, *cells in zip(mine.tolist(), *(column[places[mine]] for column in columns.values()), strict=True):
-                rows[row] = {"task": task, **dict(zip(columns, cells, strict=True))}
+            names, cells = ("task", *columns), [column[places[mine]] for column in columns.values()]
+            for row, values in zip(mine.tolist(), zip(repeat(task), *cells, strict=False), strict=True):
+                rows[row] = dict(zip(names, values, strict=True))
         return rows
 
 
