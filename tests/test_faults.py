@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_mtl.checkpoints import flaw
 from hf_mtl.model_files import CODE
 
 pytestmark = pytest.mark.slow
@@ -159,7 +160,7 @@ def test_stopped_by_sigterm_at_a_random_moment(server, whole, tmp_path, draw):
 def test_a_second_run_in_the_folder_is_refused_and_the_first_one_unharmed(server, whole, tmp_path):
     folder = tmp_path / "out"
     first = Run(server, folder)
-    first.watch(lambda: files_in(folder / "checkpoint-5") >= FILES)
+    first.watch(lambda: flaw(folder / "checkpoint-5") is None)  # its last file is there, and whole
     os.kill(first.pid, signal.SIGSTOP)
     second = Run(server, folder, "latest")
     assert second.wait() == 1
