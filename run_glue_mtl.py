@@ -32,10 +32,10 @@ from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
+from hf_mtl.publish import CURVES
 from hf_mtl.tasks import EMBEDDED
 
 logger = logging.getLogger("hf_mtl.run")
-CURVES = "training_curves.png"
 
 
 def main(argv: list[str]) -> None:

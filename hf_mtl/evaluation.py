@@ -21,14 +21,13 @@ from .seeding import seeded_generator
 from .tasks import TaskSpec
 
 
-def longest_first(rows: TaskRows) -> tuple[TaskRows, NDArray[np.int64]]:
+def longest_first(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64]]:
     """The rows of one task from the longest to the shortest, and where each stood. *Shape:* (rows,)
 
     Batches then have little padding, and a lack of memory shows at once.
     """
-    ((task, lengths),) = rows.lengths.items()
-    order = np.argsort(-lengths, kind="stable")
-    return TaskRows({task: rows.tasks[task].select(order)}), order
+    order = np.argsort(-np.asarray(rows["length"]), kind="stable")
+    return TaskRows({task: rows.select(order)}), order
 
 
 class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
@@ -91,7 +90,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
         metrics: dict[str, float] = {}
         for task in rows:
-            sorted_rows, _ = longest_first(TaskRows({task: rows[task]}))  # scores do not ask for the order
+            sorted_rows, _ = longest_first(task, rows[task])  # scores do not ask for the order
             loader = self.get_eval_dataloader(sorted_rows)
             output = self.evaluation_loop(loader, "Evaluation", None, ignore_keys, metric_key_prefix=f"{prefix}_{task}")
             metrics.update(output.metrics)
@@ -100,7 +99,8 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
     def predict(self, test_dataset: TaskRows, *args: Any, **kwargs: Any) -> PredictionOutput:
         """As in `Trainer`, for the rows of one task, which go through the model by length and come back in order."""
-        sorted_rows, order = longest_first(test_dataset)
+        ((task, rows),) = test_dataset.tasks.items()
+        sorted_rows, order = longest_first(task, rows)
         output = super().predict(sorted_rows, *args, **kwargs)
         back = np.argsort(order)
         labels = None if output.label_ids is None else output.label_ids[back]

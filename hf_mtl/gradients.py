@@ -1,7 +1,7 @@
 """The gradient of every task over the shared parameters, one flat row per task, and their combination.
 
-A hook moves every gradient into the row of the task at hand the moment backward has it, while it is still in the
-processor's cache, so that beside the rows nothing of their size is ever held. Later micro-batches add to the row.
+A hook moves every gradient into the row of the task at hand the moment backward has it, so that beside the rows nothing
+of their size is ever held. Later micro-batches add to the row.
 """
 
 from __future__ import annotations
