@@ -28,11 +28,11 @@ from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
 from hf_mtl.data import TaskRows, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError
+from hf_mtl.hub import CURVES
 from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
-from hf_mtl.publish import CURVES
 from hf_mtl.tasks import EMBEDDED
 
 logger = logging.getLogger("hf_mtl.run")
@@ -81,6 +81,8 @@ def main(argv: list[str]) -> None:
     if args.push_to_hub:
         trainer.push_to_hub()
         logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r)", trainer.hub_model_id)
+    elif args.do_train:
+        trainer.create_model_card()
     if trainer.is_world_process_zero():
         say_what_is_next(args, data_args)
     trainer.accelerator.end_training()
@@ -224,7 +226,8 @@ def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset], labels: dict[st
 def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments) -> None:
     """Name what is in the output folder and the commands that use it."""
     folder = args.output_dir
-    found = [name for name in ("all_results.json", CURVES, "predictions") if (Path(folder) / name).exists()]
+    files = ("README.md", "all_results.json", CURVES, "predictions")
+    found = [name for name in files if (Path(folder) / name).exists()]
     print(f"in {folder}: {', '.join(found)}")
     if args.do_train:
         tasks = f"--tasks {' '.join(data_args.tasks)} " if data_args.tasks else ""

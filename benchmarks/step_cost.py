@@ -6,9 +6,10 @@
 Rows have the token lengths of SST-2 and STS-B (`token_lengths.json`, WordPiece) and random tokens: a step's cost
 depends on nothing else. Every method takes 32 + 32 rows a step, clips and steps with AdamW; dropout is on. Methods
 take turns in one process, block by block; a step's time runs from the end of the step before, so that fetching and
-padding count. Ratios are medians over the blocks. Memory is the peak of a process that runs one method alone. The
-floor is what the real tokens' matrix products, and the passes over parameters and rows that cannot be done without,
-would take at the rates measured here. Under `torchrun` every process takes that many rows.
+padding count. A block's time is its mean step's; times and ratios are medians over the blocks. Memory is the peak of a
+process that runs one method alone, for as many steps as a block has. The floor is what the matrix products of the real
+tokens take when they run alone, in the step's shapes, and the passes over parameters and rows that cannot be done
+without at the rate of a copy, measured between the blocks. Under `torchrun` every process takes that many rows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,10 @@ class JointModel(MultiTaskModel):
 
 def make_model(encoder: str, cls: type[MultiTaskModel] = MultiTaskModel) -> Any:
     torch.manual_seed(0)
-    return cls(MultiTaskConfig(ENCODERS[encoder], [spec.head for spec in TASKS]))
+    config = MultiTaskConfig(ENCODERS[encoder], [spec.head for spec in TASKS])
+    if cls is JointModel and config.encoder_config.model_type == "mpnet":
+        config._attn_implementation = "eager"  # all that transformers has
+    return cls(config)
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -292,8 +297,10 @@ def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: A
     return losses, features
 
 
-def cost_of_pcgrad(rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int) -> list[float]:
-    """PCGrad's seconds over the stock step's, batch by batch, each taken by both in turn."""
+def cost_of_pcgrad(
+    rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int
+) -> list[tuple[float, float]]:
+    """Seconds of the stock step and of PCGrad, batch by batch, each taken by both in turn."""
     steps = []
     for cls, method in ((SummedLoss, "sum"), (MultiTaskTrainer, "pcgrad")):
         args = MultiTaskTrainingArguments(
@@ -304,12 +311,35 @@ def cost_of_pcgrad(rows: dict[str, Dataset], encoder: str, rows_per_task: int, n
         trainer.create_optimizer()
         trainer.current_gradient_accumulation_steps = 1  # set by train()
         steps.append(functools.partial(one_step, trainer))
-    ratios = []
-    for number, batch in zip(range(num_batches + 2), trainer.get_train_dataloader(), strict=False):
+    pairs = []
+    for number, batch in zip(range(num_batches + WARM_UP), trainer.get_train_dataloader(), strict=False):
         order = (0, 1) if number % 2 else (1, 0)
         seconds = {i: steps[i](batch) for i in order}
-        ratios.append(seconds[1] / seconds[0])
-    return ratios[2:]  # the first ones make the optimizer's state
+        pairs.append((seconds[0], seconds[1]))
+    return pairs[WARM_UP:]
+
+
+def profile(rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_steps: int) -> str:
+    """Where a PCGrad step's time goes, in Markdown: the operations that took most of it by themselves."""
+    args = MultiTaskTrainingArguments(
+        do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, unfreeze_schedule="none",
+        eval_strategy="no", **COMMON,
+    )  # fmt: skip
+    trainer = MultiTaskTrainer(make_model(encoder), args, TASKS, rows, None, TOKENIZER)
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # set by train()
+    batches = iter(trainer.get_train_dataloader())
+    for _ in range(WARM_UP):
+        one_step(trainer, next(batches))
+    device = "cuda" if CUDA else "cpu"
+    with torch.profiler.profile() as profiler:
+        for _ in range(num_steps):
+            one_step(trainer, next(batches))
+    took = {event.key: getattr(event, f"self_{device}_time_total") / 1000 for event in profiler.key_averages()}
+    total = sum(took.values())
+    most = sorted(took, key=took.__getitem__, reverse=True)[:12]
+    lines = [f"| {name} | {took[name] / num_steps:.0f} | {took[name] / total:.0%} |" for name in most]
+    return "\n".join(["| operation | ms a step | share |", "|---|---|---|", *lines])
 
 
 def one_step(trainer: MultiTaskTrainer, batch: Batch) -> float:
@@ -325,7 +355,7 @@ def one_step(trainer: MultiTaskTrainer, batch: Batch) -> float:
     return time.perf_counter() - start
 
 
-STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
+PAIR = STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
 METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
     "plain sum, joint random batches": lambda *shape: peer(*shape, "sum"),
     "plain sum, a random batch per task": lambda *shape: peer(*shape, "sum per task"),
@@ -345,9 +375,9 @@ def resident_gib(*, peak: bool = False) -> float:
     return int(status.split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) / 2**20
 
 
-def peak_memory(method: str, encoder: str, rows_per_task: int) -> float:
-    """GiB at the peak of a process that takes six steps of this method alone, above what it had before the model."""
-    shape = ["--encoder", encoder, "--rows", str(rows_per_task), "--tasks", str(len(TASKS))]
+def peak_memory(method: str, encoder: str, rows_per_task: int, steps: int) -> float:
+    """GiB at the peak of a process that runs a block of this method alone, above what it had before the model."""
+    shape = ["--encoder", encoder, "--rows", str(rows_per_task), "--tasks", str(len(TASKS)), "--steps", str(steps)]
     command = [sys.executable, __file__, *shape, "--memory", method]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])
@@ -365,20 +395,33 @@ def rate(work: Callable[[], Any], amount: float) -> float:
     return amount / min(seconds)
 
 
+def product_seconds(weight: torch.Tensor, tokens: int) -> float:
+    """Of a linear layer's three matrix products over that many tokens: outputs, and both gradients."""
+    rows_out, width = weight.shape
+    weight = torch.randn_like(weight)
+    inputs, outputs = weight.new_ones(tokens, width), weight.new_ones(tokens, rows_out)
+    to_inputs, to_outputs, to_weight = torch.empty_like(inputs), torch.empty_like(outputs), torch.empty_like(weight)
+
+    def work() -> None:
+        torch.mm(inputs, weight.T, out=to_outputs)
+        torch.mm(outputs, weight, out=to_inputs)
+        torch.mm(outputs.T, inputs, out=to_weight)
+
+    return 1 / rate(work, 1)
+
+
 def floor(encoder: str, rows_per_task: int) -> dict[str, float]:
-    """Seconds that a PCGrad step cannot go below: its matrix products, and its passes over parameters and rows."""
+    """Seconds that a PCGrad step's linear layers, and its passes over parameters and rows, take by themselves."""
     model, device = make_model(encoder), "cuda" if CUDA else "cpu"
-    config, dtype = model.encoder.config, torch.bfloat16 if CUDA else torch.float32
+    dtype = torch.bfloat16 if CUDA else torch.float32
     means = [np.dot(*lengths_of(spec.name)) for spec in TASKS]
-    squares = [np.dot(np.square(lengths_of(spec.name)[0]), lengths_of(spec.name)[1]) for spec in TASKS]
-    weights = sum(m.weight.numel() for m in model.encoder.modules() if isinstance(m, torch.nn.Linear))
-    # Forward once, backward twice; two operations for each weight and token, and for scores and their use in attention.
-    attention = 4 * config.num_hidden_layers * config.hidden_size * rows_per_task * sum(squares)
-    products = 3 * (2 * weights * rows_per_task * sum(means) + attention)
-    width, tokens = config.hidden_size, round(rows_per_task * float(np.mean(means)))
-    a = torch.randn(tokens, width, device=device, dtype=dtype)
-    b = torch.randn(width, config.intermediate_size, device=device, dtype=dtype)
-    flops = rate(lambda: a @ b, 2 * a.numel() * b.shape[1])
+    linear = [m.weight.detach().to(device, dtype) for m in model.encoder.modules() if isinstance(m, torch.nn.Linear)]
+    shapes = Counts((tuple(weight.shape), round(rows_per_task * mean)) for weight in linear for mean in means)
+    products = sum(
+        times * product_seconds(torch.empty(shape, device=device, dtype=dtype), tokens)
+        for (shape, tokens), times in shapes.items()
+    )
+    operations = 6 * sum(weight.numel() for weight in linear) * rows_per_task * sum(means)
     source = torch.randn(1 << 25, device=device)
     target = torch.empty_like(source)
     bandwidth = rate(lambda: target.copy_(source), 8 * source.numel())
@@ -387,25 +430,26 @@ def floor(encoder: str, rows_per_task: int) -> dict[str, float]:
     # AdamW reads gradient, parameter and two moments and writes three of them.
     passes = 3 * len(TASKS) + 1 + 1 + 7
     return {
-        "products_seconds": products / flops, "passes_seconds": 4 * passes * numbers / bandwidth,
-        "gflops": flops / 1e9, "gb_per_second": bandwidth / 1e9,
+        "products_seconds": products, "passes_seconds": 4 * passes * numbers / bandwidth,
+        "gflops": operations / products / 1e9, "gb_per_second": bandwidth / 1e9,
     }  # fmt: skip
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row per method."""
+def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """One row per method, and the floor: the lowest of those measured between the blocks."""
     rows = make_rows()
     runs = {name: METHODS[name](rows, options.encoder, options.rows) for name in options.methods}
     seconds: dict[str, list[float]] = {name: [] for name in options.methods}
     padding: dict[str, float] = {}
+    floors = []
     for block in range(options.blocks):
+        floors.append(floor(options.encoder, options.rows))
         for name in options.methods[:: 1 if block % 2 else -1]:
-            steps = options.steps if "random" in name else FACTOR * options.steps
-            one, padding[name] = runs[name](block, steps)
+            one, padding[name] = runs[name](block, steps_of(name, options.steps))
             seconds[name].append(one)
             print(f"block {block + 1}/{options.blocks}: {name}: {seconds[name][-1]:.3f} s a step", file=sys.stderr)
     mine, stock = seconds[MINE], seconds[STOCK]
-    return [
+    table_rows = [
         {
             "method": name,
             "seconds": statistics.median(seconds[name]),
@@ -413,10 +457,16 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             "padded_per_real": padding[name],
             "to_stock_step": statistics.median(a / b for a, b in zip(seconds[name], stock, strict=True)),
             "hf_mtl_is_faster": statistics.median(a / b for a, b in zip(seconds[name], mine, strict=True)),
-            "peak_gib": peak_memory(name, options.encoder, options.rows) if PROCESSES == 1 else float("nan"),
+            "peak_gib": peak_memory(name, options.encoder, options.rows, options.steps) if PROCESSES == 1 else None,
         }
         for name in options.methods
     ]
+    return table_rows, min(floors, key=lambda found: found["products_seconds"] + found["passes_seconds"])
+
+
+def steps_of(name: str, steps: int) -> int:
+    """How many a block of a method has."""
+    return steps if "random" in name else FACTOR * steps
 
 
 def table(result: list[dict[str, Any]]) -> str:
@@ -430,7 +480,7 @@ def table(result: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['method']} | {1000 * row['seconds']:.0f} | {row['rows_per_second']:.0f} | "
             f"{row['padded_per_real']:.2f} | {row['to_stock_step']:.2f} | {row['hf_mtl_is_faster']:.2f} | "
-            f"{row['peak_gib']:.2f} |"
+            f"{'-' if row['peak_gib'] is None else format(row['peak_gib'], '.2f')} |"
         )
     return "\n".join(lines)
 
@@ -438,9 +488,9 @@ def table(result: list[dict[str, Any]]) -> str:
 def describe_floor(found: dict[str, float]) -> str:
     """The floor in a sentence."""
     return (
-        f"Floor of a PCGrad step: {1000 * found['products_seconds']:.0f} ms of matrix products, at "
-        f"{found['gflops']:.0f} GFLOP/s, and {1000 * found['passes_seconds']:.0f} ms of passes over parameters and "
-        f"rows, at {found['gb_per_second']:.0f} GB/s, both as measured here."
+        f"By themselves, the linear layers' matrix products over the real tokens take "
+        f"{1000 * found['products_seconds']:.0f} ms ({found['gflops']:.0f} GFLOP/s), and PCGrad's passes over "
+        f"parameters and rows {1000 * found['passes_seconds']:.0f} ms (at {found['gb_per_second']:.0f} GB/s)."
     )
 
 
@@ -452,7 +502,8 @@ def plot(result: list[dict[str, Any]], found: dict[str, float], title: str, path
     times = [1000 * row["seconds"] for row in result][::-1]
     bars = axes.barh(names, times, color=["C0" if name.startswith("hf_mtl") else "0.7" for name in names])
     axes.bar_label(bars, fmt="%.0f", padding=3)
-    axes.axvline(1000 * (found["products_seconds"] + found["passes_seconds"]), color="C3", ls=":", label="floor")
+    alone = 1000 * (found["products_seconds"] + found["passes_seconds"])
+    axes.axvline(alone, color="C3", ls=":", label="products and passes alone")
     axes.set(title=title, xlabel="milliseconds per step", xlim=(0, 1.1 * max(times)))
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
@@ -467,6 +518,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help=f"of each method in a block, {FACTOR} times that grouped")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--cost", type=int, metavar="BATCHES", help="only PCGrad's cost to the stock step, in turns")
+    parser.add_argument("--profile", type=int, metavar="STEPS", help="only where the time of PCGrad's steps goes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
@@ -477,21 +529,31 @@ def main() -> None:
     if options.memory:
         run = METHODS[options.memory](make_rows(), options.encoder, options.rows)
         before = resident_gib()
-        run(0, 2)
+        run(0, steps_of(options.memory, options.steps))
         print(torch.cuda.max_memory_allocated() / 2**30 if CUDA else resident_gib(peak=True) - before)
-        return
-    if options.cost:
-        low, middle, high = statistics.quantiles(
-            cost_of_pcgrad(make_rows(), options.encoder, options.rows, options.cost)
-        )
-        print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
-        return
-    options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
-    result, lowest = measure(options), floor(options.encoder, options.rows)
-    if os.environ.get("RANK", "0") != "0":
         return
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     shape = f"{options.encoder}, {options.tasks} tasks, {options.rows} rows of each, {PROCESSES} process(es), {device}"
+    main_process = os.environ.get("RANK", "0") == "0"
+    if options.profile:
+        print(profile(make_rows(), options.encoder, options.rows, options.profile))
+        return
+    if options.cost:
+        pairs = cost_of_pcgrad(make_rows(), options.encoder, options.rows, options.cost)
+        stock, pcgrad = (statistics.median(times) for times in zip(*pairs, strict=True))
+        ratios = statistics.quantiles(mine / theirs for theirs, mine in pairs)
+        found = {"shape": shape, "stock": stock, "pcgrad": pcgrad, "ratios": ratios}
+        if main_process and options.json:
+            peaks = [peak_memory(name, options.encoder, options.rows, 2) if PROCESSES == 1 else None for name in PAIR]
+            print(json.dumps({**found, "peaks_gib": peaks}))
+        elif main_process:
+            low, middle, high = ratios
+            print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
+        return
+    options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
+    result, lowest = measure(options)
+    if not main_process:
+        return
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     text = f"{shape}; {versions}.\n\n{table(result)}\n\n{describe_floor(lowest)}"
     print(json.dumps({"shape": shape, "methods": result, "floor": lowest}) if options.json else text)

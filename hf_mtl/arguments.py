@@ -12,12 +12,15 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from .combination import GRADIENT_METHODS
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
-from .gradients import GRADIENT_METHODS
 from .loading import ON_BAD_ROW
 from .shares import TASK_SAMPLING
 from .tasks import EMBEDDED
+
+DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
+DEFAULT_LENGTH = 512  # tokens
 
 
 def _option(default: Any, text: str) -> Any:
@@ -29,7 +32,7 @@ class ModelArguments:
     """Which encoder, and what is put on it."""
 
     model_name_or_path: str = _option(
-        "sentence-transformers/all-mpnet-base-v2",
+        DEFAULT_ENCODER,
         f"Hub id or folder of an encoder or of a saved multi-task model; {EMBEDDED} builds a small untrained encoder.",
     )
     model_revision: str = _option("main", "Branch, tag or commit of a model on the Hub.")
@@ -49,7 +52,7 @@ class DataArguments:
     dataset_name: str | None = _option(
         None, "Hub id or folder that replaces the task set's dataset, e.g. a local copy of nyu-mll/glue."
     )
-    max_seq_length: int = _option(512, "Inputs are cut to this many tokens.")
+    max_seq_length: int = _option(DEFAULT_LENGTH, "Inputs are cut to this many tokens.")
     on_bad_row: str = _option(
         "error",
         "What to do with a training or validation row without text or with a label that its task does not declare: "

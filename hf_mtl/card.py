@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .merging import OWN_RESULT, USUAL, Card, joined, split_card
+from .merging import OWN_RESULT, USUAL, Card, joined, model_name, split_card
 from .model_files import PIPELINE_TASK
 from .tasks import EMBEDDED, TaskSpec
 
@@ -47,7 +47,8 @@ def model_card(facts: CardFacts, folder: str = "", published: str = "") -> str:
     """A card with the facts, and with what people wrote into the folder's card and into the Hub's."""
     here, there = split_card(folder), split_card(published)
     trained = _training_section(here.own) or _training_section(there.own)
-    return joined(Card(header=own_header(facts), own="\n\n".join(_sections(facts, trained))), here, there)
+    own = "\n\n".join(_sections(facts, trained))
+    return joined(Card(header=own_header(facts), own=own, repo_id=facts.repo_id), here, there)
 
 
 def own_header(facts: CardFacts) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def own_header(facts: CardFacts) -> dict[str, Any]:
     return {
         **USUAL,
         **{key: value for key, value in known.items() if value is not None},
-        "model-index": [{"name": facts.repo_id.split("/")[-1], "results": results}],
+        "model-index": [{"name": model_name(facts.repo_id), "results": results}],
     }
 
 
@@ -112,7 +113,7 @@ def _sections(facts: CardFacts, trained: str) -> list[str]:
     ]
     base = f" of [{facts.base_model}](https://huggingface.co/{facts.base_model})" if facts.base_model else ""
     sections = [
-        f"# {facts.repo_id.split('/')[-1]}",
+        f"# {model_name(facts.repo_id)}",
         f"One encoder{base} with a head per task, fine-tuned on all of them at once with `hf_mtl`.",
         "\n".join([titles, rule, *tasks]),
     ]

@@ -7,12 +7,11 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from transformers.trainer_utils import rotate_checkpoints
 
 from .errors import CheckpointError, InputError
 
@@ -113,17 +112,17 @@ def choose_checkpoint(wanted: str, output_dir: str) -> str:
     )
 
 
-def remove_old_checkpoints(newest: Path, limit: int, best: str | None) -> None:
-    """Keep `limit` checkpoints beside `newest`'s, and the best one, once the newest is sealed.
+def remove_old_checkpoints(newest: Path, limit: int, kept: Iterable[str | Path | None]) -> None:
+    """Keep `limit` checkpoints, among them `newest` and those named, once the newest is sealed.
 
     Folders without a manifest go first, else one that was cut off would take a whole one's place.
     """
-    for other in checkpoints_in(newest.parent):
-        if other != newest and not (other / MANIFEST).is_file():
-            shutil.rmtree(other, ignore_errors=True)
-    rotate_checkpoints(
-        output_dir=str(newest.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
-    )
+    stay = {newest, *(Path(path) for path in kept if path is not None)}
+    others = [path for path in checkpoints_in(newest.parent) if path not in stay]
+    whole = sorted((path for path in others if (path / MANIFEST).is_file()), key=lambda path: path.stat().st_mtime)
+    there = [path for path in stay if path.is_dir()]
+    for path in {*others} - {*whole[max(0, len(whole) + len(there) - limit) :]}:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def lock_output_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The command `hf-mtl`: predict with a saved model, look at tasks, push a folder.
 
-Exit codes: 0 done; 2 an argument, file or row that cannot be used; 1 an upload that failed; 130 stopped by the user.
+Exit codes: 0 done; 2 an argument, file or row that cannot be used; 1 an upload that failed, or a full disk; 130 stopped
+by the user.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
 from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
+from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH
 from .configuration import MultiTaskConfig
 from .demo import demo_tokenizer
 from .errors import InputError, PushError
+from .hub import push_folder
+from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
 from .modeling import MultiTaskModel, load_config
 from .pipeline import MultiTaskPipeline, Texts
 from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts
-from .publish import push_folder
-from .tasks import EMBEDDED, TASK_SETS, load_tasks
+from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as of `hf-mtl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"hf-mtl: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -80,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("task_set", nargs="?", help="FILE.yaml or the name of a set; without it, all sets are listed")
     two.add_argument("--task", nargs="+", help="some of its tasks")
     two.add_argument("--dataset-name", help="Hub id or folder that replaces the set's dataset")
-    two.add_argument("--model", help="folder or Hub id whose tokenizer counts tokens")
-    two.add_argument("--max-seq-length", type=int, default=512, help="inputs above it count as truncated")
+    two.add_argument("--model", help="folder or Hub id whose tokenizer counts tokens; the default encoder unless given")
+    two.add_argument("--max-seq-length", type=int, help="inputs above it count as cut; as the model cuts unless given")
     two.add_argument("--json", action="store_true", help="JSON instead of text")
 
     three = commands.add_parser("push", help="upload a trained folder to the Hub, as --push_to_hub does")
@@ -99,6 +106,8 @@ def predict(arguments: argparse.Namespace) -> None:
         raise InputError(f"--batch-size is {arguments.batch_size}, wanted 1 or more")
     if arguments.columns and len(arguments.columns) > 2:
         raise InputError(f"--columns names {len(arguments.columns)} columns, wanted one, or two for a pair")
+    if arguments.text is not None and arguments.output != "-":
+        raise InputError("--output is for the answers of --input; --text's are printed")
     if arguments.text is None and arguments.text_pair is not None:
         raise InputError("--text-pair is the other text of a pair; wanted --text too")
     if arguments.text is not None:
@@ -172,7 +181,8 @@ def _predict_to_stdout(arguments: argparse.Namespace) -> None:
 
 def _predict_to_file(arguments: argparse.Namespace) -> None:
     asked = ("model", "revision", "task", "input", "columns", "top_k")
-    call = {**{name: getattr(arguments, name) for name in asked}, "weights": _weights(arguments.model)}
+    weights = _weights(arguments.model, arguments.revision)
+    call = {**{name: getattr(arguments, name) for name in asked}, "weights": weights}
     num_cut = 0
     with _rows(arguments) as (rows, total), ResumableOutput(Path(arguments.output), call) as output:
         first = output.progress.rows
@@ -193,10 +203,12 @@ def _predict_to_file(arguments: argparse.Namespace) -> None:
     print(f"{output.progress.rows:,} rows in {arguments.output}, {rate:,.0f} a second{cut_words}", file=sys.stderr)
 
 
-def _weights(name: str) -> list[list[Any]]:
-    """What tells a rewritten model from the one that began an output; nothing for a Hub id, whose revision does."""
-    files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+def _weights(name: str, revision: str) -> Any:
+    """What tells the model that began an output from a later one: the files of a folder, the commit of a Hub id."""
+    if not Path(name).is_dir():
+        with _named(name):
+            return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(Path(name).glob("*.safe*"))]
 
 
 def tasks(arguments: argparse.Namespace) -> None:
@@ -207,19 +219,32 @@ def tasks(arguments: argparse.Namespace) -> None:
         print(json.dumps(names) if arguments.json else overview(sets))
         return
     specs = load_tasks(arguments.task_set, tasks=arguments.task, dataset=arguments.dataset_name)
-    tokenizer = None
-    if arguments.model is not None:
-        with _named(arguments.model):
-            tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    elif all(spec.dataset == EMBEDDED for spec in specs):
-        tokenizer = demo_tokenizer()
-    described = [describe_task(spec, tokenizer, arguments.max_seq_length) for spec in specs]
+    tokenizer, limit = _token_counter(arguments.model, specs)
+    described = [describe_task(spec, tokenizer, arguments.max_seq_length or limit) for spec in specs]
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False))
         return
     print("\n\n".join(map(as_text, described)))
     if tokenizer is None:
-        print("\nname a tokenizer with --model to see token lengths and how many rows would be cut")
+        print(f"\ntoken lengths and how many rows would be cut: --model DIR_OR_ID ({DEFAULT_ENCODER} is not at hand)")
+
+
+def _token_counter(name: str | None, specs: Sequence[TaskSpec]) -> tuple[PreTrainedTokenizerBase | None, int]:
+    """A tokenizer and where its model cuts: of the model named, or what training would take, if it is at hand."""
+    if name is None and all(spec.dataset == EMBEDDED for spec in specs):
+        return demo_tokenizer(), DEFAULT_LENGTH
+    try:
+        options = {"local_files_only": name is None}
+        config = load_config(name or DEFAULT_ENCODER, **options)
+        with _named(name or DEFAULT_ENCODER):
+            tokenizer = AutoTokenizer.from_pretrained(name or DEFAULT_ENCODER, **options)
+    except InputError:
+        if name is not None:
+            raise
+        return None, DEFAULT_LENGTH
+    if isinstance(config, MultiTaskConfig):
+        return tokenizer, longest_input(config, tokenizer)
+    return tokenizer, min(DEFAULT_LENGTH, encoder_limit(tokenizer, config))
 
 
 def push(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow  # type: ignore[import-untyped]
 import tokenizers
 import torch
 import transformers
@@ -59,7 +60,7 @@ def tokenise(
     make = functools.partial(
         texts.map, encode, batched=True, remove_columns=texts.column_names, desc=f"tokenising {spec.name}"
     )
-    tokenised = _kept(make, _cache_file(spec, texts, tokenizer, max_length))
+    tokenised = _kept(make, _cache_file(spec, texts, tokenizer, max_length), len(texts))
     if tokenised is None:
         tokenised = make(keep_in_memory=True, load_from_cache_file=False)
     num_cut = sum(tokenised["cut"])
@@ -69,17 +70,28 @@ def tokenise(
     return tokenised if labels is None else tokenised.add_column("labels", labels)
 
 
-def _kept(make: Callable[..., Dataset], file: Path | None) -> Dataset | None:
+def _kept(make: Callable[..., Dataset], file: Path | None, num_rows: int) -> Dataset | None:
     """What `make` makes, from and into a file; None where no file can be written."""
     if file is None:
         return None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not _is_whole(file, num_rows):
+            logger.warning("%s is damaged and made anew", file)
+            file.unlink()
         # The stock fingerprint does not notice edits to this code and would hand out old rows; the file's name does.
         return make(cache_file_name=str(file), new_fingerprint=file.stem, load_from_cache_file=True)
     except OSError as error:
         logger.warning("tokens are not kept for the next run: %s", error)
         return None
+
+
+def _is_whole(file: Path, num_rows: int) -> bool:
+    """Whether a file of tokens can be read and has all its rows; a machine that fails may leave less."""
+    try:
+        return bool(len(Dataset.from_file(str(file))) == num_rows)
+    except (pyarrow.ArrowInvalid, OSError):
+        return False
 
 
 def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:

@@ -103,8 +103,8 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         sorted_rows, order = longest_first(task, rows)
         output = super().predict(sorted_rows, *args, **kwargs)
         back = np.argsort(order)
-        labels = None if output.label_ids is None else output.label_ids[back]
-        return output._replace(predictions=output.predictions[back], label_ids=labels)
+        logits, labels = (None if each is None else each[back] for each in (output.predictions, output.label_ids))
+        return output._replace(predictions=logits, label_ids=labels)
 
     def _train_sample(self) -> dict[str, Dataset]:
         """The same rows of every task whenever it is called, on every rank."""

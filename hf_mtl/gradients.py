@@ -1,4 +1,4 @@
-"""The gradient of every task over the shared parameters, one flat row per task, and their combination.
+"""The gradient of every task over the shared parameters, one flat row per task, and their weighted sum.
 
 A hook moves every gradient into the row of the task at hand the moment backward has it, so that beside the rows nothing
 of their size is ever held. Later micro-batches add to the row.
@@ -7,23 +7,13 @@ of their size is ever held. Later micro-batches add to the row.
 from __future__ import annotations
 
 import functools
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
-
-from .balancing import LOSS_METHODS, LossBalancer
-from .errors import unknown
-from .options import check_options
-from .seeding import seeded_generator
-from .stateful import Stateful
-from .weightings import WEIGHTINGS, Weighting, make_weighting
 
 # Elements whose products are summed in fp32 before the sums are added in fp64. A CPU adds up in few lanes and loses
 # digits over long stretches; a GPU adds up in a tree, and short stretches would cost launches.
@@ -256,102 +246,3 @@ class TaskGradients:
         for i, scale in zip(self.kept, (self._scales() * head_weights).tolist(), strict=True):
             for gradient in self._head_gradients(self.tasks[i]):
                 gradient.mul_(scale)
-
-
-@dataclass(frozen=True)
-class Combination:
-    """What a gradient method does at the end of a step: `(gradients, seed, step)`, writing `.grad` everywhere.
-
-    Args:
-        write: does it.
-        memory: what the method remembers of earlier steps, where it does.
-        balancer: the method itself where it looks at the losses alone.
-    """
-
-    write: Callable[[TaskGradients, int, int], None]
-    memory: Stateful | LossBalancer | None = None
-    balancer: LossBalancer | None = None
-
-    def __call__(self, gradients: TaskGradients, seed: int, step: int) -> None:
-        self.write(gradients, seed, step)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, as plain numbers and lists; empty for a method without memory."""
-        return self.memory.state_dict() if self.memory else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        if self.memory:
-            self.memory.load_state_dict(state)
-
-
-def _combine_by_weights(gradients: TaskGradients, seed: int, step: int, *, weighting: Weighting) -> None:
-    if not gradients.kept:
-        gradients.write_nothing()
-    elif gradients.overflow:  # any weights do: the scaler will skip the step
-        gradients.write_weighted(torch.ones(len(gradients.kept)))
-    else:
-        gradients.write_weighted(_weights_of_kept(gradients, weighting, seeded_generator(seed, step)))
-
-
-def _weights_of_kept(gradients: TaskGradients, weighting: Weighting, generator: torch.Generator) -> Tensor:
-    """One weight per kept task. A weighting with memory sees all tasks, those left out as zero. *Shape:* (kept,)"""
-    gramian = gradients.gramian()
-    if not isinstance(weighting, Stateful):
-        return weighting(gramian, generator)
-    kept = torch.tensor(gradients.kept, device=gramian.device)
-    padded = gramian.new_zeros(len(gradients.tasks), len(gradients.tasks))
-    padded[kept[:, None], kept] = gramian
-    return weighting(padded, generator)[kept]
-
-
-def _combine_by_losses(gradients: TaskGradients, seed: int, step: int, *, balancer: LossBalancer) -> None:
-    if not gradients.kept:
-        gradients.write_nothing()
-    else:
-        weights = balancer(gradients.mean_losses().numpy(), gradients.kept)
-        gradients.write_weighted(torch.from_numpy(weights), heads_too=True)
-
-
-def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reduction: str = "sum") -> None:
-    """PCGrad as pytorch_optimizer computes it, from copies of the rows; its shuffle is seeded by (seed, step)."""
-    if not gradients.kept:
-        return gradients.write_nothing()
-    from pytorch_optimizer import PCGrad  # late: it takes a while to import
-
-    surgeon = PCGrad(torch.optim.SGD(gradients.shared or gradients.heads[gradients.tasks[0]]), reduction=reduction)
-    rows = gradients.mean_rows()
-    state = random.getstate()
-    random.seed(f"{seed}/{step}")
-    try:
-        combined = surgeon.project_conflicting(rows, [torch.ones_like(row) for row in rows])
-    finally:
-        random.setstate(state)
-    gradients.write(combined)
-
-
-GRADIENT_METHODS = (*WEIGHTINGS, "pcgrad_reference", *LOSS_METHODS)
-
-
-def make_combination(method: str, /, **options: object) -> Combination:
-    """The gradient method of that name with its options.
-
-    Args:
-        method: a name of `WEIGHTINGS` or `LOSS_METHODS`, or "pcgrad_reference" for pytorch_optimizer's own projection.
-        options: the method's own.
-
-    Raises:
-        InputError: for an unknown method or option, or a value that the method does not take.
-    """
-    if method not in GRADIENT_METHODS:
-        raise unknown("gradient_method", method, GRADIENT_METHODS)
-    if method == "pcgrad_reference":
-        check_options(method, _pcgrad_reference, options)
-        return Combination(functools.partial(_pcgrad_reference, **options))  # type: ignore[arg-type]
-    if method in LOSS_METHODS:
-        check_options(method, LOSS_METHODS[method], options)
-        balancer = LOSS_METHODS[method](**options)
-        return Combination(functools.partial(_combine_by_losses, balancer=balancer), balancer, balancer)
-    weighting = make_weighting(method, **options)
-    memory = weighting if isinstance(weighting, Stateful) else None
-    return Combination(functools.partial(_combine_by_weights, weighting=weighting), memory)

@@ -33,6 +33,7 @@ class Card:
         own: what was written here between the marks.
         wrote: the keys of the front matter as they were written here; a value that differs is a person's.
         began: "above", "below" -> digest of that part when the card was written here.
+        repo_id: the model's name when the card was written here; `own` mentions it.
     """
 
     header: Mapping[str, Any]
@@ -41,14 +42,24 @@ class Card:
     own: str = ""
     wrote: Mapping[str, Any] = field(default_factory=lambda: USUAL)
     began: Mapping[str, str] = field(default_factory=dict)
+    repo_id: str = ""
 
 
-def merged_card(folder: str, published: str) -> str:
-    """The folder's card as it was written here, with what people wrote into it and into the Hub's."""
+def merged_card(folder: str, published: str, repo_id: str) -> str:
+    """The folder's card as it was written here, for the name it gets, with what people wrote into it and the Hub's."""
     here, there = split_card(folder), split_card(published)
     latest = here if here.own else there
-    index = [{"name": name, "results": _own(rows)} for name, rows in _index(latest.header)]
-    return joined(Card(header={**latest.wrote, "model-index": index}, own=latest.own), here, there)
+    index = [{"name": model_name(repo_id), "results": _own(rows)} for _, rows in _index(latest.header)]
+    own = latest.own
+    if latest.repo_id:
+        own = own.replace(f'"{latest.repo_id}"', f'"{repo_id}"')
+        own = own.replace(f"# {model_name(latest.repo_id)}\n", f"# {model_name(repo_id)}\n", 1)
+    return joined(Card(header={**latest.wrote, "model-index": index}, own=own, repo_id=repo_id), here, there)
+
+
+def model_name(repo_id: str) -> str:
+    """What "user/name" is called in its card."""
+    return repo_id.split("/")[-1]
 
 
 def split_card(card: str) -> Card:
@@ -68,6 +79,7 @@ def split_card(card: str) -> Card:
         below=below.strip(),
         own=_RECORD.sub("", own).strip(),
         wrote=wrote.pop("header", USUAL),
+        repo_id=str(wrote.pop("repo_id", "")),
         began=wrote,
     )
 
@@ -94,7 +106,7 @@ def joined(fresh: Card, here: Card, there: Card) -> str:
     header = merged_header(fresh.header, here, there)
     texts = {part: _merged_text(part, here, there) for part in ("above", "below")}
     wrote = {key: value for key, value in fresh.header.items() if key not in ("tags", "model-index")}
-    record = {"header": wrote, **{part: _digest(text) for part, text in texts.items()}}
+    record = {"header": wrote, "repo_id": fresh.repo_id, **{part: _digest(text) for part, text in texts.items()}}
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     own = [START, f"<!-- hf_mtl wrote {json.dumps(record)} -->", fresh.own, END] if fresh.own else []
     return "\n\n".join(part for part in (f"---\n{front}---", texts["above"], *own, texts["below"]) if part) + "\n"

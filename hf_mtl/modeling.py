@@ -172,7 +172,10 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     @classmethod
     def from_pretrained(cls, *args: Any, use_safetensors: bool = True, **kwargs: Any) -> Any:
         """As in transformers, from safetensors only unless asked otherwise: other forms are pickles, which run code."""
-        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+        loaded = super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.source = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+        return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """As in transformers, and the code beside the weights: `trust_remote_code=True` loads them without hf_mtl."""
@@ -195,7 +198,8 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         if tokenizer is None:
             if not self.name_or_path:
                 raise InputError("save_encoder needs the tokenizer: this model was not loaded from a folder or the Hub")
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=self.config.encoder_config)
+            config = self.config.encoder_config
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self.source)
         self.encoder.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
@@ -269,7 +273,8 @@ def load_model(
 
 def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
     """The configuration at a folder or Hub id; InputError with the reason when there is none."""
-    hub_options = {k: v for k, v in options.items() if k in ("revision", "token", "cache_dir", "trust_remote_code")}
+    known = ("revision", "token", "cache_dir", "trust_remote_code", "local_files_only")
+    hub_options = {key: value for key, value in options.items() if key in known}
     try:
         return AutoConfig.from_pretrained(name_or_path, **hub_options)
     except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ and transformers only: it travels with a saved model's code.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -25,12 +24,19 @@ def use_fused_attention(encoder: nn.Module) -> None:
             module.__class__ = FusedMPNetSelfAttention
 
 
-@functools.lru_cache(maxsize=8)
+_kept_buckets: dict[tuple[int, torch.device], Tensor] = {}
+
+
 def position_buckets(length: int, device: torch.device) -> Tensor:
     """The bucket of every pair of positions, kept on the device. *Shape:* (length, length), int64"""
+    if (length, device) in _kept_buckets:
+        return _kept_buckets[length, device]
     with torch.inference_mode(False):  # made under it, the table could not be used in training later
         positions = torch.arange(length)
-        return MPNetEncoder.relative_position_bucket(positions[None, :] - positions[:, None]).to(device)
+        buckets = MPNetEncoder.relative_position_bucket(positions[None, :] - positions[:, None]).to(device)
+    if type(buckets) is Tensor:  # torch.export's stand-ins are good for one export only
+        _kept_buckets[length, device] = buckets
+    return buckets
 
 
 class FusedMPNetEncoder(MPNetEncoder):  # type: ignore[misc]  # transformers' base class is untyped

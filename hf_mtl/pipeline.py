@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformers import Pipeline
@@ -20,6 +20,8 @@ from .kinds import KINDS, TaskHead
 logger = logging.getLogger(__name__)
 Texts = tuple[str, ...]
 Answer = dict[str, Any]
+BEST: Literal["best"] = "best"
+TopK = int | None | Literal["best"]
 # Rows are sorted by length within this many batches: enough for little padding, few enough for constant memory.
 WINDOW = 64
 
@@ -33,7 +35,8 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
     Args:
         task_name: a task, or a list of them. Every task that takes this number of texts unless given; the others are
             named in a warning.
-        top_k: classification: the k likeliest labels, as a list, the likeliest first.
+        top_k: classification: the k likeliest labels, as a list, the likeliest first; None for all of them. The
+            likeliest alone, not in a list, unless given.
         batch_size: rows in one pass; 32 unless given.
 
     Returns:
@@ -51,13 +54,13 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         self._left_out_was_said: set[int] = set()
 
     def _sanitize_parameters(
-        self, task_name: str | Sequence[str] | None = None, top_k: int | None = None, **other: Any
+        self, task_name: str | Sequence[str] | None = None, top_k: TopK = BEST, **other: Any
     ) -> tuple[Answer, Answer, Answer]:
         if other:
             raise unknown("argument", next(iter(other)), ("task_name", "top_k", "batch_size"))
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k is {top_k}, wanted 1 or more")
-        return {}, {} if task_name is None else {"task_name": task_name}, {} if top_k is None else {"top_k": top_k}
+        if isinstance(top_k, int) and top_k < 1:
+            raise InputError(f"top_k is {top_k}, wanted 1 or more, or None for all labels")
+        return {}, {} if task_name is None else {"task_name": task_name}, {} if top_k == BEST else {"top_k": top_k}
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
         """See the class."""
@@ -93,7 +96,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         task_name: str | Sequence[str] | None = None,
         *,
         batch_size: int = 32,
-        top_k: int | None = None,
+        top_k: TopK = BEST,
     ) -> Iterator[tuple[Answer, bool]]:
         """For each row, in order, the answers by task and whether its end was cut off. Memory does not grow.
 
@@ -116,7 +119,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
             yield from self._window(window, tasks, batch_size, top_k)
 
     def _window(
-        self, window: list[Texts], tasks: list[str], batch_size: int, top_k: int | None
+        self, window: list[Texts], tasks: list[str], batch_size: int, top_k: TopK
     ) -> Iterator[tuple[Answer, bool]]:
         """One window's answers, in order; its rows go through the encoder longest first."""
         tokens, cut = self.preprocess(window)
@@ -167,22 +170,23 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         vectors = self.model.embed(**tokens)
         return {task: self.model.heads[task](vectors).float() for task in tasks}
 
-    def postprocess(self, logits: dict[str, Tensor], top_k: int | None = None) -> list[Answer]:
+    def postprocess(self, logits: dict[str, Tensor], top_k: TopK = BEST) -> list[Answer]:
         """For each row, task -> answer."""
         by_task = {task: read_logits(values, self.model.task_heads[task], top_k) for task, values in logits.items()}
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
 
 
-def read_logits(logits: Tensor, head: TaskHead, top_k: int | None) -> list[Any]:
+def read_logits(logits: Tensor, head: TaskHead, top_k: TopK) -> list[Any]:
     """The answers of one head: labels with their probabilities, or values. *Shape:* (rows, head width) -> rows"""
     if head.labels is None:
         return [{"value": value} for value in KINDS[head.kind].decode(logits, head).tolist()]
     scores, classes = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    most = 1 if top_k == BEST else top_k
     ranked = [
         [{"label": head.labels[label], "score": score} for label, score in zip(*row, strict=True)]
-        for row in zip(classes[:, :top_k].tolist(), scores[:, :top_k].tolist(), strict=True)
+        for row in zip(classes[:, :most].tolist(), scores[:, :most].tolist(), strict=True)
     ]
-    return [row[0] for row in ranked] if top_k is None else ranked
+    return [row[0] for row in ranked] if top_k == BEST else ranked
 
 
 def as_texts(row: Any) -> Texts:

@@ -20,7 +20,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from .errors import InputError
-from .pipeline import MultiTaskPipeline, Texts
+from .pipeline import BEST, MultiTaskPipeline, Texts, TopK
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
@@ -106,12 +106,20 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator
             for column in chosen:
                 if column not in record:
                     raise InputError(f"input {path!r}: no column {column!r}; the columns are {', '.join(record)}")
-                if not isinstance(record[column], str):
+                if not _is_text(record[column]):
                     raise InputError(
                         f"input {path!r}: column {column!r} has no text in row {number} (the first row is 0), found "
                         f"{record[column]!r}"
                     )
             yield tuple(record[column] for column in chosen)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that can be written; half a surrogate pair, which JSON can hold, cannot."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
@@ -158,7 +166,7 @@ class ResumableOutput:
         self.progress = Progress(call)
         if self.state.exists() and self.part.exists():
             self.progress = Progress(**json.loads(self.state.read_text(encoding="utf-8")))
-            if self.progress.call != call:
+            if self.progress.rows and self.progress.call != call:
                 raise InputError(
                     f"output {str(self.part)!r} is the beginning of another call: {self.progress.call}; remove it, or "
                     "name another output"
@@ -167,6 +175,7 @@ class ResumableOutput:
             self.stream = open(self.part, "ab")  # noqa: SIM115  (closed on leaving the context)
         except OSError as error:
             raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
+        self.progress.call = call
         self.stream.truncate(self.progress.size)
         self.digest: Any = None  # until `skip` has seen that these are the same texts
 
@@ -224,7 +233,7 @@ def answer_lines(
     *,
     first: int = 0,
     batch_size: int = 32,
-    top_k: int | None = None,
+    top_k: TopK = BEST,
 ) -> Iterator[tuple[Texts, str, bool]]:
     """For each row: its texts, its JSON line, and whether its end was cut off.
 

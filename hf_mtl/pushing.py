@@ -7,15 +7,17 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from .checkpoints import MANIFEST, manifest, sha256
-from .publish import PUBLISHED, TransportError
+from .hub import PUBLISHED, PUSH_FAILURES, first_line
 
 logger = logging.getLogger(__name__)
 LAST = "last-checkpoint"
@@ -23,8 +25,11 @@ LAST = "last-checkpoint"
 RESUMABLE = [*PUBLISHED, "*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"]
 
 
-class CheckpointPusher:
-    """Pushes checkpoints of a run in the background, one at a time.
+class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Pushes checkpoints in the background, one at a time, while the training goes on.
+
+    It stands in for the Trainer's own push, which comes before a checkpoint is complete and takes training_args.bin
+    along; it has to come after the callback that seals a checkpoint.
 
     Args:
         strategy: "every_save" puts the model where `from_pretrained` finds it; "checkpoint" also puts all that training
@@ -34,13 +39,30 @@ class CheckpointPusher:
 
     def __init__(self, strategy: HubStrategy, *, always: bool) -> None:
         self.strategy, self.always = strategy, always
+        self.repo_id: str | None = None  # once it is known that it can be written
+        self.checkpoint: Path | None = None  # whose files are being read
         self._push: Future[Any] | None = None
 
-    def __call__(self, checkpoint: Path, repo_id: str, *, token: str | None, revision: str | None) -> None:
+    @contextmanager
+    def in_charge(self, args: TrainingArguments) -> Iterator[None]:
+        """Keeps the Trainer from pushing checkpoints itself."""
+        args.hub_strategy = HubStrategy.END
+        try:
+            yield
+        finally:
+            args.hub_strategy = self.strategy
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.repo_id is not None and args.push_to_hub and state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.push(checkpoint, self.repo_id, token=args.hub_token, revision=args.hub_revision)
+
+    def push(self, checkpoint: Path, repo_id: str, *, token: str | None, revision: str | None) -> None:
         """Begin to push a checkpoint; a push that fails is told by a warning, and training goes on."""
         if self.strategy == HubStrategy.END or (self._push is not None and not self._push.done() and not self.always):
             return
         self.wait()
+        self.checkpoint = checkpoint
         self._push = HfApi().create_commit(
             repo_id=repo_id,
             operations=list(additions(checkpoint, with_state=self.strategy == HubStrategy.CHECKPOINT)),
@@ -56,10 +78,9 @@ class CheckpointPusher:
             return
         try:
             self._push.result()
-        except (OSError, TransportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.warning("a checkpoint was not pushed, and training goes on: %s", reason)
-        self._push = None
+        except PUSH_FAILURES as error:
+            logger.warning("a checkpoint was not pushed, and training goes on: %s", first_line(error))
+        self._push = self.checkpoint = None
 
 
 def additions(checkpoint: Path, *, with_state: bool) -> Iterator[CommitOperationAdd]:

@@ -71,6 +71,11 @@ def _refuse_under_sharding(args: MultiTaskTrainingArguments) -> None:
             f"unfreeze_schedule is {args.unfreeze_schedule!r}: DeepSpeed and FSDP lay out their shards for the "
             "parameters that train at the start; add --unfreeze_schedule none"
         )
+    if args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
+        raise InputError(
+            "hub_strategy is 'checkpoint', wanted 'end' or 'every_save': DeepSpeed and FSDP save what training goes on "
+            "from in shards, which stay on this machine"
+        )
     plugin, gather = args.deepspeed_plugin, "stage3_gather_16bit_weights_on_model_save"
     if (
         plugin is not None

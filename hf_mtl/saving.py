@@ -30,10 +30,11 @@ class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
 
     Args:
         data_order: what the order of the batches follows from, saved with every checkpoint.
+        in_use: the checkpoint whose files are being read, if any; it goes with a later save only.
     """
 
-    def __init__(self, data_order: Callable[[], Mapping[str, Any]]) -> None:
-        self.data_order = data_order
+    def __init__(self, data_order: Callable[[], Mapping[str, Any]], in_use: Callable[[], Path | None]) -> None:
+        self.data_order, self.in_use = data_order, in_use
         self.resumed_from: Path | None = None
         self.limit: int | None = None
 
@@ -61,8 +62,8 @@ class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (checkpoint / ORDER_FILE).write_text(json.dumps(self.data_order()), encoding="utf-8")
             write_manifest(checkpoint)
-            if self.limit is not None:
-                remove_old_checkpoints(checkpoint, self.limit, state.best_model_checkpoint)
+            if self.limit is not None and self.limit > 0:
+                remove_old_checkpoints(checkpoint, self.limit, [state.best_model_checkpoint, self.in_use()])
         PartialState().wait_for_everyone()  # a process that ends now would take the others with it
 
 

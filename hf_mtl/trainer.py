@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import HubStrategy, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
-from .arguments import MultiTaskTrainingArguments, describe_setup
-from .card import CardFacts
+from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
+from .combination import make_combination
 from .data import TaskCollator, TaskRows
-from .errors import InputError
-from .evaluation import TaskEvaluation
-from .gradients import TaskGradients, make_combination, sum_over_processes
+from .gradients import TaskGradients, sum_over_processes
 from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
-from .publish import CURVES, TransportError, check_write_access, publish
-from .pushing import CheckpointPusher
+from .publishing import TaskPublishing
+from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
 from .sampling import TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
@@ -39,10 +37,9 @@ from .schedule import UnfreezeSchedule
 from .seeding import random_state, replayed
 from .shares import Floats, task_shares
 from .tasks import TaskSpec, with_loss_weights
-from .unfreezing import GradualUnfreezing, describe_layers, encoder_layers, steps_per_epoch
+from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
-MEMORY_FILE = "gradient_method.json"
 
 
 def _shares(
@@ -59,7 +56,22 @@ def _shares(
     return lambda epoch: shares(progress=min(1.0, epoch / max(1, math.ceil(epochs) - 1)))
 
 
-class MultiTaskTrainer(TaskEvaluation):
+def _chosen_optimizer(args: MultiTaskTrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Class and options of an optimizer that the Trainer does not know."""
+    assert args.optimizer is not None
+    options = args.options("optimizer_args")
+    return optimizer_class(args.optimizer, options), {"lr": args.learning_rate, **options}
+
+
+def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
+    """Compile each encoder layer; the Trainer would compile the whole model, with a graph per task and length."""
+    logger.info("layers are compiled in the first steps, which takes a minute or so")
+    for layer in dict.fromkeys(encoder_layers(model.encoder)):
+        layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
+    args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+
+
+class MultiTaskTrainer(TaskPublishing):
     """A Trainer for several tasks at once.
 
     Args:
@@ -92,40 +104,34 @@ class MultiTaskTrainer(TaskEvaluation):
         refuse_unsupported(model, args, tasks)
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
+        self.loss_weights = {spec.name: spec.loss_weight for spec in tasks}
         self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
+        self.balancer = self.combine_gradients.balancer
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
         if args.optimizer is not None:
-            options = args.options("optimizer_args")
-            kwargs["optimizer_cls_and_kwargs"] = (
-                optimizer_class(args.optimizer, options),
-                {"lr": args.learning_rate, **options},
-            )
+            kwargs["optimizer_cls_and_kwargs"] = _chosen_optimizer(args)
         rows = None
         if train_dataset is not None:
             rows = TaskRows({name: train_dataset[name] for name in self.tasks})
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         if args.torch_compile:
-            for layer in dict.fromkeys(encoder_layers(model.encoder)):
-                layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
-            # The Trainer would compile the whole model too, with a graph per task and length.
-            args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
-        self.balancer = self.combine_gradients.balancer
-        loss_weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
-        sharded = shards_gradients(model, args)
-        self.joint = JointLoss(list(self.tasks), loss_weights, self.balancer) if sharded and self.balancer else None
-        # Pushed when a checkpoint is complete; the Trainer's own push comes too early, and takes training_args.bin.
-        self.push_checkpoint = CheckpointPusher(args.hub_strategy, always=args.hub_always_push)
-        args.hub_strategy = HubStrategy.END
+            _compile_layers(model, args)
+        self.joint = None
+        if self.balancer is not None and shards_gradients(model, args):
+            self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
         self.gradients: TaskGradients | None = None
         self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
         self.loss_sums: Tensor | float = 0.0
         self.conflicts: Tensor | float = 0.0
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
-        self.seal, self.sigterm = SealCheckpoints(self.data_order), StopOnSigterm()
+        self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
+        in_use = lambda: self.push_checkpoints.checkpoint  # noqa: E731
+        self.seal, self.sigterm = SealCheckpoints(self.data_order, in_use), StopOnSigterm()
+        own = [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(
             model=model,
@@ -135,7 +141,7 @@ class MultiTaskTrainer(TaskEvaluation):
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, _StepHooks(self), self.seal, _PushHook(self), self.sigterm, SaveAfterTheEpochsEnd()],
+            callbacks=[*callbacks, *own],
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
@@ -183,8 +189,8 @@ class MultiTaskTrainer(TaskEvaluation):
         shared = [p for p in self.model.shared_parameters() if p.requires_grad]
         if self.gradients is None or list(map(id, shared)) != list(map(id, self.gradients.shared)):
             self._free_rows()  # before the new ones are laid out
-            weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
-            self.gradients = TaskGradients(list(self.tasks), shared, self.model.head_parameters(), weights)
+            heads = self.model.head_parameters()
+            self.gradients = TaskGradients(list(self.tasks), shared, heads, self.loss_weights)
         self.gradients.clear()
 
     def _free_rows(self) -> None:
@@ -311,10 +317,14 @@ class MultiTaskTrainer(TaskEvaluation):
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
-            self._restore_memory(self.seal.resumed_from)
-        listening = self.sigterm.listening() if self.args.enable_jit_checkpoint else nullcontext()
+            self.combine_gradients.restore(self.seal.resumed_from)
         try:
-            with write_errors_named(self.args.output_dir), self.seal.in_charge(self.args), listening:
+            with ExitStack() as around:
+                around.enter_context(write_errors_named(self.args.output_dir))
+                around.enter_context(self.seal.in_charge(self.args))
+                around.enter_context(self.push_checkpoints.in_charge(self.args))
+                if self.args.enable_jit_checkpoint:
+                    around.enter_context(self.sigterm.listening())
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
             self._free_rows()
@@ -326,23 +336,6 @@ class MultiTaskTrainer(TaskEvaluation):
                     "look at the task's rows; --max_bad_steps sets the patience"
                 )
         return output
-
-    def save_memory(self, folder: Path) -> None:
-        """Put what the gradient method remembers, if it does, into a checkpoint."""
-        memory = self.combine_gradients.state_dict()
-        if memory and self.is_world_process_zero():
-            text = json.dumps({"method": self.args.gradient_method, "memory": memory})
-            (folder / MEMORY_FILE).write_text(text, encoding="utf-8")
-
-    def _restore_memory(self, checkpoint: Path) -> None:
-        file, method = checkpoint / MEMORY_FILE, self.args.gradient_method
-        saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"method": None, "memory": {}}
-        if self.combine_gradients.state_dict() and saved["method"] != method:
-            raise InputError(
-                f"resume_from_checkpoint {str(checkpoint)!r} holds no state of gradient_method {method!r}; resume with "
-                "the method it was saved with, or start anew"
-            )
-        self.combine_gradients.load_state_dict(saved["memory"])
 
     def _combine(self, gradients: TaskGradients) -> None:
         """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
@@ -362,8 +355,6 @@ class MultiTaskTrainer(TaskEvaluation):
         self.loss_sums = self.loss_sums + mean_losses
         self.loss_steps += 1
 
-    # ---- what is logged and kept ----
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what happened since the last line, over all processes.
 
@@ -378,101 +369,13 @@ class MultiTaskTrainer(TaskEvaluation):
             self.loss_sums, self.conflicts, self.loss_steps = 0.0, 0.0, 0
         super().log(logs, start_time)
 
-    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
-        try:
-            super().init_hf_repo(*args, **kwargs)
-            check_write_access(kwargs.get("token") or self.args.hub_token)
-        except (OSError, ValueError, TransportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"hub_model_id {self.args.hub_model_id!r} cannot be pushed to: {reason}") from error
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Put the model and the tokenizer into a folder, the output folder unless given.
-
-        The Trainer's own also pickles the arguments, and with them the hub's token and folders of this machine.
-        """
-        folder, main = output_dir or self.args.output_dir, self.args.should_save
-        if self.joint is not None:  # the shards are gathered, which takes every process
-            engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            weights = self.accelerator.get_state_dict(self.model_wrapped) if engine else None
-            self.model.save_pretrained(folder, state_dict=weights, is_main_process=main)
-        elif main:
-            self.model.save_pretrained(folder)
-        if main:
-            self.processing_class.save_pretrained(folder)
-
-    def save_final(self) -> None:
-        """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
-        with write_errors_named(self.args.output_dir):
-            self.save_model()
-
-    def draw_curves(self) -> None:
-        """Put training_curves.png into the output folder, with a line where layers were unfrozen."""
-        from .report import plot_curves  # late: matplotlib is slow to import, and not needed to train
-
-        marks: dict[float, str] = {}
-        if schedule := self.unfreeze_schedule:
-            num_batches = len(self.batch_sampler) // self.args.world_size
-            unit = 1 if schedule.unit == "steps" else steps_per_epoch(self.args, num_batches)
-            num_layers = self.model.encoder.config.num_hidden_layers
-            marks = {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
-            marks = {step: words for step, words in marks.items() if step <= self.state.global_step}
-        plot_curves(self.state.log_history, list(self.tasks.values()), marks, Path(self.args.output_dir) / CURVES)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        **kwargs: Any,
-    ) -> str | None:
-        """Upload model, tokenizer, card and curves to `args.hub_model_id`; files that may hold secrets stay here.
-
-        Returns:
-            The commit's address on the main process, None elsewhere.
-        """
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token)
-        self.save_final()
-        if not self.is_world_process_zero():
-            return None
-        self.push_checkpoint.wait()
-        if not (Path(self.args.output_dir) / CURVES).exists() and any("loss" in row for row in self.state.log_history):
-            self.draw_curves()
-        return publish(
-            Path(self.args.output_dir),
-            self.card_facts(),
-            message=commit_message or "End of training",
-            token=token,
-            revision=revision or self.args.hub_revision,
-        )
-
-    def card_facts(self) -> CardFacts:
-        """What the model card tells of this run."""
-        conflicts = [row["conflicts"] for row in self.state.log_history if "conflicts" in row]
-        splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
-        return CardFacts(
-            repo_id=self.hub_model_id,
-            tasks=list(self.tasks.values()),
-            metrics=self._current_scores(),
-            sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
-            conflicts=sum(conflicts) / len(conflicts) if conflicts else None,
-            setup=describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {},
-            base_model=self.model.config.base_model,
-            licence=self.args.hub_license,
-        )
-
-    def _current_scores(self) -> Mapping[str, float]:
-        """The last evaluation of the weights that the model has now; empty when there was none."""
-        history, step = self.state.log_history, self.state.global_step
-        trained = max((place for place, row in enumerate(history) if "train_runtime" in row), default=-1)
-        again = any("eval_average" in row for row in history[trained + 1 :])
-        if trained >= 0 and self.args.load_best_model_at_end and not again:
-            step = self.state.best_global_step
-        scored = [row for row in history if "eval_average" in row and row["step"] == step]
-        return scored[-1] if scored else {}
+    def conflict_share(self) -> float | None:
+        """Share of the run's steps in which two tasks' gradients had a negative inner product; None without a step."""
+        rows = [row for row in self.state.log_history if "conflicts" in row]
+        steps = np.diff([0, *(row["step"] for row in rows)])  # each row's own; those since the last row come on top
+        total = int(steps.sum()) + (0 if self.joint else self.loss_steps)
+        conflicts = sum(row["conflicts"] * n for row, n in zip(rows, steps, strict=True)) + float(self.conflicts)
+        return conflicts / total if total else None
 
 
 class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
@@ -489,22 +392,10 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
         self.trainer.begin_step()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.save_memory(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero:
+            self.trainer.combine_gradients.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
         if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:
             control.should_save = control.should_training_stop = True
-
-
-class _PushHook(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """Pushes a checkpoint; it comes after the callback that seals it."""
-
-    def __init__(self, trainer: MultiTaskTrainer) -> None:
-        self.trainer = trainer
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.push_to_hub and state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            repo_id = self.trainer.hub_model_id
-            self.trainer.push_checkpoint(checkpoint, repo_id, token=args.hub_token, revision=args.hub_revision)

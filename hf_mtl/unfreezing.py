@@ -103,6 +103,12 @@ def steps_per_epoch(args: TrainingArguments, num_batches: int) -> int:
     return max(1, math.ceil(num_batches / args.gradient_accumulation_steps))
 
 
+def stage_starts(schedule: UnfreezeSchedule, steps_per_epoch: int, num_layers: int) -> dict[float, str]:
+    """The step at which each stage begins, and what trains from there on, in words."""
+    unit = 1 if schedule.unit == "steps" else steps_per_epoch
+    return {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
+
+
 def describe_layers(layers: int | None, num_layers: int) -> str:
     """Which part of the encoder trains, in words."""
     if layers is None:

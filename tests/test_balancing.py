@@ -8,7 +8,7 @@ import torch
 
 from hf_mtl import InputError
 from hf_mtl.balancing import FAMO, LOSS_METHODS, FixedWeights, UncertaintyWeighting
-from hf_mtl.gradients import make_combination
+from hf_mtl.combination import make_combination
 from hf_mtl.joint import JointLoss
 
 LEARNING = ["uncertainty", "famo"]

@@ -149,7 +149,7 @@ def test_what_was_changed_on_the_hub_wins_over_the_folder(facts):
     changed = {"tags": ["shared", "there"], "language": "en", "license": "mit", "pipeline_tag": "sentence-similarity"}
     hub = edited(model_card(facts), header=changed, row=FOREIGN)
     better = dataclasses.replace(facts, metrics={"eval_sst2_accuracy": 0.95})
-    for card in (model_card(better, folder, hub), merged_card(folder, hub)):
+    for card in (model_card(better, folder, hub), merged_card(folder, hub, facts.repo_id)):
         header = split_card(card).header
         assert {key: header[key] for key in changed if key != "tags"} == {k: changed[k] for k in changed if k != "tags"}
         tags = header["tags"]
@@ -179,9 +179,9 @@ def test_a_sentence_changed_on_the_hub_appears_once(facts):
     pushed = model_card(facts, model_card(facts).replace(END, f"{END}\n\nNot for children."))
     there = edited(pushed, children="medicine")
     assert split_card(model_card(facts, pushed, there)).below == "Not for medicine."
-    assert split_card(merged_card(there, pushed)).below == "Not for medicine."  # changed in the folder
+    assert split_card(merged_card(there, pushed, facts.repo_id)).below == "Not for medicine."  # changed in the folder
     here = edited(pushed, children="cats")
-    assert split_card(merged_card(here, there)).below == "Not for cats.\n\nNot for medicine."
+    assert split_card(merged_card(here, there, facts.repo_id)).below == "Not for cats.\n\nNot for medicine."
     deleted = pushed.replace("Not for children.", "")
     assert split_card(model_card(facts, pushed, deleted)).below == ""
 
@@ -194,9 +194,15 @@ def test_words_that_were_never_pushed_stay(facts):
 
 def test_a_merged_card_is_the_folders_where_nobody_wrote(facts):
     card = model_card(facts)
-    assert merged_card(card, "") == merged_card(card, card) == card
+    assert merged_card(card, "", facts.repo_id) == merged_card(card, card, facts.repo_id) == card
     before = dataclasses.replace(facts, metrics={"eval_sst2_accuracy": 0.1, "eval_stsb_pearson": 0.2})
-    assert merged_card(card, model_card(before)) == card
+    assert merged_card(card, model_card(before), facts.repo_id) == card
+
+
+def test_a_card_goes_to_the_hub_under_the_name_that_the_model_gets_there(facts):
+    local = model_card(dataclasses.replace(facts, repo_id="out"))
+    assert 'model="out"' in local
+    assert merged_card(local, "", facts.repo_id) == model_card(facts)
 
 
 def test_a_broken_header_is_written_anew_and_the_words_stay(facts, caplog):

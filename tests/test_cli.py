@@ -1,10 +1,15 @@
 """`hf-mtl`: the same numbers as the model's, from and to any file, in constant memory, and on where it stopped."""
 
+import contextlib
+import errno
+import importlib.metadata
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +19,7 @@ import torch
 from hf_mtl import cli, prediction
 from hf_mtl.cli import main
 from hf_mtl.data import TaskRows, tokenise
+from hf_mtl.errors import PushError
 
 TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
 
@@ -181,6 +187,75 @@ def test_one_text_or_pair_as_a_table_or_json(saved, capsys, caplog):
     assert "1 of 1 inputs were cut to 12 tokens" in caplog.text
 
 
+def test_the_console_command_shows_a_bar_in_a_terminal(saved, tmp_path):
+    file = tmp_path / "in.parquet"
+    write(file, TEXTS)
+    command = [*console(), "predict", "--model", saved, "--input", file, "--output", tmp_path / "out"]
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    process = subprocess.Popen(command, stderr=slave)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # which is how a terminal ends on Linux
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    assert process.wait() == 0
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in shown.decode() and "rows" in shown.decode()
+    assert len(lines(tmp_path / "out")) == len(TEXTS)
+
+
+def test_the_console_command_in_a_pipe_that_closes_ends_quietly(saved, tmp_path):
+    write(tmp_path / "in.csv", TEXTS * 100)  # more than a pipe holds
+    command = [*console(), "predict", "--model", saved, "--task", "reviews", "--input", tmp_path / "in.csv"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())["index"] == 0
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def console():
+    """What the installed command `hf-mtl` runs."""
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="hf-mtl")
+    return [sys.executable, "-c", f"from {script.module} import {script.attr}; {script.attr}()"]
+
+
+def test_a_wrong_call_does_not_stand_in_the_way_of_the_right_one(saved, tmp_path, capsys):
+    write(tmp_path / "in.csv", TEXTS)
+    call = ["predict", "--model", str(saved), "--input", f"{tmp_path}/in.csv", "--output", f"{tmp_path}/out", "--task"]
+    assert main([*call, "review"]) == 2
+    assert "did you mean 'reviews'" in capsys.readouterr().err
+    assert main([*call, "reviews"]) == 0
+    assert len(lines(tmp_path / "out")) == len(TEXTS)
+
+
+def test_a_full_disk_is_told_and_what_was_written_is_gone_on_from(saved, tmp_path, monkeypatch, capsys):
+    write(tmp_path / "in.csv", TEXTS)
+    call = ["predict", "--model", str(saved), "--input", f"{tmp_path}/in.csv", "--output", f"{tmp_path}/out"]
+    real = prediction.ResumableOutput.write
+
+    def full(self, texts, line):
+        if self.progress.rows == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, texts, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction.ResumableOutput, "write", full)
+        assert main(call) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert main(call) == 0
+    assert "going on after 5 rows" in capsys.readouterr().err and len(lines(tmp_path / "out")) == len(TEXTS)
+
+
+def test_a_failed_push_has_exit_code_1(monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise PushError("not pushed")
+
+    monkeypatch.setattr(cli, "push_folder", fail)
+    assert main(["push", "out", "maria/model"]) == 1
+    assert capsys.readouterr().err == "hf-mtl: not pushed\n"
+
+
 def test_cut_rows_are_marked_and_counted(saved, tmp_path, capsys):
     write(tmp_path / "in.txt", ["dull", "dull " * 30])
     assert main(["predict", "--model", str(saved), "--input", f"{tmp_path}/in.txt", "--output", f"{tmp_path}/o"]) == 0
@@ -192,6 +267,7 @@ BAD = {
     "in.csv": ("number,text\n1,dull\n2\n", "row 1 (the first row is 0) has not the header's columns"),
     "wide.csv": ("text\ndull,film\n", "has not the header's columns"),
     "in.jsonl": ('{"text": "dull"}\n{"text": null}\n', "has no text in row 1"),
+    "half.jsonl": ('{"text": "\\ud83d"}\n', "has no text in row 0"),
     "broken.jsonl": ('{"text": "dull"}\n{"text"\n', "row 1 (the first row is 0) is no JSON"),
     "number.jsonl": ("3\n", "row 0 (the first row is 0) is no JSON object"),
     "columns.csv": ("subject,body\na,b\n", "name one, or two for a pair, with --columns"),
@@ -218,6 +294,7 @@ def test_a_bad_input_is_refused_by_its_row(saved, tmp_path, capsys, name):
         (["--model", "SAVED", "--input", "none.csv"], "cannot be read"),
         (["--model", "SAVED", "--text", "dull", "--batch-size", "0"], "--batch-size is 0"),
         (["--model", "SAVED", "--input", "-", "--text-pair", "dull"], "wanted --text too"),
+        (["--model", "SAVED", "--text", "dull", "--output", "out.jsonl"], "--output is for the answers of --input"),
         (["--model", "SAVED", "--input", "-", "--columns", "a", "b", "c"], "names 3 columns"),
         (["tasks", "demo", "--model", "NOWHERE"], "cannot be loaded"),
     ],
@@ -247,7 +324,7 @@ def test_tasks_shows_what_a_file_means(tmp_path, saved, capsys):
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame[["text"]].to_csv(tmp_path / "u.csv", index=False)
     frame.assign(label=[1.0, 2.0, 4.5]).to_csv(tmp_path / "v.csv", index=False)
-    arguments = ["tasks", str(tmp_path / "my.yaml"), "--model", str(saved), "--max-seq-length", "12"]
+    arguments = ["tasks", str(tmp_path / "my.yaml"), "--model", str(saved)]  # which cuts at 12
     assert main([*arguments, "--json"]) == 0
     task, worth = json.loads(capsys.readouterr().out)
     train = task["splits"]["train"]
@@ -260,7 +337,7 @@ def test_tasks_shows_what_a_file_means(tmp_path, saved, capsys):
     text = capsys.readouterr().out
     assert "train: 3 rows" in text and "labels: low 2, high 1" in text and "33.3% of the rows are cut" in text
     assert main(["tasks", str(tmp_path / "my.yaml")]) == 0
-    assert "name a tokenizer with --model" in capsys.readouterr().out
+    assert "--model DIR_OR_ID" in capsys.readouterr().out
     assert main(["tasks", "gleu"]) == 2
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
@@ -434,6 +435,22 @@ def test_tokens_are_made_once(tokenizer, kept, monkeypatch):
     longer = Dataset.from_dict({"text": ["a", *TEXTS["text"]], "other": [1, 2, 3]})
     again = tokenise(task(), longer.select([1, 2]), tokenizer, 16, np.array([0, 1]))
     assert again["input_ids"][:] == first["input_ids"][:] and again["labels"][:] == [0, 1]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "rows missing"])
+def test_a_damaged_file_of_tokens_is_made_anew(tokenizer, kept, tmp_path, caplog, damage):
+    first = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:]
+    (file,) = [tmp_path / "hf_mtl" / "tokens" / name for name in kept()]
+    content = file.read_bytes()
+    if damage == "rows missing":
+        table = Dataset.from_file(str(file)).select([0]).flatten_indices().data.table
+        with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        file.write_bytes(b"" if damage == "empty" else content[:-200])
+    for _ in range(2):
+        assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == first
+    assert caplog.text.count("is damaged and made anew") == 1
 
 
 def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokenizer, kept, monkeypatch):

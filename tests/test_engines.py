@@ -90,6 +90,10 @@ def test_a_sharding_engine_takes_the_plain_step(plain, tmp_path, monkeypatch, en
         ({"gradient_method": "pcgrad"}, "gradient_method is 'pcgrad'.* Add --gradient_method famo"),
         ({"gradient_method": "famo", "gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2, wanted 1"),
         ({"gradient_method": "fixed", "unfreeze_schedule": "0:0,1:2"}, "add --unfreeze_schedule none"),
+        (
+            {"gradient_method": "fixed", "push_to_hub": True, "hub_strategy": "checkpoint"},
+            "hub_strategy is 'checkpoint'",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused_with_what_to_use_instead(make_trainer, monkeypatch, arguments, named):
@@ -97,7 +101,7 @@ def test_what_cannot_be_right_is_refused_with_what_to_use_instead(make_trainer, 
     with pytest.raises(InputError, match=named):
         make_trainer(**arguments)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
-    make_trainer(**arguments)
+    make_trainer(**{**arguments, "push_to_hub": False})
 
 
 def test_zero_3_that_could_not_save_its_model_is_refused(make_model, make_arguments, specs):

@@ -58,7 +58,7 @@ def test_bf16_autocast_keeps_the_rows_in_fp32_and_comes_close(make_trainer, make
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # from inside torch's tracer
-def test_compiled_layers(make_trainer, make_model):
+def test_compiled_layers(make_trainer, make_model, caplog):
     plain = update(make_trainer, make_model)
     seen = []
 
@@ -68,7 +68,9 @@ def test_compiled_layers(make_trainer, make_model):
 
     torch._dynamo.reset()
     register_backend(backend, name="counting")
-    found = update(make_trainer, make_model, torch_compile=True, torch_compile_backend="counting")
+    with caplog.at_level("INFO", "hf_mtl"):
+        found = update(make_trainer, make_model, torch_compile=True, torch_compile_backend="counting")
+    assert "layers are compiled" in caplog.text
     assert len(seen) >= 1  # the layers did go through the compiler
     assert len(seen) <= 4  # one graph for all layers, tasks and lengths, and one for each kind of mode
     assert relative_error(found, plain) <= 1e-5

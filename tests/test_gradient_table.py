@@ -16,9 +16,10 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import gradient_table  # noqa: E402
 
-from hf_mtl.gradients import Combination, TaskGradients  # noqa: E402
+from hf_mtl.combination import Combination  # noqa: E402
+from hf_mtl.gradients import TaskGradients  # noqa: E402
 
-CELLS = [(2, "fp32", False, False), (2, "fp32", True, True)]
+CELLS = [(2, "fp32", False, False), (2, "fp32", True, True), (2, "bf16", True, True)]
 START = """
 import sys
 import torch.distributed
@@ -70,7 +71,7 @@ def test_it_fails_without_the_projection(monkeypatch):
 
 def summed(weighting):
     def make_combination(method, /, **options):
-        return Combination(lambda gradients, *_: gradients.write_weighted(weighting(gradients.gramian(), None)))
+        return Combination(method, lambda gradients, *_: gradients.write_weighted(weighting(gradients.gramian(), None)))
 
     return make_combination
 

@@ -2,26 +2,31 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 from test_clean_environment import BLOCK
+from transformers import AutoModel, TrainerCallback
+from transformers.trainer_utils import HubStrategy
 
-import hf_mtl.publish
+import hf_mtl.hub
 from hf_mtl.card import CardFacts
-from hf_mtl.demo import demo_rows
+from hf_mtl.demo import demo_encoder_config, demo_rows
 from hf_mtl.errors import PushError
-from hf_mtl.publish import publish
-from hf_mtl.pushing import additions
+from hf_mtl.hub import publish
+from hf_mtl.pushing import PushCheckpoints, additions
 
 ROOT = Path(__file__).parent.parent
 HOST = "host-of-maria"
@@ -73,12 +78,21 @@ assert [here(row) for row in rows] == [there(row) for row in rows]
 print(type(there).__module__, there("dull"))
 """
 PACKAGE = """
-import sys, torch
-from transformers import AutoTokenizer
+import os, sys, torch
+from transformers import AutoModel, AutoTokenizer
 from hf_mtl import MultiTaskModel
-tokens = AutoTokenizer.from_pretrained(sys.argv[2])("a man sleeps", "a man rests", return_tensors="pt")
-here, there = (MultiTaskModel.from_pretrained(source)(task="pairs", **tokens).logits for source in sys.argv[1:])
-assert torch.equal(here, there), (here, there)
+from hf_mtl.cli import _weights
+here, name, revision, commit, folder = sys.argv[1:]
+assert _weights(name, "main") == commit
+token = os.environ.pop("HF_TOKEN")
+pair = "a man sleeps", "a man rests"
+tokens = AutoTokenizer.from_pretrained(here)(*pair, return_tensors="pt")
+models = MultiTaskModel.from_pretrained(here), MultiTaskModel.from_pretrained(name, token=token)
+assert torch.equal(*(model(task="pairs", **tokens).logits for model in models))
+first = MultiTaskModel.from_pretrained(name, token=token, revision=revision)
+first.save_encoder(folder)
+assert torch.equal(AutoModel.from_pretrained(folder)(**tokens).last_hidden_state.mean(1), first.embed(**tokens))
+assert AutoTokenizer.from_pretrained(folder)(*pair)["input_ids"] == tokens["input_ids"][0].tolist()
 """
 
 
@@ -117,15 +131,19 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def flags(home):
+def flags(home, tokenizer):
     """Of a short run on local files; an output folder is to be added."""
     data = home / "secret-data"
     data.mkdir()
     (data / "tasks.yaml").write_text(TASKS)
     for task in ("reviews", "pairs"):
         pd.DataFrame(demo_rows(task, "validation")).head(64).to_csv(data / f"{task}.csv", index=False)
+    encoder = home / "secret-encoder"
+    torch.manual_seed(0)
+    AutoModel.from_config(demo_encoder_config(len(tokenizer)), add_pooling_layer=False).save_pretrained(encoder)
+    tokenizer.save_pretrained(encoder)
     return (
-        f"run_glue_mtl.py --model_name_or_path embedded:demo --task_set {data}/tasks.yaml --do_train --max_steps 4 "
+        f"run_glue_mtl.py --model_name_or_path {encoder} --task_set {data}/tasks.yaml --do_train --max_steps 4 "
         "--per_device_train_batch_size 16 --use_cpu --unfreeze_schedule none --warmup_steps 0 --eval_strategy no "
         "--gradient_method gradvac --lr_scheduler_type constant --push_to_hub --hub_model_id user/demo "
     )
@@ -158,15 +176,6 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
         assert top | {f"last-checkpoint/{name}" for name in kept} <= set(names)
         assert not [name for name in names if name.endswith("training_args.bin")]
         assert not [name for name in names if name.endswith((".bin", ".pt", ".pth")) and "last-checkpoint/" not in name]
-        large = [path.read_bytes() for path in (tmp_path / "hub" / "lfs").rglob("*") if path.is_file()]
-        small = [
-            git(repository, "show", f"{commit}:{name}")
-            for commit in commits.values()
-            for name in git(repository, "ls-tree", "-r", "--name-only", commit).decode().split()
-        ]
-        assert len(large) > 4
-        for secret in (TOKEN, str(tmp_path), "secret-out", "secret-data", home.name, HOST):
-            assert not [data for data in [*large, *small] if secret.encode() in data], secret
         (tmp_path / "README.md").write_bytes(git(repository, "show", "main:README.md"))
         card = ModelCard.load(tmp_path / "README.md")
         results = (out / "all_results.json").read_text()
@@ -184,6 +193,17 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
         assert code == 0 and "gradvac" in git(repository, "show", "main:README.md").decode(), text
         assert (home / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
+        large = [path.read_bytes() for path in (tmp_path / "hub" / "lfs").rglob("*") if path.is_file()]
+        every_commit = git(repository, "log", "--format=%H", "main").decode().split()
+        small = [
+            git(repository, "show", f"{commit}:{name}")
+            for commit in every_commit
+            for name in git(repository, "ls-tree", "-r", "--name-only", commit).decode().split()
+        ]
+        assert len(large) > 4 and len(every_commit) > len(commits)
+        for secret in (TOKEN, str(tmp_path), "secret-", home.name, HOST):
+            assert not [data for data in [*large, *small] if secret.encode() in data], secret
+
         clean = {key: value for key, value in client.items() if key != "PYTHONPATH"}
         pinned = [str(out / "checkpoint-2"), commits["Training in progress, checkpoint-2"]]
         code, text = run(["-c", BLOCK + LOAD, str(out), "user/demo", *pinned], clean, home)
@@ -192,7 +212,8 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
 
         code, text = run(["-c", BLOCK + PIPELINE, str(out), "user/demo"], clean, home)
         assert code == 0 and "transformers_modules.user" in text, text
-        code, text = run(["-c", PACKAGE, str(out), "user/demo"], client)
+        revisions = [pinned[1], git(repository, "rev-parse", "main").decode().strip()]
+        code, text = run(["-c", PACKAGE, str(out), "user/demo", *revisions, str(home / "encoder")], client)
         assert code == 0, text
         predict = ["-m", "hf_mtl.cli", "predict", "--text", "dull", "--json", "--model"]
         answers = [run([*predict, source], client) for source in (str(out), "user/demo")]
@@ -230,7 +251,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from hf_mtl import load_tasks
 from hf_mtl.card import CardFacts
 from hf_mtl.errors import PushError
-from hf_mtl.publish import publish, push_folder
+from hf_mtl.hub import publish, push_folder
 folder, how, licence = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 folder.mkdir()
 (folder / "config.json").write_text("{}")
@@ -266,6 +287,44 @@ def test_what_was_changed_on_the_hub_survives_the_next_push(tmp_path, home, how,
     assert card.text.count("Not for medicine.") == card.text.count("## Training") == 1
 
 
+def test_a_push_that_fails_lets_the_training_go_on(tmp_path, caplog):
+    push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=False)
+    push._push = Future()
+    push._push.set_exception(RuntimeError("Error while uploading 'model.safetensors' to the Hub."))
+    push.wait()
+    assert "Error while uploading" in caplog.text
+
+
+@pytest.mark.parametrize(("always", "begun"), [(False, 1), (True, 2)])
+def test_a_checkpoint_is_left_out_while_another_is_under_way(tmp_path, monkeypatch, always, begun):
+    pushes = []
+    monkeypatch.setattr(
+        "hf_mtl.pushing.HfApi.create_commit", lambda self, **options: pushes.append(Future()) or pushes[-1]
+    )
+    push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=always)
+    monkeypatch.setattr(push, "wait", lambda: [each.set_result(None) for each in pushes])
+    for _ in range(2):
+        push.push(tmp_path, "user/demo", token=None, revision=None)
+        assert push.checkpoint == tmp_path
+    assert len(pushes) == begun
+
+
+def test_old_checkpoints_go_when_nobody_reads_them(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=1)
+    reading = {2: "checkpoint-1", 3: "checkpoint-1"}
+    trainer.seal.in_use = lambda: tmp_path / "out" / reading.get(trainer.state.global_step, "none")
+    left = {}
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            left[state.global_step] = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
+
+    trainer.add_callback(Look())
+    trainer.train()
+    assert left[2] == ["checkpoint-1", "checkpoint-2"] and left[3] == ["checkpoint-1", "checkpoint-3"]
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def test_a_card_that_the_hub_refuses_leaves_the_reason_and_the_command(tmp_path, home):
     with serve(tmp_path / "hub", home) as client:
         code, text = run(["-c", PUSH_TWICE, str(tmp_path / "out"), "publish", "no such licence"], client)
@@ -280,8 +339,8 @@ def test_a_card_that_cannot_be_fetched_stops_the_push_with_the_facts_on_disk(tmp
     def upload(*args, **kwargs):
         raise AssertionError("uploaded over a card that was not read")
 
-    monkeypatch.setattr(hf_mtl.publish, "hf_hub_download", silent)
-    monkeypatch.setattr(hf_mtl.publish, "upload", upload)
+    monkeypatch.setattr(hf_mtl.hub, "hf_hub_download", silent)
+    monkeypatch.setattr(hf_mtl.hub, "upload", upload)
     with pytest.raises(PushError, match=r"no answer.*hf-mtl push"):
         publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
     assert "| reviews |" in (tmp_path / "README.md").read_text()
@@ -297,10 +356,12 @@ def test_a_token_that_cannot_write_stops_the_run_before_it_trains(tmp_path, home
     assert token != READ_TOKEN or "may only read" in text
 
 
-@pytest.mark.slow
-def test_a_server_that_is_gone_leaves_the_result_and_the_command_that_pushes_it(tmp_path, home, flags):
+@pytest.mark.parametrize(
+    "request_", ["PUT /_lfs/", pytest.param("POST /api/models/user/demo/commit", marks=pytest.mark.slow)]
+)
+def test_a_server_that_is_gone_leaves_the_result_and_the_command_that_pushes_it(tmp_path, home, flags, request_):
     out = home / "out"
-    with serve(tmp_path / "hub", home, LOCAL_HUB_DIES_AT="POST /api/models/user/demo/commit") as client:
+    with serve(tmp_path / "hub", home, LOCAL_HUB_DIES_AT=request_) as client:
         code, text = run(f"{flags} --output_dir {out}".split(), client)
     assert code != 0 and "Traceback" not in text, text
     assert (out / "model.safetensors").exists() and (out / "training_curves.png").exists()
@@ -312,3 +373,22 @@ def test_a_server_that_is_gone_leaves_the_result_and_the_command_that_pushes_it(
         assert code == 0 and "hf_mtl.modeling" in text and "equal" in text, text
         code, text = run(["-m", "hf_mtl.cli", "push", str(home), "user/demo"], client)
         assert code == 2 and "holds no model" in text
+
+
+@pytest.mark.slow
+def test_a_pushed_model_loads_in_a_clean_virtual_environment(tmp_path, home, flags):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    versions = [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in ("torch", "transformers")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *versions], check=True)
+    with serve(tmp_path / "hub", home) as client:
+        code, text = run(f"{flags} --output_dir {home}/out".split(), client)
+        assert code == 0, text
+        clean = {key: value for key, value in client.items() if key != "PYTHONPATH"}
+        for module in ("hf_mtl", "scipy", "datasets", "evaluate"):
+            assert subprocess.run(
+                [python, "-c", f"import {module}"], env=clean, capture_output=True, cwd=home
+            ).returncode
+        command = [python, "-c", LOAD, str(home / "out"), "user/demo"]
+        done = subprocess.run(command, env=clean, cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "transformers_modules.user" in done.stdout, done.stdout + done.stderr

@@ -48,22 +48,24 @@ LEVELS = {
     "prediction": 3,
     "inspection": 4,
     "cli": 7,
-    "gradients": 4,
-    "publish": 4,
+    "gradients": 0,
+    "combination": 4,
+    "hub": 4,
     "pushing": 5,
     "refusals": 6,
     "arguments": 5,
     "joint": 5,
     "evaluation": 4,
+    "publishing": 6,
     "trainer": 7,
     "__init__": 8,
 }
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {
     ("evaluation", "metrics"),  # evaluate, scipy.stats
-    ("gradients", "pytorch_optimizer"),
+    ("combination", "pytorch_optimizer"),
     ("optimizers", "pytorch_optimizer"),
-    ("trainer", "report"),  # matplotlib
+    ("publishing", "report"),  # matplotlib
     ("modeling", "mpnet"),  # transformers' MPNet
 }
 SLOW = ("evaluate", "matplotlib", "pytorch_optimizer", "transformers.models.mpnet.modeling_mpnet")

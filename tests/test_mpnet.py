@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, MPNetConfig
-from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, load_model
+from hf_mtl import MultiTaskConfig, MultiTaskModel, load_model, mpnet
 from hf_mtl.kinds import TaskHead
 from hf_mtl.mpnet import FusedMPNetSelfAttention, position_buckets, use_fused_attention
 
@@ -115,13 +116,18 @@ def test_attentions_and_hidden_states_are_transformers_own():
     assert all(map(torch.equal, found.hidden_states, wanted.hidden_states))
 
 
-def test_the_table_of_buckets_is_made_once():
-    position_buckets.cache_clear()
+def test_the_table_of_buckets_is_made_once_and_of_real_numbers(monkeypatch):
+    made, make = [], MPNetEncoder.relative_position_bucket
+    monkeypatch.setattr(mpnet, "_kept_buckets", {})
+    monkeypatch.setattr(MPNetEncoder, "relative_position_bucket", lambda positions: made.append(1) or make(positions))
     _, fused = pair()
+    with FakeTensorMode():  # as under torch.export
+        position_buckets(258, torch.device("cpu"))
+    made.clear()
     with torch.inference_mode():
         fused(**inputs([20, 3, 11]))
     fused.train()(**inputs([5, 9])).last_hidden_state.sum().backward()
-    assert position_buckets.cache_info().misses == 1
+    assert len(made) == 1
 
 
 HEADS = [TaskHead(name="one", kind="classification", labels=("no", "yes"))]

@@ -92,6 +92,7 @@ def test_named_tasks_and_top_k(pipe, model, tokenizer):
     assert [row["label"] for row in ranked] == [("joy", "fear", "anger")[i] for i in scores.indices[:2]]
     always = pipeline(PIPELINE_TASK, model=model, tokenizer=tokenizer, task_name="emotions", top_k=1, batch_size=2)
     assert [row["label"] for row in always("dull")] == [ranked[0]["label"]]
+    assert always("dull", top_k=None)[:2] == ranked and len(always("dull", top_k=None)) == 3
 
 
 def test_tasks_left_out_are_named_once(pipe, caplog):

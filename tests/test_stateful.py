@@ -9,7 +9,8 @@ import torch
 from torchjd import aggregation
 
 from hf_mtl import InputError, make_weighting
-from hf_mtl.gradients import TaskGradients, make_combination
+from hf_mtl.combination import make_combination
+from hf_mtl.gradients import TaskGradients
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.solvers import projection_orders
 from hf_mtl.stateful import Stateful

@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_mtl import InputError, MultiTaskTrainer
+from hf_mtl import InputError, MultiTaskModel, MultiTaskTrainer
+from hf_mtl.data import TaskRows
+from hf_mtl.errors import PushError
 from hf_mtl.metrics import task_scores
 
 
@@ -86,6 +88,10 @@ def test_the_card_tells_the_scores_of_the_weights_that_the_model_has(make_traine
     again = trainer.evaluate()
     told = trainer.card_facts().metrics
     assert all(told[f"eval_{name}"] == again[f"eval_{name}"] for name in ("average", "reviews_loss", "pairs_loss"))
+    trainer.state.log_history = [row for row in trainer.state.log_history if row["step"] <= 2 or "train_runtime" in row]
+    assert trainer.card_facts().metrics["step"] == 2
+    trainer.state.best_model_checkpoint = None  # as after going on from the Hub's checkpoint: none is loaded then
+    assert trainer.card_facts().metrics == {}
 
 
 def test_the_card_tells_no_scores_of_other_weights(make_trainer):
@@ -107,14 +113,57 @@ def test_a_card_of_an_evaluation_tells_no_set_up(make_trainer):
 
 
 def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_mtl.trainer.publish", lambda *args, **kwargs: "pushed")
+    tokens = []
+    monkeypatch.setattr("hf_mtl.publishing.publish", lambda *args, token, **kwargs: tokens.append(token) or "pushed")
     curves = tmp_path / "out" / "training_curves.png"
-    trainer = make_trainer(unfreeze_schedule="0:0,0.1:all")
+    trainer = make_trainer(unfreeze_schedule="0:0,0.1:all", hub_token="hf_given")
     trainer.hub_model_id = "user/demo"
     trainer.evaluate()
     assert trainer.push_to_hub() == "pushed" and not curves.exists()
     trainer.train()
+    curves.write_bytes(b"of an earlier training")
     assert trainer.push_to_hub() == "pushed" and curves.stat().st_size > 10_000
+    assert tokens == ["hf_given", "hf_given"]
+
+
+def test_a_push_that_does_not_even_begin_leaves_the_model_and_the_command(make_trainer, tmp_path):
+    trainer = make_trainer(hub_model_id="user/demo")
+    trainer.train()
+    with pytest.raises(PushError, match=f"to push it later: hf-mtl push {tmp_path}/out user/demo"):
+        trainer.push_to_hub()  # tests have no Hub
+    assert "pairs" in MultiTaskModel.from_pretrained(tmp_path / "out").task_heads
+    assert 'model="user/demo"' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_share_of_conflicts_is_that_of_the_whole_run(make_trainer):
+    trainer = make_trainer(max_steps=11, logging_steps=4, logging_first_step=True)
+    found, combine = [], trainer.combine_gradients
+
+    def noting(gradients, seed, step):
+        found.append(bool(gradients.conflict()))
+        combine(gradients, seed, step)
+
+    trainer.combine_gradients = noting
+    assert trainer.card_facts().conflicts is None
+    trainer.train()
+    assert 0 < sum(found) < 11  # else this would show nothing
+    assert trainer.card_facts().conflicts == pytest.approx(sum(found) / 11)
+
+
+def test_a_model_card_is_written_without_a_push_and_keeps_what_a_person_wrote(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.create_model_card()
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text() + "\nNot for medicine.\n")
+    trainer.evaluate()
+    trainer.create_model_card()
+    assert "Not for medicine." in card.read_text() and "## Scores" in card.read_text()
+
+
+def test_losses_alone_are_predicted_too(make_trainer, rows):
+    output = make_trainer(prediction_loss_only=True).predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
+    assert output.predictions is None and output.metrics["test_loss"] > 0
 
 
 def test_the_training_sample_is_the_same_rows_every_time(make_trainer):

@@ -42,6 +42,9 @@ PUBLISHED = [
 
 # What huggingface_hub raises when there is no answer at all; the class is httpx's or httpx2's, whichever it runs on.
 TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
+# All that an upload fails by: huggingface_hub wraps a file that was not taken in a RuntimeError, a card that is refused
+# in a ValueError; hf_xet's are OSErrors and RuntimeErrors.
+PUSH_FAILURES = (OSError, ValueError, RuntimeError, TransportError)
 
 
 def publish(
@@ -63,19 +66,20 @@ def publish(
         PushError: when the Hub does not take it; the card is in the folder then, and the message has the command that
             uploads it later.
     """
-    with _failure_named(folder, facts.repo_id, revision):
+    with failure_named(folder, facts.repo_id, revision):
         write_card(folder, facts, token, revision)
         return upload(folder, facts.repo_id, message=message, token=token, revision=revision)
 
 
 @contextmanager
-def _failure_named(folder: Path, repo_id: str, revision: str | None) -> Iterator[None]:
-    """Raise PushError for what the Hub does not take; huggingface_hub's word for a card it refuses is ValueError."""
+def failure_named(folder: Path, repo_id: str, revision: str | None) -> Iterator[None]:
+    """Raise PushError, with the command that pushes `folder` later, for what the Hub does not take."""
     try:
         yield
-    except (OSError, ValueError, TransportError) as error:
-        lines = str(error).split("\n") if isinstance(error, ValueError) else str(error).strip().split("\n")[:1]
-        reason = " ".join(" ".join(lines).split()) or type(error).__name__
+    except PUSH_FAILURES as error:
+        reason = first_line(error.__cause__ or error) if isinstance(error, RuntimeError) else first_line(error)
+        if isinstance(error, ValueError):  # a refused card's has its reasons in lines of their own
+            reason = " ".join(str(error).split())
         to = f" --revision {revision}" if revision else ""
         raise PushError(
             f"{repo_id!r} was not pushed: {reason}. The model is in {str(folder)!r}; to push it later: "
@@ -83,18 +87,28 @@ def _failure_named(folder: Path, repo_id: str, revision: str | None) -> Iterator
         ) from error
 
 
-def write_card(folder: Path, facts: CardFacts, token: str | None = None, revision: str | None = None) -> None:
-    """Put README.md into the folder, with what people wrote into the one there and into the Hub's."""
-    path = folder / "README.md"
-    here = read_card(folder)
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def write_local_card(folder: Path, facts: CardFacts) -> None:
+    """Put README.md into the folder, with what people wrote into the one there."""
     facts = dataclasses.replace(facts, curves=(folder / CURVES).exists())
-    path.write_text(model_card(facts, here), encoding="utf-8")  # there for a later push when the Hub does not answer
+    (folder / "README.md").write_text(model_card(facts, read_card(folder)), encoding="utf-8")
+
+
+def write_card(folder: Path, facts: CardFacts, token: str | None, revision: str | None) -> None:
+    """Put README.md into the folder, with what people wrote into the one there and into the Hub's."""
+    here = read_card(folder)
+    write_local_card(folder, facts)  # there for a later push when the Hub does not answer
+    facts = dataclasses.replace(facts, curves=(folder / CURVES).exists())
     there = published_card(facts.repo_id, token, revision)
     has_licence = any("license" in split_card(card).header for card in (here, there))
     if facts.licence is None and facts.base_model is not None and not has_licence:
         licence = split_card(published_card(facts.base_model, token)).header.get("license")
         facts = dataclasses.replace(facts, licence=licence)
-    path.write_text(model_card(facts, here, there), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(facts, here, there), encoding="utf-8")
 
 
 def read_card(folder: Path) -> str:
@@ -145,10 +159,10 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, revision: 
         HfApi().create_repo(repo_id, private=private or None, exist_ok=True)
     except InputError:
         raise
-    except (OSError, ValueError, TransportError) as error:
-        raise InputError(f"{repo_id!r} cannot be pushed to: {str(error).strip().splitlines()[0]}") from error
-    with _failure_named(folder, repo_id, revision):
+    except PUSH_FAILURES as error:
+        raise InputError(f"{repo_id!r} cannot be pushed to: {first_line(error)}") from error
+    with failure_named(folder, repo_id, revision):
         if here := read_card(folder):
             there = published_card(repo_id, None, revision)
-            (folder / "README.md").write_text(merged_card(here, there), encoding="utf-8")
+            (folder / "README.md").write_text(merged_card(here, there, repo_id), encoding="utf-8")
         return upload(folder, repo_id, message="Upload with hf-mtl", token=None, revision=revision)
