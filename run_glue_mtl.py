@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
@@ -29,7 +29,7 @@ from hf_mtl.data import TaskRows, tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
-from hf_mtl.inputs import input_limit
+from hf_mtl.inputs import input_limit, load_tokenizer
 from hf_mtl.loading import load_rows, read_labels
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
@@ -159,26 +159,13 @@ def load_model_and_tokenizer(
         return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
     hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
     model = load_model(name, heads, **shape, **hub)
-    tokenizer = load_tokenizer(name, hub)
+    tokenizer = load_tokenizer(name, **hub)
     if len(tokenizer) > model.config.encoder_config.vocab_size:
         raise InputError(
             f"model_name_or_path {name!r}: its tokenizer has {len(tokenizer)} tokens and its encoder knows "
             f"{model.config.encoder_config.vocab_size}; they do not belong together"
         )
     return model, tokenizer
-
-
-def load_tokenizer(name: str, hub: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer at a folder or Hub id; InputError when there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the tokenizer of model_name_or_path {name!r} cannot be loaded: {reason}") from error
-    # Where there are no tokenizer files, transformers makes a tokenizer that knows special tokens only.
-    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 10:
-        raise InputError(f"model_name_or_path {name!r} holds no tokenizer; wanted its files beside the model's")
-    return tokenizer
 
 
 def train(trainer: MultiTaskTrainer) -> None:

@@ -5,6 +5,7 @@
 
 For each shape, the stock step and PCGrad on the same batches, batch by batch in turns: medians in milliseconds, the
 median of the ratios with its quartiles, and the peak of memory over ten steps of a process that runs one of them alone.
+On several processes they run through `train()`, where the stock model is wrapped for its sums, in two blocks each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def measure(
     """What `step_cost.py --cost --json` tells of one shape."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), SCRIPT, "--json"]
-    numbers = {"tasks": tasks, "rows": rows, "cost": batches}
+    several = {"blocks": 2, "steps": 3}  # and no methods but the two
+    numbers = {"tasks": tasks, "rows": rows, **(several if processes > 1 else {"cost": batches})}
+    command += ["--methods"] if processes > 1 else []
     command += ["--encoder", encoder, *(f"--{name}={value}" for name, value in numbers.items())]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -42,10 +45,14 @@ def measure(
 
 def line(found: dict[str, Any]) -> str:
     """A shape's line of the table."""
-    times = [f"{1000 * found[name]:.0f}" for name in ("stock", "pcgrad")]
+    if "methods" in found:
+        stock, pcgrad = found["methods"]
+        cells = [f"{1000 * stock['seconds']:.0f}", f"{1000 * pcgrad['seconds']:.0f}", f"{pcgrad['to_stock_step']:.2f}"]
+        return f"| {' | '.join([found['shape'], *cells, '-', '-'])} |"
     low, middle, high = found["ratios"]
-    memory = ["-" if peak is None else f"{peak:.2f}" for peak in found["peaks_gib"]]
-    return f"| {' | '.join([found['shape'], *times, f'{middle:.2f} ({low:.2f} to {high:.2f})', *memory])} |"
+    cells = [f"{1000 * found[name]:.0f}" for name in ("stock", "pcgrad")]
+    cells += [f"{middle:.2f} ({low:.2f} to {high:.2f})", *(f"{peak:.2f}" for peak in found["peaks_gib"])]
+    return f"| {' | '.join([found['shape'], *cells])} |"
 
 
 def main() -> None:

@@ -6,10 +6,11 @@
 Rows have the token lengths of SST-2 and STS-B (`token_lengths.json`, WordPiece) and random tokens: a step's cost
 depends on nothing else. Every method takes 32 + 32 rows a step, clips and steps with AdamW; dropout is on. Methods
 take turns in one process, block by block; a step's time runs from the end of the step before, so that fetching and
-padding count. A block's time is its mean step's; times and ratios are medians over the blocks. Memory is the peak of a
-process that runs one method alone, for as many steps as a block has. The floor is what the matrix products of the real
-tokens take when they run alone, in the step's shapes, and the passes over parameters and rows that cannot be done
-without at the rate of a copy, measured between the blocks. Under `torchrun` every process takes that many rows.
+padding count. A block's time is its mean step's; times and ratios are medians over the blocks. Memory is the peak of
+a process that runs one method alone, for as many steps as a block has. The floor is what the linear layers' matrix
+products over the real tokens take when they run alone, in the step's shapes, and the passes over parameters and rows
+that cannot be done without at the rate of a copy, measured between the blocks. Under `torchrun` every process takes
+that many rows.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import transformers
 from datasets import Dataset
 from matplotlib.figure import Figure
 from pytorch_optimizer import PCGrad
+from torch.autograd import DeviceType
 from torchjd.aggregation import PCGrad as TorchJDPCGrad
 from torchjd.autojac import jac_to_grad, mtl_backward
 from transformers import BertConfig, MPNetConfig, Trainer, TrainerCallback, TrainingArguments
@@ -65,7 +67,6 @@ COMMON: dict[str, Any] = {
     "disable_tqdm": True, "learning_rate": 1e-5, "logging_steps": 10**6, "use_cpu": not CUDA, "bf16": CUDA,
     "dataloader_drop_last": True,
 }  # fmt: skip
-Batch = dict[str, dict[str, torch.Tensor]]
 
 
 def choose_tasks(number: int) -> None:
@@ -319,6 +320,44 @@ def cost_of_pcgrad(
     return pairs[WARM_UP:]
 
 
+def beside_group_by_length(
+    rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int
+) -> list[tuple[float, float]]:
+    """Seconds, of a step with an average number of tokens, of the stock Trainer with group_by_length and of PCGrad.
+
+    One pair for each half of the batches. Both take their own batches, one after the other in turns.
+    """
+    args = TrainingArguments(
+        per_device_train_batch_size=len(TASKS) * rows_per_task, train_sampling_strategy="group_by_length",
+        remove_unused_columns=False, **COMMON,
+    )  # fmt: skip
+    stock = Trainer(make_model(encoder, JointModel), args, Counter(pad, rows_per_task), Joint(joint_rows(rows)))
+    own = MultiTaskTrainingArguments(
+        do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, unfreeze_schedule="none",
+        eval_strategy="no", **COMMON,
+    )  # fmt: skip
+    collator = Counter(TaskCollator(TOKENIZER), rows_per_task)
+    mine = MultiTaskTrainer(make_model(encoder), own, TASKS, rows, None, TOKENIZER, data_collator=collator)
+    sides = []
+    for trainer in (stock, mine):
+        trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1  # set by train()
+        sides.append((trainer, iter(trainer.get_train_dataloader())))
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(num_batches):
+        for side in (0, 1) if number % 2 else (1, 0):
+            trainer, batches = sides[side]
+            times[side].append(one_step(trainer, next(batches)))
+    halves = (slice(0, num_batches // 2), slice(num_batches // 2, None))
+    return [
+        tuple(
+            sum(seconds[half]) / sum(trainer.data_collator.tokens[: len(seconds)][half]) * collator.average
+            for seconds, (trainer, _) in zip(times, sides, strict=True)
+        )
+        for half in halves
+    ]
+
+
 def profile(rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_steps: int) -> str:
     """Where a PCGrad step's time goes, in Markdown: the operations that took most of it by themselves."""
     args = MultiTaskTrainingArguments(
@@ -331,21 +370,23 @@ def profile(rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_step
     batches = iter(trainer.get_train_dataloader())
     for _ in range(WARM_UP):
         one_step(trainer, next(batches))
-    device = "cuda" if CUDA else "cpu"
     with torch.profiler.profile() as profiler:
         for _ in range(num_steps):
             one_step(trainer, next(batches))
-    took = {event.key: getattr(event, f"self_{device}_time_total") / 1000 for event in profiler.key_averages()}
+    device, clock = (DeviceType.CUDA, "self_device_time_total") if CUDA else (DeviceType.CPU, "self_cpu_time_total")
+    events = [event for event in profiler.key_averages() if event.device_type == device]
+    took = {event.key: getattr(event, clock) / 1000 for event in events}
     total = sum(took.values())
     most = sorted(took, key=took.__getitem__, reverse=True)[:12]
     lines = [f"| {name} | {took[name] / num_steps:.0f} | {took[name] / total:.0%} |" for name in most]
     return "\n".join(["| operation | ms a step | share |", "|---|---|---|", *lines])
 
 
-def one_step(trainer: MultiTaskTrainer, batch: Batch) -> float:
+def one_step(trainer: Trainer, batch: Any) -> float:
     """Seconds of one step as the Trainer takes it."""
     start = time.perf_counter()
-    trainer.begin_step()
+    if isinstance(trainer, MultiTaskTrainer):
+        trainer.begin_step()
     trainer.training_step(trainer.model, batch)
     torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
     trainer.optimizer.step()
@@ -518,6 +559,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help=f"of each method in a block, {FACTOR} times that grouped")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--cost", type=int, metavar="BATCHES", help="only PCGrad's cost to the stock step, in turns")
+    parser.add_argument("--beside", type=int, metavar="BATCHES", help="only the stock group_by_length, in turns")
     parser.add_argument("--profile", type=int, metavar="STEPS", help="only where the time of PCGrad's steps goes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
@@ -535,6 +577,10 @@ def main() -> None:
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     shape = f"{options.encoder}, {options.tasks} tasks, {options.rows} rows of each, {PROCESSES} process(es), {device}"
     main_process = os.environ.get("RANK", "0") == "0"
+    if options.beside:
+        for stock, mine in beside_group_by_length(make_rows(), options.encoder, options.rows, options.beside):
+            print(f"stock group_by_length {1000 * stock:.0f} ms, PCGrad {1000 * mine:.0f} ms, ratio {stock / mine:.2f}")
+        return
     if options.profile:
         print(profile(make_rows(), options.encoder, options.rows, options.profile))
         return

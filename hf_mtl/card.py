@@ -43,10 +43,16 @@ class CardFacts:
     licence: str | None = None
 
 
-def model_card(facts: CardFacts, folder: str = "", published: str = "") -> str:
-    """A card with the facts, and with what people wrote into the folder's card and into the Hub's."""
-    here, there = split_card(folder), split_card(published)
-    trained = _training_section(here.own) or _training_section(there.own)
+def model_card(facts: CardFacts, folder: str = "", published: str | None = "") -> str:
+    """A card with the facts, and with what people wrote into the folder's card and into the Hub's.
+
+    Args:
+        facts: what it tells.
+        folder: the card that is in the folder.
+        published: the one on the Hub; None when this card is for the folder only.
+    """
+    here, there = split_card(folder), None if published is None else split_card(published)
+    trained = _training_section(here.own) or _training_section(there.own if there else "")
     own = "\n\n".join(_sections(facts, trained))
     return joined(Card(header=own_header(facts), own=own, repo_id=facts.repo_id), here, there)
 

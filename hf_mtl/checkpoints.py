@@ -117,11 +117,12 @@ def remove_old_checkpoints(newest: Path, limit: int, kept: Iterable[str | Path |
 
     Folders without a manifest go first, else one that was cut off would take a whole one's place.
     """
-    stay = {newest, *(Path(path) for path in kept if path is not None)}
-    others = [path for path in checkpoints_in(newest.parent) if path not in stay]
+    folder = newest.parent.resolve()
+    named = {Path(path).resolve() for path in (newest, *kept) if path is not None}
+    stay = {path for path in named if path.parent == folder and path.is_dir()}
+    others = [path for path in checkpoints_in(folder) if path not in stay][::-1]  # in the order of their steps
     whole = sorted((path for path in others if (path / MANIFEST).is_file()), key=lambda path: path.stat().st_mtime)
-    there = [path for path in stay if path.is_dir()]
-    for path in {*others} - {*whole[max(0, len(whole) + len(there) - limit) :]}:
+    for path in {*others} - {*whole[max(0, len(whole) + len(stay) - limit) :]}:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
@@ -29,7 +29,7 @@ from .configuration import MultiTaskConfig
 from .demo import demo_tokenizer
 from .errors import InputError, PushError
 from .hub import push_folder
-from .inputs import encoder_limit, longest_input
+from .inputs import encoder_limit, load_tokenizer, longest_input
 from .inspection import as_text, describe_task, overview
 from .modeling import MultiTaskModel, load_config
 from .pipeline import MultiTaskPipeline, Texts
@@ -125,7 +125,7 @@ def load_pipeline(name: str, revision: str) -> MultiTaskPipeline:
         raise InputError(f"model {name!r} holds a model of type {config.model_type!r}, wanted a multi-task model")
     with _named(name):
         model = MultiTaskModel.from_pretrained(name, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    tokenizer = load_tokenizer(name, revision=revision)
     return MultiTaskPipeline(model=model, tokenizer=tokenizer, task="multi-task-classification")
 
 
@@ -233,15 +233,17 @@ def _token_counter(name: str | None, specs: Sequence[TaskSpec]) -> tuple[PreTrai
     """A tokenizer and where its model cuts: of the model named, or what training would take, if it is at hand."""
     if name is None and all(spec.dataset == EMBEDDED for spec in specs):
         return demo_tokenizer(), DEFAULT_LENGTH
+    options = {"local_files_only": name is None}
     try:
-        options = {"local_files_only": name is None}
-        config = load_config(name or DEFAULT_ENCODER, **options)
-        with _named(name or DEFAULT_ENCODER):
-            tokenizer = AutoTokenizer.from_pretrained(name or DEFAULT_ENCODER, **options)
+        tokenizer = load_tokenizer(name or DEFAULT_ENCODER, **options)
     except InputError:
         if name is not None:
             raise
         return None, DEFAULT_LENGTH
+    try:
+        config = load_config(name or DEFAULT_ENCODER, **options)
+    except InputError:  # a tokenizer alone
+        return tokenizer, min(DEFAULT_LENGTH, tokenizer.model_max_length)
     if isinstance(config, MultiTaskConfig):
         return tokenizer, longest_input(config, tokenizer)
     return tokenizer, min(DEFAULT_LENGTH, encoder_limit(tokenizer, config))

@@ -72,30 +72,30 @@ def publish(
 
 
 @contextmanager
-def failure_named(folder: Path, repo_id: str, revision: str | None) -> Iterator[None]:
+def failure_named(folder: Path, repo_id: str, revision: str | None, *, private: bool = False) -> Iterator[None]:
     """Raise PushError, with the command that pushes `folder` later, for what the Hub does not take."""
     try:
         yield
     except PUSH_FAILURES as error:
-        reason = first_line(error.__cause__ or error) if isinstance(error, RuntimeError) else first_line(error)
-        if isinstance(error, ValueError):  # a refused card's has its reasons in lines of their own
-            reason = " ".join(str(error).split())
-        to = f" --revision {revision}" if revision else ""
+        to = f" --revision {revision}" * bool(revision) + " --private" * private
         raise PushError(
-            f"{repo_id!r} was not pushed: {reason}. The model is in {str(folder)!r}; to push it later: "
+            f"{repo_id!r} was not pushed: {reason_of(error)}. The model is in {str(folder)!r}; to push it later: "
             f"hf-mtl push {shlex.quote(str(folder))} {repo_id}{to}"
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def reason_of(error: BaseException) -> str:
+    """Why a push failed, in a line."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.split()) if isinstance(error, ValueError) else text.splitlines()[0]
 
 
 def write_local_card(folder: Path, facts: CardFacts) -> None:
     """Put README.md into the folder, with what people wrote into the one there."""
     facts = dataclasses.replace(facts, curves=(folder / CURVES).exists())
-    (folder / "README.md").write_text(model_card(facts, read_card(folder)), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(facts, read_card(folder), None), encoding="utf-8")
 
 
 def write_card(folder: Path, facts: CardFacts, token: str | None, revision: str | None) -> None:
@@ -150,18 +150,13 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, revision: 
     """Upload the folder of a run that could not be pushed; makes the repository. Raises as `publish` does.
 
     Raises:
-        InputError: for a folder without a model, and for a repository that cannot be made or written.
+        InputError: for a folder without a model.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"folder {str(folder)!r} holds no model; wanted the output_dir of a run")
-    try:
+    with failure_named(folder, repo_id, revision, private=private):
         check_write_access(None)
-        HfApi().create_repo(repo_id, private=private or None, exist_ok=True)
-    except InputError:
-        raise
-    except PUSH_FAILURES as error:
-        raise InputError(f"{repo_id!r} cannot be pushed to: {first_line(error)}") from error
-    with failure_named(folder, repo_id, revision):
+        repo_id = HfApi().create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if here := read_card(folder):
             there = published_card(repo_id, None, revision)
             (folder / "README.md").write_text(merged_card(here, there, repo_id), encoding="utf-8")

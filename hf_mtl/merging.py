@@ -101,12 +101,19 @@ def _read_record(text: str) -> dict[str, Any]:
     return record if isinstance(record, dict) and isinstance(record.get("header"), dict) else {}
 
 
-def joined(fresh: Card, here: Card, there: Card) -> str:
-    """The text of a card: `fresh` is written here, the rest is what people wrote into the other two."""
+def joined(fresh: Card, here: Card, there: Card | None) -> str:
+    """The text of a card: `fresh` is written here, the rest is what people wrote into the other two.
+
+    Without `there` it is for the folder only, and what the Hub and the folder last had in common stays on record.
+    """
+    local, there = there is None, there or Card(header={})
     header = merged_header(fresh.header, here, there)
     texts = {part: _merged_text(part, here, there) for part in ("above", "below")}
+    began = {part: _digest(text) for part, text in texts.items()}
+    if local:
+        began.update(here.began)
     wrote = {key: value for key, value in fresh.header.items() if key not in ("tags", "model-index")}
-    record = {"header": wrote, "repo_id": fresh.repo_id, **{part: _digest(text) for part, text in texts.items()}}
+    record = {"header": wrote, "repo_id": fresh.repo_id, **began}
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     own = [START, f"<!-- hf_mtl wrote {json.dumps(record)} -->", fresh.own, END] if fresh.own else []
     return "\n\n".join(part for part in (f"---\n{front}---", texts["above"], *own, texts["below"]) if part) + "\n"

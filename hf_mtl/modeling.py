@@ -95,6 +95,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             {name: nn.Linear(width, KINDS[head.kind].head_width(head)) for name, head in config.heads.items()}
         )
         self.task_heads = config.heads
+        self.source: dict[str, Any] = {}  # how it was loaded, where it was
         self._encoder_inputs = set(inspect.signature(self.encoder.forward).parameters)
         self.post_init()
 

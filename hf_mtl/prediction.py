@@ -194,8 +194,8 @@ class ResumableOutput:
 
     def write(self, texts: Texts, line: str) -> None:
         """Add a row's answer."""
-        self.digest.update(_as_bytes(texts))
         self.progress.size += self.stream.write(line.encode())
+        self.digest.update(_as_bytes(texts))
         self.progress.rows += 1
         if self.progress.rows % STATE_EVERY == 0:
             self.save()

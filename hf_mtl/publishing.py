@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from .card import CardFacts
 from .checkpoints import write_errors_named
 from .errors import InputError
 from .evaluation import TaskEvaluation
-from .hub import CURVES, PUSH_FAILURES, check_write_access, failure_named, first_line, publish, write_local_card
+from .hub import CURVES, PUSH_FAILURES, check_write_access, failure_named, publish, reason_of, write_local_card
 from .joint import JointLoss
 from .pushing import PushCheckpoints
 from .sampling import TaskBatchSampler
@@ -27,21 +27,24 @@ class TaskPublishing(TaskEvaluation):
         unfreeze_schedule: given when layers are unfrozen in the course of the training.
         batch_sampler: deals the training rows.
         push_checkpoints: pushes them while the training goes on.
+        conflict_share: gives the share of the run's steps in which two tasks' gradients conflicted.
     """
 
     joint: JointLoss | None
     unfreeze_schedule: UnfreezeSchedule | None
     batch_sampler: TaskBatchSampler
     push_checkpoints: PushCheckpoints
+    conflict_share: Callable[[], float | None]
 
-    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
+        options = {} if private is None else {"private": private}  # 5.17 has no such argument
         try:
-            super().init_hf_repo(*args, **kwargs)
+            super().init_hf_repo(token=token, **options)
             if self.is_world_process_zero():
-                check_write_access(kwargs.get("token") or self.args.hub_token)
+                check_write_access(token or self.args.hub_token)
         except PUSH_FAILURES as error:
-            raise InputError(f"hub_model_id {self.repo_id!r} cannot be pushed to: {first_line(error)}") from error
+            raise InputError(f"hub_model_id {self.repo_id!r} cannot be pushed to: {reason_of(error)}") from error
         self.push_checkpoints.repo_id = self.hub_model_id
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -82,6 +85,7 @@ class TaskPublishing(TaskEvaluation):
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
+        private: bool | None = None,
         **kwargs: Any,
     ) -> str | None:
         """Upload model, tokenizer, card and curves to `args.hub_model_id`; files that may hold secrets stay here.
@@ -100,16 +104,18 @@ class TaskPublishing(TaskEvaluation):
         if any("loss" in row for row in self.state.log_history):
             self.draw_curves()
         if self.hub_model_id is None:
-            write_local_card(folder, self.card_facts())
-            with failure_named(folder, self.repo_id, revision):
-                self.init_hf_repo(token=token)
+            self.create_model_card()
+            wanted = bool(self.args.hub_private_repo if private is None else private)
+            with failure_named(folder, self.repo_id, revision, private=wanted):
+                self.init_hf_repo(token=token, private=private)
         token, message = token or self.args.hub_token, commit_message or "End of training"
         return publish(folder, self.card_facts(), message=message, token=token, revision=revision)
 
     def create_model_card(self) -> None:
         """Put the model card into the output folder; what a person wrote into one that is there stays."""
         if self.is_world_process_zero():
-            write_local_card(Path(self.args.output_dir), self.card_facts())
+            with write_errors_named(self.args.output_dir):
+                write_local_card(Path(self.args.output_dir), self.card_facts())
 
     @property
     def repo_id(self) -> str:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from .checkpoints import MANIFEST, manifest, sha256
-from .hub import PUBLISHED, PUSH_FAILURES, first_line
+from .hub import PUBLISHED, PUSH_FAILURES, reason_of
 
 logger = logging.getLogger(__name__)
 LAST = "last-checkpoint"
@@ -40,13 +40,13 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
     def __init__(self, strategy: HubStrategy, *, always: bool) -> None:
         self.strategy, self.always = strategy, always
         self.repo_id: str | None = None  # once it is known that it can be written
-        self.checkpoint: Path | None = None  # whose files are being read
         self._push: Future[Any] | None = None
+        self._checkpoint: Path | None = None  # of the last push
 
     @contextmanager
     def in_charge(self, args: TrainingArguments) -> Iterator[None]:
         """Keeps the Trainer from pushing checkpoints itself."""
-        args.hub_strategy = HubStrategy.END
+        self.strategy, args.hub_strategy = args.hub_strategy, HubStrategy.END
         try:
             yield
         finally:
@@ -57,12 +57,15 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self.push(checkpoint, self.repo_id, token=args.hub_token, revision=args.hub_revision)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.wait()
+
     def push(self, checkpoint: Path, repo_id: str, *, token: str | None, revision: str | None) -> None:
         """Begin to push a checkpoint; a push that fails is told by a warning, and training goes on."""
         if self.strategy == HubStrategy.END or (self._push is not None and not self._push.done() and not self.always):
             return
         self.wait()
-        self.checkpoint = checkpoint
+        self._checkpoint = checkpoint
         self._push = HfApi().create_commit(
             repo_id=repo_id,
             operations=list(additions(checkpoint, with_state=self.strategy == HubStrategy.CHECKPOINT)),
@@ -72,6 +75,10 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
             run_as_future=True,
         )
 
+    def in_use(self) -> Path | None:
+        """The checkpoint whose files are being read."""
+        return None if self._push is None or self._push.done() else self._checkpoint
+
     def wait(self) -> None:
         """Wait for the push that is under way."""
         if self._push is None:
@@ -79,8 +86,8 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
         try:
             self._push.result()
         except PUSH_FAILURES as error:
-            logger.warning("a checkpoint was not pushed, and training goes on: %s", first_line(error))
-        self._push = self.checkpoint = None
+            logger.warning("a checkpoint was not pushed, and training goes on: %s", reason_of(error))
+        self._push = None
 
 
 def additions(checkpoint: Path, *, with_state: bool) -> Iterator[CommitOperationAdd]:

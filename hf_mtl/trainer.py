@@ -129,8 +129,7 @@ class MultiTaskTrainer(TaskPublishing):
         self.loss_steps = 0
         self.bad_steps = dict.fromkeys(self.tasks, 0)
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
-        in_use = lambda: self.push_checkpoints.checkpoint  # noqa: E731
-        self.seal, self.sigterm = SealCheckpoints(self.data_order, in_use), StopOnSigterm()
+        self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
         own = [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(
@@ -312,6 +311,7 @@ class MultiTaskTrainer(TaskPublishing):
                 last checkpoint holds the state.
         """
         self.bad_steps = dict.fromkeys(self.tasks, 0)
+        self.loss_sums, self.conflicts, self.loss_steps = 0.0, 0.0, 0
         self.seal.resumed_from = None
         if resume_from_checkpoint:
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
@@ -370,7 +370,10 @@ class MultiTaskTrainer(TaskPublishing):
         super().log(logs, start_time)
 
     def conflict_share(self) -> float | None:
-        """Share of the run's steps in which two tasks' gradients had a negative inner product; None without a step."""
+        """Share of the run's steps in which two tasks' gradients had a negative inner product; None without a step.
+
+        Of steps between two lines of the log, only those after a resume are known; they stand for the others.
+        """
         rows = [row for row in self.state.log_history if "conflicts" in row]
         steps = np.diff([0, *(row["step"] for row in rows)])  # each row's own; those since the last row come on top
         total = int(steps.sum()) + (0 if self.joint else self.loss_steps)

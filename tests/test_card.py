@@ -199,6 +199,13 @@ def test_a_merged_card_is_the_folders_where_nobody_wrote(facts):
     assert merged_card(card, model_card(before), facts.repo_id) == card
 
 
+def test_a_card_written_in_the_folder_only_keeps_on_record_what_was_pushed(facts):
+    pushed = model_card(facts, model_card(facts).replace(END, f"{END}\n\nNot for children."))
+    here = model_card(facts, edited(pushed, children="cats"), None)
+    assert split_card(model_card(facts, here, pushed)).below == "Not for cats."  # changed in the folder only
+    assert split_card(merged_card(here, pushed, facts.repo_id)).below == "Not for cats."
+
+
 def test_a_card_goes_to_the_hub_under_the_name_that_the_model_gets_there(facts):
     local = model_card(dataclasses.replace(facts, repo_id="out"))
     assert 'model="out"' in local

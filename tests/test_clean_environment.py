@@ -115,6 +115,13 @@ def test_a_saved_model_works_in_a_clean_environment(saved, make_model, tokenizer
     run(python, SENTENCE_TRANSFORMERS, saved, home=saved)
 
 
+def test_the_encoder_of_a_model_that_was_built_from_a_configuration_can_be_saved(saved, tokenizer):
+    config = AutoModel.from_pretrained(saved / "model").config
+    MultiTaskModel(config).save_encoder(saved / "encoder", tokenizer)
+    AutoModel.from_config(config).save_encoder(saved / "other")
+    assert (saved / "other" / "tokenizer.json").read_bytes() == (saved / "encoder" / "tokenizer.json").read_bytes()
+
+
 def test_the_package_prefers_its_own_code(saved):
     for trust in (None, True):
         model = AutoModel.from_pretrained(saved / "model", trust_remote_code=trust)

@@ -287,6 +287,16 @@ def test_what_was_changed_on_the_hub_survives_the_next_push(tmp_path, home, how,
     assert card.text.count("Not for medicine.") == card.text.count("## Training") == 1
 
 
+def test_a_file_that_is_not_taken_leaves_the_reason_and_the_command(tmp_path, monkeypatch, specs):
+    def upload(*args, **kwargs):  # as huggingface_hub tells it
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.") from ConnectionError("gone")
+
+    monkeypatch.setattr(hf_mtl.hub, "published_card", lambda *args: "")
+    monkeypatch.setattr(hf_mtl.hub, "upload", upload)
+    with pytest.raises(PushError, match=r"'user/demo' was not pushed: gone.*hf-mtl push"):
+        publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
+
+
 def test_a_push_that_fails_lets_the_training_go_on(tmp_path, caplog):
     push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=False)
     push._push = Future()
@@ -305,8 +315,10 @@ def test_a_checkpoint_is_left_out_while_another_is_under_way(tmp_path, monkeypat
     monkeypatch.setattr(push, "wait", lambda: [each.set_result(None) for each in pushes])
     for _ in range(2):
         push.push(tmp_path, "user/demo", token=None, revision=None)
-        assert push.checkpoint == tmp_path
+        assert push.in_use() == tmp_path
     assert len(pushes) == begun
+    push._push.set_result(None)
+    assert push.in_use() is None
 
 
 def test_old_checkpoints_go_when_nobody_reads_them(make_trainer, tmp_path):
@@ -356,9 +368,8 @@ def test_a_token_that_cannot_write_stops_the_run_before_it_trains(tmp_path, home
     assert token != READ_TOKEN or "may only read" in text
 
 
-@pytest.mark.parametrize(
-    "request_", ["PUT /_lfs/", pytest.param("POST /api/models/user/demo/commit", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", ["PUT /_lfs/", "POST /api/models/user/demo/commit"])
 def test_a_server_that_is_gone_leaves_the_result_and_the_command_that_pushes_it(tmp_path, home, flags, request_):
     out = home / "out"
     with serve(tmp_path / "hub", home, LOCAL_HUB_DIES_AT=request_) as client:

@@ -16,7 +16,7 @@ LEVELS = {
     "_version": 0,
     "solvers": 0,
     "kinds": 1,
-    "inputs": 0,
+    "inputs": 1,
     "model_files": 0,
     "mpnet": 0,
     "seeding": 1,

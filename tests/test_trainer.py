@@ -129,8 +129,10 @@ def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_pat
 def test_a_push_that_does_not_even_begin_leaves_the_model_and_the_command(make_trainer, tmp_path):
     trainer = make_trainer(hub_model_id="user/demo")
     trainer.train()
-    with pytest.raises(PushError, match=f"to push it later: hf-mtl push {tmp_path}/out user/demo"):
+    with pytest.raises(PushError, match=f"to push it later: hf-mtl push {tmp_path}/out user/demo$"):
         trainer.push_to_hub()  # tests have no Hub
+    with pytest.raises(PushError, match=f"hf-mtl push {tmp_path}/out user/demo --revision two --private$"):
+        trainer.push_to_hub(private=True, revision="two")
     assert "pairs" in MultiTaskModel.from_pretrained(tmp_path / "out").task_heads
     assert 'model="user/demo"' in (tmp_path / "out" / "README.md").read_text()
 
@@ -147,6 +149,9 @@ def test_the_share_of_conflicts_is_that_of_the_whole_run(make_trainer):
     assert trainer.card_facts().conflicts is None
     trainer.train()
     assert 0 < sum(found) < 11  # else this would show nothing
+    assert trainer.card_facts().conflicts == pytest.approx(sum(found) / 11)
+    found.clear()
+    trainer.train()  # anew
     assert trainer.card_facts().conflicts == pytest.approx(sum(found) / 11)
 
 
