@@ -204,9 +204,11 @@ class ResumableOutput:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.digest is not None:
-            self.save()
-        self.stream.close()
+        try:
+            if self.digest is not None:
+                self.save()
+        finally:
+            self.stream.close()
 
     def save(self) -> None:
         """Make what is written so far the place to go on from."""
