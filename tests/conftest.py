@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import datasets
 import pytest
 import torch
+from accelerate.state import GradientState
 from datasets import Dataset
 from transformers import AutoConfig, BertConfig
 
@@ -24,6 +25,12 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_by_other_tests():
+    """accelerate keeps one gradient state for a process, which a test that stops in mid-step leaves as it is."""
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")
