@@ -38,9 +38,10 @@ class TaskPublishing(TaskEvaluation):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
-        options = {} if private is None else {"private": private}  # 5.17 has no such argument
+        if private is not None:
+            self.args.hub_private_repo = private  # transformers 5.17 asks there only
         try:
-            super().init_hf_repo(token=token, **options)
+            super().init_hf_repo(token=token)
             if self.is_world_process_zero():
                 check_write_access(token or self.args.hub_token)
         except PUSH_FAILURES as error:
