@@ -223,21 +223,38 @@ class SummedLoss(MultiTaskTrainer):
         return torch.stack(list(model(batches=inputs).loss.values())).sum()
 
 
+def own_trainer(
+    rows: dict[str, Dataset], encoder: str, rows_per_task: int, *, cls: type[MultiTaskTrainer] = MultiTaskTrainer,
+    arguments: dict[str, Any] | None = None, **options: Any,
+) -> MultiTaskTrainer:  # fmt: skip
+    """This project's Trainer on a fresh model, nothing frozen; PCGrad unless the arguments say otherwise."""
+    args = MultiTaskTrainingArguments(
+        do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, unfreeze_schedule="none",
+        eval_strategy="no", **COMMON, **(arguments or {}),
+    )  # fmt: skip
+    return cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER, **options)
+
+
+def ready(trainer: Any) -> Any:
+    """A Trainer that takes single steps, outside `train()`."""
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
 def ours(rows: dict[str, Dataset], encoder: str, rows_per_task: int, method: str) -> Callable[[int, int], Any]:
     """This project's Trainer with a gradient method, or with the stock step on its batches."""
 
     def run(block: int, steps: int) -> tuple[float, float]:
-        args = MultiTaskTrainingArguments(
-            do_train=True, max_steps=steps + WARM_UP, seed=block,
-            per_device_train_batch_size=len(TASKS) * rows_per_task,
-            gradient_method="sum" if method == "stock" else method, unfreeze_schedule="none", eval_strategy="no",
-            **COMMON,
-        )  # fmt: skip
         counter = Counter(TaskCollator(TOKENIZER), rows_per_task)
         clock = Clock(counter)
-        cls = SummedLoss if method == "stock" else MultiTaskTrainer
-        trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER, callbacks=[clock], data_collator=counter)
-        trainer.train()
+        own_trainer(
+            rows, encoder, rows_per_task, cls=SummedLoss if method == "stock" else MultiTaskTrainer,
+            arguments={
+                "gradient_method": "sum" if method == "stock" else method, "max_steps": steps + WARM_UP, "seed": block,
+            },
+            callbacks=[clock], data_collator=counter,
+        ).train()  # fmt: skip
         return clock.seconds(), counter.ratio()
 
     return run
@@ -302,16 +319,8 @@ def cost_of_pcgrad(
     rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int
 ) -> list[tuple[float, float]]:
     """Seconds of the stock step and of PCGrad, batch by batch, each taken by both in turn."""
-    steps = []
-    for cls, method in ((SummedLoss, "sum"), (MultiTaskTrainer, "pcgrad")):
-        args = MultiTaskTrainingArguments(
-            do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, gradient_method=method,
-            unfreeze_schedule="none", eval_strategy="no", **COMMON,
-        )  # fmt: skip
-        trainer = cls(make_model(encoder), args, TASKS, rows, None, TOKENIZER)
-        trainer.create_optimizer()
-        trainer.current_gradient_accumulation_steps = 1  # set by train()
-        steps.append(functools.partial(one_step, trainer))
+    trainers = [ready(own_trainer(rows, encoder, rows_per_task, cls=cls)) for cls in (SummedLoss, MultiTaskTrainer)]
+    steps, trainer = [functools.partial(one_step, each) for each in trainers], trainers[1]
     pairs = []
     for number, batch in zip(range(num_batches + WARM_UP), trainer.get_train_dataloader(), strict=False):
         order = (0, 1) if number % 2 else (1, 0)
@@ -332,17 +341,9 @@ def beside_group_by_length(
         remove_unused_columns=False, **COMMON,
     )  # fmt: skip
     stock = Trainer(make_model(encoder, JointModel), args, Counter(pad, rows_per_task), Joint(joint_rows(rows)))
-    own = MultiTaskTrainingArguments(
-        do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, unfreeze_schedule="none",
-        eval_strategy="no", **COMMON,
-    )  # fmt: skip
     collator = Counter(TaskCollator(TOKENIZER), rows_per_task)
-    mine = MultiTaskTrainer(make_model(encoder), own, TASKS, rows, None, TOKENIZER, data_collator=collator)
-    sides = []
-    for trainer in (stock, mine):
-        trainer.create_optimizer()
-        trainer.current_gradient_accumulation_steps = 1  # set by train()
-        sides.append((trainer, iter(trainer.get_train_dataloader())))
+    mine = own_trainer(rows, encoder, rows_per_task, data_collator=collator)
+    sides = [(ready(trainer), iter(trainer.get_train_dataloader())) for trainer in (stock, mine)]
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(num_batches):
         for side in (0, 1) if number % 2 else (1, 0):
@@ -360,13 +361,7 @@ def beside_group_by_length(
 
 def profile(rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_steps: int) -> str:
     """Where a PCGrad step's time goes, in Markdown: the operations that took most of it by themselves."""
-    args = MultiTaskTrainingArguments(
-        do_train=True, per_device_train_batch_size=len(TASKS) * rows_per_task, unfreeze_schedule="none",
-        eval_strategy="no", **COMMON,
-    )  # fmt: skip
-    trainer = MultiTaskTrainer(make_model(encoder), args, TASKS, rows, None, TOKENIZER)
-    trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1  # set by train()
+    trainer = ready(own_trainer(rows, encoder, rows_per_task))
     batches = iter(trainer.get_train_dataloader())
     for _ in range(WARM_UP):
         one_step(trainer, next(batches))
@@ -396,7 +391,7 @@ def one_step(trainer: Trainer, batch: Any) -> float:
     return time.perf_counter() - start
 
 
-PAIR = STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
+STOCK, MINE = "stock step on hf_mtl's batches", "hf_mtl pcgrad"
 METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
     "plain sum, joint random batches": lambda *shape: peer(*shape, "sum"),
     "plain sum, a random batch per task": lambda *shape: peer(*shape, "sum per task"),
@@ -586,15 +581,8 @@ def main() -> None:
         return
     if options.cost:
         pairs = cost_of_pcgrad(make_rows(), options.encoder, options.rows, options.cost)
-        stock, pcgrad = (statistics.median(times) for times in zip(*pairs, strict=True))
-        ratios = statistics.quantiles(mine / theirs for theirs, mine in pairs)
-        found = {"shape": shape, "stock": stock, "pcgrad": pcgrad, "ratios": ratios}
-        if main_process and options.json:
-            peaks = [peak_memory(name, options.encoder, options.rows, 2) if PROCESSES == 1 else None for name in PAIR]
-            print(json.dumps({**found, "peaks_gib": peaks}))
-        elif main_process:
-            low, middle, high = ratios
-            print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
+        low, middle, high = statistics.quantiles(mine / theirs for theirs, mine in pairs)
+        print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
         return
     options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
     result, lowest = measure(options)

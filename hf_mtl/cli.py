@@ -87,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("task_set", nargs="?", help="FILE.yaml or the name of a set; without it, all sets are listed")
     two.add_argument("--task", nargs="+", help="some of its tasks")
     two.add_argument("--dataset-name", help="Hub id or folder that replaces the set's dataset")
-    two.add_argument("--model", help="folder or Hub id whose tokenizer counts tokens; the default encoder unless given")
+    two.add_argument(
+        "--model",
+        help="folder or Hub id whose tokenizer counts tokens; the default encoder, if it is in the cache, unless given",
+    )
     two.add_argument("--max-seq-length", type=int, help="inputs above it count as cut; as the model cuts unless given")
     two.add_argument("--json", action="store_true", help="JSON instead of text")
 
