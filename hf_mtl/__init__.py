@@ -5,8 +5,9 @@ from ._version import __version__
 from .arguments import MultiTaskTrainingArguments
 from .configuration import MultiTaskConfig
 from .errors import InputError
-from .modeling import MultiTaskModel, MultiTaskOutput, load_model
+from .modeling import MultiTaskModel, MultiTaskOutput
 from .pipeline import MultiTaskPipeline
+from .pretrained import load_model
 from .schedule import UnfreezeSchedule
 from .tasks import TaskSpec, load_tasks
 from .trainer import MultiTaskTrainer

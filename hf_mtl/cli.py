@@ -29,11 +29,12 @@ from .configuration import MultiTaskConfig
 from .demo import demo_tokenizer
 from .errors import InputError, PushError
 from .hub import push_folder
-from .inputs import encoder_limit, load_tokenizer, longest_input
+from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
-from .modeling import MultiTaskModel, load_config
+from .modeling import MultiTaskModel
 from .pipeline import MultiTaskPipeline, Texts
 from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts
+from .pretrained import load_config, load_tokenizer
 from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
 
 

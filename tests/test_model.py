@@ -9,7 +9,8 @@ from transformers import AutoModel, GPT2Config, GPT2Model, T5Config
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, load_model
 from hf_mtl.kinds import TaskHead
 from hf_mtl.model_files import CODE
-from hf_mtl.modeling import check_encoder, pool
+from hf_mtl.modeling import pool
+from hf_mtl.pretrained import check_encoder
 
 SENTIMENT = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))
 SIMILARITY = TaskHead(name="similarity", kind="regression", label_range=(0.0, 5.0), num_texts=2)
