@@ -100,13 +100,17 @@ class TaskGradients:
         """Take a gradient that backward has just left in `.grad`."""
         if self._task is None or parameter.grad is None:
             return
+        gradient, parameter.grad = parameter.grad, None
         view, written = self._views[self._task][i], self._written[self._task]
-        if i in written:
-            view.add_(parameter.grad)
+        if gradient.is_sparse:
+            if i not in written:
+                view.zero_()
+            view.index_add_(0, gradient._indices()[0], gradient._values())
+        elif i in written:
+            view.add_(gradient)
         else:
-            view.copy_(parameter.grad)
-            written.add(i)
-        parameter.grad = None
+            view.copy_(gradient)
+        written.add(i)
 
     def _views_of(self, row: Tensor) -> list[Tensor]:
         pieces = torch.split(row, [p.numel() for p in self.shared])

@@ -19,6 +19,7 @@ LEVELS = {
     "inputs": 0,
     "model_files": 0,
     "mpnet": 0,
+    "cpu": 0,
     "seeding": 1,
     "schedule": 1,
     "options": 1,

@@ -1,0 +1,275 @@
+"""The CPU's kernels against torch's own functions: outputs and gradients, and what dropout drops."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from hf_mtl import cpu
+from hf_mtl.cpu import cpu_kernels
+from hf_mtl.gradients import TaskGradients
+
+TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
+
+
+def apart(found, wanted):
+    """2-norm of the difference over that of the wanted."""
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def outputs_and_gradients(function, tensors):
+    """What a function gives, and the gradient of a fixed weighted sum of it for every tensor that wants one."""
+    tensors = [t.detach().clone().requires_grad_(t.requires_grad) if t is not None else None for t in tensors]
+    output = function(*tensors)
+    output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(1)))
+    return output.detach(), [t.grad for t in tensors if t is not None and t.requires_grad]
+
+
+def assert_same(function, tensors):
+    """A function under the kernels gives what it gives without, and so do its gradients."""
+    wanted, gradients = outputs_and_gradients(function, tensors)
+    with cpu_kernels():
+        found, own = outputs_and_gradients(function, tensors)
+    assert apart(found, wanted) < TOLERANCE
+    for gradient, other in zip(own, gradients, strict=True):
+        assert gradient.shape == other.shape
+        assert apart(gradient, other) < TOLERANCE
+
+
+def calls_of(monkeypatch, name):
+    """A list that grows with every call of one of the kernels' parts."""
+    calls, real = [], getattr(cpu, name)
+    monkeypatch.setattr(cpu, name, lambda *args: calls.append(args) or real(*args))
+    return calls
+
+
+# ---- linear layers ----
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize(("width", "width_out"), [(8, 24), (24, 8), (16, 16), (16, 1)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_layers(shape, width, width_out, with_bias, monkeypatch):
+    calls = calls_of(monkeypatch, "_product")
+    torch.manual_seed(0)
+    bias = torch.randn(width_out, requires_grad=True) if with_bias else None
+    assert_same(
+        F.linear,
+        [torch.randn(*shape, width, requires_grad=True), torch.randn(width_out, width, requires_grad=True), bias],
+    )
+    assert len(calls) == (3 if width_out < width else 2)  # forward, to the input, and to the weight where it narrows
+
+
+def test_linear_layers_of_transposed_inputs_and_gradients():
+    torch.manual_seed(0)
+    weight, second = torch.randn(12, 8, requires_grad=True), torch.randn(6, 5, requires_grad=True)
+
+    def function(inputs, weight, second):
+        return F.linear(F.linear(inputs.transpose(1, 2), weight).transpose(1, 2), second)
+
+    assert_same(function, [torch.randn(4, 8, 5, requires_grad=True), weight, second])
+
+
+@pytest.mark.parametrize("trains", [{"inputs"}, {"weight"}, {"bias"}])
+def test_linear_layers_compute_no_gradient_that_nobody_wants(trains, monkeypatch):
+    torch.manual_seed(0)
+    tensors = [
+        torch.randn(shape, requires_grad=name in trains)
+        for name, shape in (("inputs", (5, 8)), ("weight", (3, 8)), ("bias", (3,)))
+    ]
+    assert_same(F.linear, tensors)
+    with cpu_kernels():
+        output = F.linear(*tensors)
+    saved = [t for t in output.grad_fn.saved_tensors if t is not None]
+    assert len(saved) == (0 if trains == {"bias"} else 1)
+
+
+def test_a_linear_layer_without_gradients_keeps_no_graph():
+    with cpu_kernels():
+        assert F.linear(torch.randn(5, 8), torch.randn(3, 8)).grad_fn is None
+
+
+# ---- dropout ----
+
+
+def test_dropout_drops_with_its_probability_and_keeps_the_mean():
+    """Within five standard deviations, 0.0011 of a million draws; each of the four draws of a word alike."""
+    torch.manual_seed(0)
+    with cpu_kernels():
+        output = F.dropout(torch.ones(2**20), 0.1)
+    assert output.unique().tolist() == [0.0, pytest.approx(1 / 0.9, rel=1e-4)]
+    for draws in (output, *output.view(-1, 4).unbind(dim=1)):
+        assert (draws == 0).float().mean().item() == pytest.approx(0.1, abs=5 * (0.09 / len(draws)) ** 0.5)
+    pairs = (output.view(-1, 4)[:, 0] == 0) & (output.view(-1, 4)[:, 1] == 0)
+    assert pairs.float().mean().item() == pytest.approx(0.01, abs=5 * (0.0099 / len(pairs)) ** 0.5)
+
+
+def test_dropout_has_a_gradient_where_it_kept_and_follows_the_seed():
+    inputs = torch.randn(50, 7, requires_grad=True)
+    torch.manual_seed(3)
+    with cpu_kernels():
+        output = F.dropout(inputs, 0.3)
+        torch.manual_seed(3)
+        assert torch.equal(F.dropout(inputs, 0.3), output)
+        assert not torch.equal(F.dropout(inputs, 0.3), output)
+    output.sum().backward()
+    torch.testing.assert_close(inputs.grad, output.detach() / inputs.detach())
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-7, 1.0])
+def test_probabilities_that_16_bits_cannot_draw_are_left_to_torch(p, monkeypatch):
+    calls = calls_of(monkeypatch, "_scaled_mask")
+    inputs = torch.randn(10)
+    with cpu_kernels():
+        torch.testing.assert_close(F.dropout(inputs, p), inputs if p < 1 else torch.zeros(10))
+        assert torch.equal(F.dropout(inputs, 0.5, training=False), inputs)
+    assert not calls
+
+
+# ---- attention ----
+
+HIDDEN = torch.arange(7)[None, :] < torch.tensor([7, 4, 1])[:, None]  # rows of 7, 4 and 1 real tokens
+MASKS = {
+    "none": None,
+    "bool": HIDDEN[:, None, None, :],
+    "float": torch.zeros(3, 1, 1, 7).masked_fill(~HIDDEN[:, None, None, :], torch.finfo(torch.float32).min),
+    "bias": torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(5)).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_attention(mask, scale, monkeypatch):
+    """With the same mask of dropout on both sides."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, 7, 2, 4, requires_grad=True).transpose(1, 2) for _ in range(3))
+    dropped = cpu._scaled_mask(torch.Size((3, 2, 7, 7)), 0.4)
+    monkeypatch.setattr(cpu, "_scaled_mask", lambda *args: dropped)
+
+    def plain(query, key, value, mask):
+        scores = query @ key.transpose(2, 3) * (0.5 if scale is None else scale)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return (scores.softmax(dim=-1) * dropped) @ value
+
+    def ours(query, key, value, mask):
+        with cpu_kernels():
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.4, scale=scale)
+
+    wanted, gradients = outputs_and_gradients(plain, [query, key, value, mask])
+    found, own = outputs_and_gradients(ours, [query, key, value, mask])
+    assert apart(found, wanted) < TOLERANCE
+    for gradient, other in zip(own, gradients, strict=True):
+        assert apart(gradient, other) < TOLERANCE
+
+
+@pytest.mark.parametrize("options", [{"dropout_p": 0.0}, {"dropout_p": 0.4, "is_causal": True}], ids=str)
+def test_attention_of_another_kind_is_left_to_torch(options, monkeypatch):
+    calls = calls_of(monkeypatch, "_scaled_mask")
+    tensors = [torch.randn(3, 2, 7, 4) for _ in range(3)]
+    torch.manual_seed(0)
+    wanted = F.scaled_dot_product_attention(*tensors, **options)
+    torch.manual_seed(0)
+    with cpu_kernels():
+        assert torch.equal(F.scaled_dot_product_attention(*tensors, **options), wanted)
+    assert not calls
+
+
+# ---- embeddings ----
+
+
+@pytest.mark.parametrize("padding_idx", [None, 3])
+def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
+    """Over two micro-batches with repeated ids, as dense ones."""
+    ids = torch.tensor([[3, 9, 9, 1], [3, 3, 0, 9]])
+    rows = []
+    for around in (cpu_kernels, torch.enable_grad):
+        torch.manual_seed(0)
+        table = nn.Embedding(40, 5, padding_idx)
+        head = nn.Linear(5, 1)
+        gradients = TaskGradients(["a"], list(table.parameters()), {"a": list(head.parameters())}, {"a": 1.0})
+        gradients.rows.fill_(torch.nan)  # no content yet
+        gradients.clear()
+        for part in (ids, ids[:1]):
+            with around():
+                vectors = table(part)
+                loss = head(vectors).square().mean()
+            kinds = []
+            hook = table.weight.register_hook(lambda g, kinds=kinds: kinds.append(g.is_sparse))
+            with gradients.collecting("a", loss, len(part)):
+                (loss * len(part)).backward()
+            hook.remove()
+            assert kinds == [around is cpu_kernels]
+        gradients.close()
+        rows.append(gradients.rows[0].clone())
+    assert apart(rows[0], rows[1]) < TOLERANCE
+
+
+def test_a_small_table_has_a_dense_gradient():
+    table = nn.Embedding(2, 5)
+    with cpu_kernels():
+        table(torch.zeros(4, dtype=torch.int64)).sum().backward()
+    assert not table.weight.grad.is_sparse
+
+
+# ---- where they are used ----
+
+
+class Watch(TorchFunctionMode):
+    """Notes which of torch's functions are reached."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_left_to_torch(dtype):
+    tensors = [torch.randn(4, 8, dtype=dtype), torch.randn(3, 8, dtype=dtype)]
+    with Watch() as watch, cpu_kernels():
+        assert F.linear(*tensors).dtype == dtype
+    assert F.linear in watch.seen
+
+
+def test_autocast_keeps_its_types():
+    with torch.autocast("cpu", torch.bfloat16), cpu_kernels():
+        assert F.linear(torch.randn(4, 8), torch.randn(3, 8)).dtype == torch.bfloat16
+
+
+def step_rows(trainer):
+    """The rows of gradients after one step's backward, before they are combined."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._combine = lambda gradients: None
+    trainer.begin_step()
+    trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
+    return trainer.gradients.rows
+
+
+def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
+    calls = calls_of(monkeypatch, "_product")
+    rows = step_rows(make_trainer())
+    assert calls
+    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", torch.enable_grad)
+    for row, wanted in zip(rows, step_rows(make_trainer()), strict=True):
+        assert apart(row, wanted) < TOLERANCE
+
+
+def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_trainer, make_model, monkeypatch):
+    """Backward repeats the forward there, outside the kernels, which would drop other numbers."""
+    rows = step_rows(make_trainer(make_model(dropout=0.3), gradient_checkpointing=True))
+    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", torch.enable_grad)
+    for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
+        assert apart(row, wanted) < TOLERANCE
+
+
+def test_evaluation_takes_them_too(make_trainer, monkeypatch):
+    calls = calls_of(monkeypatch, "_product")
+    scores = make_trainer().evaluate()
+    assert calls
+    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", torch.enable_grad)
+    assert scores["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], rel=TOLERANCE)
