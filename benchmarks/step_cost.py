@@ -16,6 +16,7 @@ that many rows.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -210,7 +211,14 @@ class Counter:
         return self.padded / sum(self.tokens)
 
 
-class SummedLoss(MultiTaskTrainer):
+class PlainForward(MultiTaskTrainer):
+    """This project's step without `hf_mtl.cpu`."""
+
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
+        return contextlib.ExitStack()
+
+
+class SummedLoss(PlainForward):
     """This project's batches, and the stock Trainer's own step on the sum of the tasks' losses."""
 
     def begin_step(self) -> None:
@@ -315,11 +323,11 @@ def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: A
     return losses, features
 
 
-def cost_of_pcgrad(
-    rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int
+def beside_another_step(
+    rows: dict[str, Dataset], encoder: str, rows_per_task: int, num_batches: int, other: type[MultiTaskTrainer]
 ) -> list[tuple[float, float]]:
-    """Seconds of the stock step and of PCGrad, batch by batch, each taken by both in turn."""
-    trainers = [ready(own_trainer(rows, encoder, rows_per_task, cls=cls)) for cls in (SummedLoss, MultiTaskTrainer)]
+    """Seconds of another step and of PCGrad's, batch by batch, each taken by both in turn."""
+    trainers = [ready(own_trainer(rows, encoder, rows_per_task, cls=cls)) for cls in (other, MultiTaskTrainer)]
     steps, trainer = [functools.partial(one_step, each) for each in trainers], trainers[1]
     pairs = []
     for number, batch in zip(range(num_batches + WARM_UP), trainer.get_train_dataloader(), strict=False):
@@ -554,6 +562,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help=f"of each method in a block, {FACTOR} times that grouped")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--cost", type=int, metavar="BATCHES", help="only PCGrad's cost to the stock step, in turns")
+    parser.add_argument("--kernels", type=int, metavar="BATCHES", help="only what the CPU's kernels save, in turns")
     parser.add_argument("--beside", type=int, metavar="BATCHES", help="only the stock group_by_length, in turns")
     parser.add_argument("--profile", type=int, metavar="STEPS", help="only where the time of PCGrad's steps goes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -579,11 +588,14 @@ def main() -> None:
     if options.profile:
         print(profile(make_rows(), options.encoder, options.rows, options.profile))
         return
-    if options.cost:
-        pairs = cost_of_pcgrad(make_rows(), options.encoder, options.rows, options.cost)
-        low, middle, high = statistics.quantiles(mine / theirs for theirs, mine in pairs)
-        print(f"PCGrad to the stock step: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
-        return
+    for other, name, batches in (
+        (SummedLoss, "the stock step", options.cost), (PlainForward, "itself without hf_mtl.cpu", options.kernels)
+    ):  # fmt: skip
+        if batches:
+            pairs = beside_another_step(make_rows(), options.encoder, options.rows, batches, other)
+            low, middle, high = statistics.quantiles(mine / theirs for theirs, mine in pairs)
+            print(f"PCGrad to {name}: median {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
+            return
     options.methods = list(dict.fromkeys([*options.methods, STOCK, MINE]))  # the ratios are to these
     result, lowest = measure(options)
     if not main_process:

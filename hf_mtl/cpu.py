@@ -7,7 +7,8 @@ probability from other random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,20 +21,30 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-def cpu_kernels() -> AbstractContextManager[Any]:
+def cpu_kernels(sparse: Iterable[Parameter] = ()) -> AbstractContextManager[Any]:
     """A context in which forwards take the ways of this module; one that changes nothing where torch has no oneDNN.
 
-    Embeddings get sparse gradients, which are not made anew, full of zeros, for every backward. `TaskGradients` takes
-    them; optimizers and clipping do not. It must not be around a forward that backward repeats (gradient
-    checkpointing): the second forward would drop other numbers.
+    It must not be around a forward that backward repeats (gradient checkpointing): the second forward would drop other
+    numbers.
+
+    Args:
+        sparse: those of them that are embeddings get sparse gradients, which are not made anew, full of zeros, for
+            every backward. `TaskGradients` takes such gradients; optimizers and clipping do not.
     """
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return _CpuKernels() if there else nullcontext()
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return _CpuKernels(sparse) if there and torch.backends.mkldnn.enabled else nullcontext()
 
 
 class _CpuKernels(TorchFunctionMode):
+    def __init__(self, sparse: Iterable[Parameter]) -> None:
+        super().__init__()
+        self.kernels: dict[Any, Callable[..., Tensor | None]] = {
+            **KERNELS,
+            F.embedding: functools.partial(_embedding, {id(p) for p in sparse}),
+        }
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kernel = KERNELS.get(func)
+        kernel = self.kernels.get(func)
         result = None if kernel is None else kernel(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if result is None else result
 
@@ -41,8 +52,12 @@ class _CpuKernels(TorchFunctionMode):
 def _suits(*tensors: Tensor | None) -> bool:
     """Whether these are plain fp32 tensors on a CPU that nothing is about to cast."""
     return not torch.is_autocast_enabled("cpu") and all(
-        t is None or (type(t) in (Tensor, Parameter) and t.dtype == torch.float32 and t.device.type == "cpu")
+        type(t) in (Tensor, Parameter)
+        and t.dtype == torch.float32
+        and t.device.type == "cpu"
+        and t.layout == torch.strided
         for t in tensors
+        if t is not None
     )
 
 
@@ -59,35 +74,38 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 class _Linear(Function):
+    """A linear layer on rows. (A view made in here could not be changed in place later.)"""
+
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input_too, weight_too, _ = ctx.needs_input_grad
         ctx.save_for_backward(inputs if weight_too else None, weight if input_too else None)
-        return _product(inputs.flatten(0, -2), weight, bias).view(*inputs.shape[:-1], len(weight))
+        return _product(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         to_input = to_weight = to_bias = None
-        rows = gradient.flatten(0, -2)
+        gradient = gradient.contiguous()
         if weight is not None:
-            to_input = _product(rows, weight.T).view(*gradient.shape[:-1], -1)
+            to_input = _product(gradient, weight.T)
         if inputs is not None:
-            inputs = inputs.flatten(0, -2)
             # oneDNN copies the transposed gradient first, which pays where the layer narrows.
-            narrows = rows.shape[1] < inputs.shape[1]
-            to_weight = _product(rows.T, inputs.T) if narrows else rows.T @ inputs
+            narrows = gradient.shape[1] < inputs.shape[1]
+            to_weight = _product(gradient.T, inputs.contiguous().T) if narrows else gradient.T @ inputs
         if ctx.needs_input_grad[2]:
-            to_bias = rows.sum(dim=0)
+            to_bias = gradient.sum(dim=0)
         return to_input, to_weight, to_bias
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if not _suits(input, weight, bias) or input.dim() < 2 or input.numel() == 0:
+    if not _suits(input, weight, bias) or weight.dim() != 2 or input.dim() < 2 or input.numel() == 0:
         return None
-    output: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
-    return output
+    if bias is not None and not (bias.shape == weight.shape[:1] and bias.is_contiguous()):  # oneDNN would not notice
+        return None
+    output: Tensor = _Linear.apply(input.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
+    return output.view(*input.shape[:-1], -1)
 
 
 # ---- dropout ----
@@ -138,8 +156,8 @@ def _attention(
     if mask is not None:
         scores = scores.add_(mask)
     elif attn_mask is not None:
-        scores = scores.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)
-    shares = scores.softmax(dim=-1)
+        scores = scores.masked_fill_(~attn_mask, -torch.inf)
+    shares: Tensor = torch.ops.aten._safe_softmax(scores, -1)  # zeros, as in torch, where all is masked
     return ((shares * _scaled_mask(shares.shape, dropout_p)).flatten(0, 1) @ values).view(*batch, tokens[0], -1)
 
 
@@ -147,6 +165,7 @@ def _attention(
 
 
 def _embedding(
+    sparse_ones: set[int],
     input: Tensor,
     weight: Tensor,
     padding_idx: int | None = None,
@@ -155,15 +174,16 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor | None:
-    if sparse or max_norm is not None or not _suits(weight) or len(weight) < input.numel():
+    if id(weight) not in sparse_ones or scale_grad_by_freq or max_norm is not None or not _suits(weight):
         return None
-    return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse=True)
+    if len(weight) < input.numel():  # more gradients than zeros
+        return None
+    return F.embedding(input, weight, padding_idx, sparse=True)
 
 
 KERNELS: dict[Any, Callable[..., Tensor | None]] = {
     F.linear: _linear,
     F.dropout: _dropout,
     F.scaled_dot_product_attention: _attention,
-    F.embedding: _embedding,
 }
 """torch's function -> what stands in for it; None from it asks for torch's."""

@@ -185,9 +185,10 @@ class MultiTaskTrainer(TaskPublishing):
     def compute_loss_context_manager(self) -> ExitStack:
         """What is around every forward; on a CPU, its faster kernels too."""
         around: ExitStack = super().compute_loss_context_manager()
-        repeated = self.args.gradient_checkpointing  # by backward, which this is not around
+        # Backward, which this is not around, repeats the forward then.
+        repeated = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
         if self.args.device.type == "cpu" and self.joint is None and not (self.compiled or repeated):
-            around.enter_context(cpu_kernels())
+            around.enter_context(cpu_kernels(sparse=[] if self.gradients is None else self.gradients.shared))
         return around
 
     def begin_step(self) -> None:

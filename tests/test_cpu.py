@@ -1,5 +1,7 @@
 """The CPU's kernels against torch's own functions: outputs and gradients, and what dropout drops."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -24,6 +26,11 @@ def outputs_and_gradients(function, tensors):
     output = function(*tensors)
     output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(1)))
     return output.detach(), [t.grad for t in tensors if t is not None and t.requires_grad]
+
+
+def no_kernels(sparse=()):
+    """In the place of `cpu_kernels`."""
+    return nullcontext()
 
 
 def assert_same(function, tensors):
@@ -81,8 +88,26 @@ def test_linear_layers_compute_no_gradient_that_nobody_wants(trains, monkeypatch
     assert_same(F.linear, tensors)
     with cpu_kernels():
         output = F.linear(*tensors)
-    saved = [t for t in output.grad_fn.saved_tensors if t is not None]
+    saved = [t for t in output.grad_fn.next_functions[0][0].saved_tensors if t is not None]
     assert len(saved) == (0 if trains == {"bias"} else 1)
+
+
+def test_the_output_of_a_linear_layer_may_be_changed_in_place():
+    torch.manual_seed(0)
+    for shape in ((4, 8), (2, 4, 8)):
+        tensors = [torch.randn(shape, requires_grad=True), torch.randn(6, 8, requires_grad=True)]
+        assert_same(lambda x, w: F.relu(F.linear(x, w).div_(2), inplace=True), tensors)
+        frozen = [tensors[0].detach(), tensors[1].detach(), torch.randn(6, requires_grad=True)]
+        assert_same(lambda x, w, b: F.linear(x, w).add_(b), frozen)
+
+
+def test_linear_layers_of_tensors_that_are_not_contiguous():
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(3, 8, requires_grad=True), torch.randn(6, 8, requires_grad=True)
+    assert_same(lambda x, w, b: F.linear(x, w, b[::2]), [inputs, weight, torch.randn(12, requires_grad=True)])
+    assert_same(lambda x, w, b: F.linear(x, w, b.expand(6)), [inputs, weight, torch.randn(1, requires_grad=True)])
+    assert_same(lambda x, w: F.linear(x.unfold(0, 8, 1), w), [torch.randn(20, requires_grad=True), weight])
+    assert_same(lambda x, w: F.linear(x, w.T), [inputs, torch.randn(8, 6, requires_grad=True)])
 
 
 def test_a_linear_layer_without_gradients_keeps_no_graph():
@@ -134,6 +159,8 @@ MASKS = {
     "none": None,
     "bool": HIDDEN[:, None, None, :],
     "float": torch.zeros(3, 1, 1, 7).masked_fill(~HIDDEN[:, None, None, :], torch.finfo(torch.float32).min),
+    "all of a row": torch.arange(7)[None, None, None, :] < torch.tensor([7, 0, 1])[:, None, None, None],
+    "infinite": torch.zeros(3, 1, 1, 7).masked_fill(torch.tensor([0, 1, 0])[:, None, None, None].bool(), -torch.inf),
     "bias": torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(5)).requires_grad_(),
 }
 
@@ -151,7 +178,8 @@ def test_attention(mask, scale, monkeypatch):
         scores = query @ key.transpose(2, 3) * (0.5 if scale is None else scale)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        return (scores.softmax(dim=-1) * dropped) @ value
+        nothing = (scores == -torch.inf).all(dim=-1, keepdim=True)
+        return (scores.masked_fill(nothing, 0).softmax(dim=-1) * ~nothing * dropped) @ value
 
     def ours(query, key, value, mask):
         with cpu_kernels():
@@ -184,7 +212,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
     """Over two micro-batches with repeated ids, as dense ones."""
     ids = torch.tensor([[3, 9, 9, 1], [3, 3, 0, 9]])
     rows = []
-    for around in (cpu_kernels, torch.enable_grad):
+    for around in (cpu_kernels, no_kernels):
         torch.manual_seed(0)
         table = nn.Embedding(40, 5, padding_idx)
         head = nn.Linear(5, 1)
@@ -192,7 +220,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
         gradients.rows.fill_(torch.nan)  # no content yet
         gradients.clear()
         for part in (ids, ids[:1]):
-            with around():
+            with around(table.parameters()):
                 vectors = table(part)
                 loss = head(vectors).square().mean()
             kinds = []
@@ -208,9 +236,25 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
 
 def test_a_small_table_has_a_dense_gradient():
     table = nn.Embedding(2, 5)
-    with cpu_kernels():
+    with cpu_kernels(table.parameters()):
         table(torch.zeros(4, dtype=torch.int64)).sum().backward()
     assert not table.weight.grad.is_sparse
+
+
+def test_only_gradients_that_something_takes_are_sparse():
+    """A part of a table, one that is scaled by frequency, and one that nobody named have dense gradients."""
+    ids, table = torch.tensor([1, 1]), nn.Embedding(40, 5)
+    with cpu_kernels(table.parameters()):
+        (F.embedding(ids, table.weight[:20]) + table(ids)).sum().backward()
+    assert not table.weight.grad.is_sparse
+    table.scale_grad_by_freq, table.weight.grad = True, None
+    with cpu_kernels(table.parameters()):
+        table(ids).sum().backward()
+    assert not table.weight.grad.is_sparse
+    other = nn.Embedding(40, 5)
+    with cpu_kernels(table.parameters()):
+        other(ids).sum().backward()
+    assert not other.weight.grad.is_sparse
 
 
 # ---- where they are used ----
@@ -254,15 +298,17 @@ def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypa
     calls = calls_of(monkeypatch, "_product")
     rows = step_rows(make_trainer())
     assert calls
-    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", torch.enable_grad)
+    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer()), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
 
 def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_trainer, make_model, monkeypatch):
     """Backward repeats the forward there, outside the kernels, which would drop other numbers."""
-    rows = step_rows(make_trainer(make_model(dropout=0.3), gradient_checkpointing=True))
-    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", torch.enable_grad)
+    model = make_model(dropout=0.3)
+    model.gradient_checkpointing_enable()
+    rows = step_rows(make_trainer(model))
+    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -271,5 +317,5 @@ def test_evaluation_takes_them_too(make_trainer, monkeypatch):
     calls = calls_of(monkeypatch, "_product")
     scores = make_trainer().evaluate()
     assert calls
-    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", torch.enable_grad)
+    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
     assert scores["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], rel=TOLERANCE)
