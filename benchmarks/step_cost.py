@@ -215,7 +215,7 @@ class PlainForward(MultiTaskTrainer):
     """This project's step without `hf_mtl.cpu`."""
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
-        return contextlib.ExitStack()
+        return Trainer.compute_loss_context_manager(self)
 
 
 class SummedLoss(PlainForward):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from .errors import InputError, unknown
 from .inputs import longest_input
 from .kinds import KINDS
 from .model_files import copy_code, describe_for_sentence_transformers
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -79,7 +79,7 @@ def test_linear_layers_of_transposed_inputs_and_gradients():
 
 
 @pytest.mark.parametrize("trains", [{"inputs"}, {"weight"}, {"bias"}])
-def test_linear_layers_compute_no_gradient_that_nobody_wants(trains, monkeypatch):
+def test_linear_layers_compute_no_gradient_that_nobody_wants(trains):
     torch.manual_seed(0)
     tensors = [
         torch.randn(shape, requires_grad=name in trains)
@@ -311,6 +311,23 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
+
+
+def test_compiled_layers_go_without_them(make_trainer, monkeypatch):
+    calls = calls_of(monkeypatch, "_product")
+    for compiled in (True, False):
+        options = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
+        with make_trainer(**options).compute_loss_context_manager():
+            F.linear(torch.randn(4, 8), torch.randn(3, 8))
+        assert len(calls) == (0 if compiled else 1)
+
+
+def test_without_onednn_all_is_left_to_torch(monkeypatch):
+    calls = calls_of(monkeypatch, "_product")
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with cpu_kernels():
+        F.linear(torch.randn(4, 8), torch.randn(3, 8))
+    assert not calls
 
 
 def test_evaluation_takes_them_too(make_trainer, monkeypatch):
