@@ -132,6 +132,42 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return input * _scaled_mask(input.shape, p)
 
 
+class _Attention(Function):
+    """Softmax of the scaled and masked scores, dropout, and the values' sums. *Shapes:* (rows, heads, tokens, width)"""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
+    ) -> Tensor:
+        queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
+        keys, values = key.flatten(0, 1), value.flatten(0, 1)
+        scores = (queries @ keys.mT).view(*query.shape[:3], key.shape[2])
+        if mask is not None:
+            scores = scores.add_(mask) if mask.is_floating_point() else scores.masked_fill_(~mask, -torch.inf)
+        shares = scores.softmax(dim=-1)
+        if mask is not None:
+            empty = ((mask == -torch.inf) if mask.is_floating_point() else ~mask).all(dim=-1, keepdim=True)
+            if empty.any():
+                shares = shares.masked_fill(empty, 0)  # as in torch, where all is masked
+        drops = _scaled_mask(shares.shape, dropout)
+        kept = (shares * drops).flatten(0, 1)
+        ctx.save_for_backward(queries, keys, values, shares, drops, kept)
+        ctx.scale, ctx.mask_shape = scale, None if mask is None else mask.shape
+        return (kept @ values).view(*query.shape[:3], value.shape[3])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, shares, drops, kept = ctx.saved_tensors
+        batch, gradients = gradient.shape[:2], gradient.flatten(0, 1)
+        to_shares = (gradients @ values.mT).view_as(drops).mul_(drops)
+        to_mask = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+        to_scores = to_mask.flatten(0, 1)
+        to_query = torch.baddbmm(keys.new_zeros(()), to_scores, keys, beta=0, alpha=ctx.scale)
+        to_inputs = (each.unflatten(0, batch) for each in (to_query, to_scores.mT @ queries, kept.mT @ gradients))
+        return *to_inputs, to_mask.sum_to_size(ctx.mask_shape) if ctx.needs_input_grad[3] else None, None, None
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -145,20 +181,12 @@ def _attention(
     """Attention with dropout, for which torch has no fused form on a CPU. *Shapes:* (rows, heads, tokens, width)"""
     if not _can_draw(dropout_p) or is_causal or any(other.values()) or query.dim() != 4:
         return None
-    mask = attn_mask if attn_mask is not None and attn_mask.is_floating_point() else None
+    mask = attn_mask if attn_mask is not None and attn_mask.dtype != torch.bool else None
     if not _suits(query, key, value, mask) or not query.shape[:2] == key.shape[:2] == value.shape[:2]:
         return None
-    batch, tokens = query.shape[:2], (query.shape[2], key.shape[2])
-    queries, keys, values = (each.flatten(0, 1) for each in (query, key, value))
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.baddbmm(queries.new_zeros(()), queries, keys.transpose(1, 2), beta=0, alpha=factor)
-    scores = scores.view(*batch, *tokens)
-    if mask is not None:
-        scores = scores.add_(mask)
-    elif attn_mask is not None:
-        scores = scores.masked_fill_(~attn_mask, -torch.inf)
-    shares: Tensor = torch.ops.aten._safe_softmax(scores, -1)  # zeros, as in torch, where all is masked
-    return ((shares * _scaled_mask(shares.shape, dropout_p)).flatten(0, 1) @ values).view(*batch, tokens[0], -1)
+    output: Tensor = _Attention.apply(query, key, value, attn_mask, dropout_p, factor)  # type: ignore[no-untyped-call]
+    return output
 
 
 # ---- embeddings ----
