@@ -18,7 +18,7 @@ from .seeding import seeded_generator
 from .shares import Floats, task_quotas
 
 Ints = NDArray[np.int64]
-GROUPED_BATCHES = 100  # batches whose rows are sorted by length together
+GROUPED_BATCHES = 400  # batches whose rows are sorted by length together
 
 
 def epoch_batches(sizes: Sequence[int], shares: Floats, num_processes: int = 1) -> int:
