@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .combination import make_combination
+from .counts import StepCounts
 from .cpu import cpu_kernels
 from .data import TaskCollator, TaskRows
 from .gradients import TaskGradients, sum_over_processes
@@ -32,7 +32,7 @@ from .progress import TaskBars, TaskLines
 from .publishing import TaskPublishing
 from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
-from .sampling import TaskBatchSampler, epoch_batches
+from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .seeding import random_state, replayed
@@ -126,10 +126,7 @@ class MultiTaskTrainer(TaskPublishing):
             self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
         self.gradients: TaskGradients | None = None
         self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
-        self.loss_sums: Tensor | float = 0.0
-        self.conflicts: Tensor | float = 0.0
-        self.loss_steps = 0
-        self.bad_steps = dict.fromkeys(self.tasks, 0)
+        self.counts = StepCounts(list(self.tasks))
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
         self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
         own = [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
@@ -178,6 +175,7 @@ class MultiTaskTrainer(TaskPublishing):
             "rows": dict(zip(self.tasks, sampler.sizes, strict=True)),
             "seed": sampler.seed,
             "train_sampling_strategy": str(args.train_sampling_strategy),
+            "batches_sorted_together": GROUPED_BATCHES,
         }
 
     # ---- one training step ----
@@ -288,7 +286,7 @@ class MultiTaskTrainer(TaskPublishing):
             deepspeed = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
             self.accelerator.backward(total, **deepspeed)
         if self.accelerator.sync_gradients:
-            self._count(joint.bad_tasks(), joint.mean_losses())
+            self.counts.add(self.state.global_step, joint.bad_tasks(), joint.mean_losses())
         return {task: loss.detach() for task, loss in losses.items()}
 
     def end_step(self) -> None:
@@ -321,8 +319,7 @@ class MultiTaskTrainer(TaskPublishing):
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
         """
-        self.bad_steps = dict.fromkeys(self.tasks, 0)
-        self.loss_sums, self.conflicts, self.loss_steps = 0.0, 0.0, 0
+        self.counts.clear()
         self.seal.resumed_from = None
         if resume_from_checkpoint:
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
@@ -339,7 +336,7 @@ class MultiTaskTrainer(TaskPublishing):
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
             self._free_rows()
-        for task, steps in self.bad_steps.items():
+        for task, steps in self.counts.bad_steps.items():
             if steps >= self.args.max_bad_steps:
                 raise FloatingPointError(
                     f"task {task!r}: loss or gradient not finite in {steps} steps in a row; stopped at step "
@@ -354,42 +351,18 @@ class MultiTaskTrainer(TaskPublishing):
         gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
-        self.conflicts = self.conflicts + gradients.conflict()
         self.combine_gradients(gradients, self.args.seed, self.state.global_step)
-        self._count(bad, gradients.mean_losses())
-
-    def _count(self, bad: Sequence[str], mean_losses: Tensor) -> None:
-        """Keep the step's losses for the log, and count the tasks that were left out of it."""
-        self.bad_steps = {task: self.bad_steps[task] + 1 if task in bad else 0 for task in self.tasks}
-        for task in bad:
-            logger.warning("step %d: loss or gradient of %s is not finite; left out", self.state.global_step, task)
-        self.loss_sums = self.loss_sums + mean_losses
-        self.loss_steps += 1
+        self.counts.add(self.state.global_step, bad, gradients.mean_losses(), gradients.conflict())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what happened since the last line, over all processes.
-
-        "loss_<task>" is each task's mean loss, "conflicts" the share of steps in which two tasks' gradients had a
-        negative inner product; a loss for all tasks at once knows no conflicts.
-        """
-        if "loss" in logs and self.loss_steps:
-            means = torch.as_tensor(self.loss_sums / self.loss_steps).tolist()
-            logs.update({f"loss_{task}": mean for task, mean in zip(self.tasks, means, strict=True)})
-            if self.joint is None:
-                logs["conflicts"] = float(self.conflicts / self.loss_steps)
-            self.loss_sums, self.conflicts, self.loss_steps = 0.0, 0.0, 0
+        """Adds what `StepCounts` has of the steps since the last line, over all processes."""
+        if "loss" in logs:
+            logs.update(self.counts.line())
         super().log(logs, start_time)
 
     def conflict_share(self) -> float | None:
-        """Share of the run's steps in which two tasks' gradients had a negative inner product; None without a step.
-
-        Of steps between two lines of the log, only those after a resume are known; they stand for the others.
-        """
-        rows = [row for row in self.state.log_history if "conflicts" in row]
-        steps = np.diff([0, *(row["step"] for row in rows)])  # each row's own; those since the last row come on top
-        total = int(steps.sum()) + (0 if self.joint else self.loss_steps)
-        conflicts = sum(row["conflicts"] * n for row, n in zip(rows, steps, strict=True)) + float(self.conflicts)
-        return conflicts / total if total else None
+        """Share of the run's steps in which two tasks' gradients had a negative inner product; None without a step."""
+        return self.counts.conflict_share(self.state.log_history)
 
 
 class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
@@ -411,5 +384,5 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
-        if max(self.trainer.bad_steps.values()) >= args.max_bad_steps:
+        if max(self.trainer.counts.bad_steps.values()) >= args.max_bad_steps:
             control.should_save = control.should_training_stop = True

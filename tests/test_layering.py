@@ -51,6 +51,7 @@ LEVELS = {
     "inspection": 4,
     "cli": 7,
     "gradients": 0,
+    "counts": 0,
     "combination": 4,
     "hub": 4,
     "pushing": 5,

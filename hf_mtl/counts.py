@@ -1,0 +1,85 @@
+"""What happened in a run's steps: losses and conflicts since the last line of the log, tasks that were left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class StepCounts:
+    """Sums over the steps of a run.
+
+    Args:
+        tasks: names, in the order of the losses.
+
+    Attributes:
+        bad_steps: task -> the steps in a row, up to the last one, that it was left out of.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self.tasks = list(tasks)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a run."""
+        self.bad_steps = dict.fromkeys(self.tasks, 0)
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self._loss_sums: Tensor | float = 0.0
+        self._conflicts: Tensor | float = 0.0
+        self._steps = self._compared_steps = 0
+
+    def add(self, step: int, bad: Sequence[str], mean_losses: Tensor, conflict: Tensor | None = None) -> None:
+        """Count a step.
+
+        Args:
+            step: its number, for the warning.
+            bad: the tasks that were left out of it.
+            mean_losses: over all processes. *Shape:* (K,)
+            conflict: whether two tasks' gradients had a negative inner product; None when they were not compared.
+                *Shape:* (), bool
+        """
+        self.bad_steps = {task: self.bad_steps[task] + 1 if task in bad else 0 for task in self.tasks}
+        for task in bad:
+            logger.warning("step %d: loss or gradient of %s is not finite; left out", step, task)
+        self._loss_sums = self._loss_sums + mean_losses
+        self._steps += 1
+        if conflict is not None:
+            self._conflicts = self._conflicts + conflict
+            self._compared_steps += 1
+
+    def line(self) -> dict[str, float]:
+        """What the log gets of the steps since its last line, empty without any.
+
+        "loss_<task>" is each task's mean loss, "conflicts" the share of steps with a conflict.
+        """
+        line = {}
+        if self._steps:
+            means = torch.as_tensor(self._loss_sums / self._steps).tolist()
+            line = {f"loss_{task}": mean for task, mean in zip(self.tasks, means, strict=True)}
+        if self._compared_steps:
+            line["conflicts"] = float(self._conflicts / self._compared_steps)
+        self._begin_line()
+        return line
+
+    def conflict_share(self, log_history: Sequence[Mapping[str, Any]]) -> float | None:
+        """Share of the run's steps with a conflict; None without a step.
+
+        Of steps between two lines of the log, only those after a resume are known; they stand for the others.
+
+        Args:
+            log_history: the run's lines, as the Trainer's state keeps them.
+        """
+        rows = [row for row in log_history if "conflicts" in row]
+        steps = np.diff([0, *(row["step"] for row in rows)])  # each row's own; those since the last row come on top
+        total = int(steps.sum()) + self._compared_steps
+        conflicts = sum(row["conflicts"] * n for row, n in zip(rows, steps, strict=True)) + float(self._conflicts)
+        return conflicts / total if total else None
