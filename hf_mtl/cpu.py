@@ -139,6 +139,7 @@ class _Attention(Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
     ) -> Tensor:
+        # Into a contiguous tensor: a product keeps its input's transposed layout, which flatten would copy.
         queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
         keys, values = key.flatten(0, 1), value.flatten(0, 1)
         scores = (queries @ keys.mT).view(*query.shape[:3], key.shape[2])
