@@ -411,3 +411,14 @@ def test_a_resumed_run_says_whether_its_batches_are_the_same(tmp_path, caplog, n
     else:
         (line,) = caplog.messages
         assert re.search(said, line)
+
+
+def test_rows_sorted_in_stretches_of_another_length_are_other_batches(make_trainer, tmp_path, monkeypatch, caplog):
+    trainer = make_trainer()
+    trainer.get_train_dataloader()
+    (tmp_path / "data_order.json").write_text(json.dumps(trainer.data_order()))
+    monkeypatch.setattr("hf_mtl.trainer.GROUPED_BATCHES", 7)
+    with caplog.at_level("WARNING", logger="hf_mtl"):
+        say_if_order_differs(tmp_path, trainer.data_order())
+    (line,) = caplog.messages
+    assert re.search("other batches than the run before.*is 7", line)

@@ -10,6 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskModel, MultiTaskTrainer
+from hf_mtl.counts import StepCounts
 from hf_mtl.data import TaskRows
 from hf_mtl.errors import PushError
 from hf_mtl.metrics import task_scores
@@ -135,6 +136,15 @@ def test_a_push_that_does_not_even_begin_leaves_the_model_and_the_command(make_t
         trainer.push_to_hub(private=True, revision="two")
     assert "pairs" in MultiTaskModel.from_pretrained(tmp_path / "out").task_heads
     assert 'model="user/demo"' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_steps_whose_gradients_were_not_compared_have_no_conflicts():
+    counts = StepCounts(["a", "b"])
+    for losses in ([1.0, 4.0], [3.0, 2.0]):
+        counts.add(0, [], torch.tensor(losses))
+    assert counts.conflict_share([]) is None
+    assert counts.line() == {"loss_a": 2.0, "loss_b": 3.0}
+    assert counts.line() == {}
 
 
 def test_the_share_of_conflicts_is_that_of_the_whole_run(make_trainer):
