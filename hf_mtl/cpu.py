@@ -8,10 +8,12 @@ probability from other random numbers.
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -21,8 +23,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-def cpu_kernels(sparse: Iterable[Parameter] = ()) -> AbstractContextManager[Any]:
-    """A context in which forwards take the ways of this module; one that changes nothing where torch has no oneDNN.
+def cpu_kernels(sparse: Iterable[Parameter] = ()) -> TorchFunctionMode:
+    """A context in which forwards take the ways of this module.
 
     It must not be around a forward that backward repeats (gradient checkpointing): the second forward would drop other
     numbers.
@@ -31,8 +33,7 @@ def cpu_kernels(sparse: Iterable[Parameter] = ()) -> AbstractContextManager[Any]
         sparse: those of them that are embeddings get sparse gradients, which are not made anew, full of zeros, for
             every backward. `TaskGradients` takes such gradients; optimizers and clipping do not.
     """
-    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return _CpuKernels(sparse) if there and torch.backends.mkldnn.enabled else nullcontext()
+    return _CpuKernels(sparse)
 
 
 class _CpuKernels(TorchFunctionMode):
@@ -64,13 +65,33 @@ def _suits(*tensors: Tensor | None) -> bool:
 # ---- linear layers ----
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`rows @ weight.T + bias` by oneDNN, a fifth faster on an AMD EPYC than MKL, torch's choice in fp32.
+@functools.cache
+def _is_intels() -> bool:
+    """Whether Intel made the processor."""
+    about = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (about.read_text() if about.exists() else platform.processor())
+
+
+def onednn_is_faster() -> bool:
+    """Whether oneDNN is there and beats MKL, torch's choice in fp32: by a fifth on an AMD EPYC, on no Intel Xeon."""
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(there and torch.backends.mkldnn.enabled) and not _is_intels()
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`rows @ weight.T + bias` by the faster library.
 
     *Shapes:* (n, width), (width out, width), (width out,) -> (n, width out); contiguous or transposed
     """
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    return product
+    if onednn_is_faster():
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return found
+    return rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+
+
+def transposed_product_pays(gradient: Tensor, inputs: Tensor) -> bool:
+    """Whether `product(gradient.T, inputs.T)` beats `gradient.T @ inputs`: oneDNN copies the gradient first."""
+    return gradient.shape[1] < inputs.shape[1] and onednn_is_faster()
 
 
 class _Linear(Function):
@@ -80,7 +101,7 @@ class _Linear(Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         input_too, weight_too, _ = ctx.needs_input_grad
         ctx.save_for_backward(inputs if weight_too else None, weight if input_too else None)
-        return _product(inputs, weight, bias)
+        return product(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -89,18 +110,19 @@ class _Linear(Function):
         to_input = to_weight = to_bias = None
         gradient = gradient.contiguous()
         if weight is not None:
-            to_input = _product(gradient, weight.T)
+            to_input = product(gradient, weight.T)
         if inputs is not None:
-            # oneDNN copies the transposed gradient first, which pays where the layer narrows.
-            narrows = gradient.shape[1] < inputs.shape[1]
-            to_weight = _product(gradient.T, inputs.contiguous().T) if narrows else gradient.T @ inputs
+            pays = transposed_product_pays(gradient, inputs)
+            to_weight = product(gradient.T, inputs.contiguous().T) if pays else gradient.T @ inputs
         if ctx.needs_input_grad[2]:
             to_bias = gradient.sum(dim=0)
         return to_input, to_weight, to_bias
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if not _suits(input, weight, bias) or weight.dim() != 2 or input.dim() < 2 or input.numel() == 0:
+    if not onednn_is_faster() or not _suits(input, weight, bias):
+        return None
+    if weight.dim() != 2 or input.dim() < 2 or input.numel() == 0:
         return None
     if bias is not None and not (bias.shape == weight.shape[:1] and bias.is_contiguous()):  # oneDNN would not notice
         return None
@@ -114,58 +136,85 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _scaled_mask(shape: torch.Size, p: float) -> Tensor:
     """0 with probability `p`, else 1 / (1 - p), both for `p` in steps of 2**-16: 16 random bits an element.
 
-    On an AMD EPYC that takes 2 ns an element, where torch's own draw takes 8.
+    The bits are those of SFC64 with a seed from torch's global generator. That takes 1.2 ns an element, where torch's
+    own draw takes 8.
     """
+    if not can_draw(p):
+        return F.dropout(torch.ones(shape), p)
     drop = round(p * 2**16)
-    words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.int16)[: shape.numel()].view(shape) >= drop - 2**15
-    return kept.float().mul_(2**16 / (2**16 - drop))
+    words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-shape.numel() // 4))
+    bits = torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
+    # Comparing into floats takes a third of comparing and converting.
+    return torch.ge(bits, drop - 2**15, out=torch.empty(shape)).mul_(2**16 / (2**16 - drop))
 
 
-def _can_draw(p: float) -> bool:
+def can_draw(p: float) -> bool:
     return 0 < round(p * 2**16) < 2**16
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor | None:
-    if not training or inplace or not _can_draw(p) or not _suits(input):
+    if not training or inplace or not can_draw(p) or not _suits(input):
         return None
     return input * _scaled_mask(input.shape, p)
 
 
-class _Attention(Function):
-    """Softmax of the scaled and masked scores, dropout, and the values' sums. *Shapes:* (rows, heads, tokens, width)"""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Softmax of the scaled and masked scores, dropout, and the values' sums; and what `attend_backward` needs.
 
+    *Shapes:* (rows, heads, tokens, width); mask, boolean or added, as in `scaled_dot_product_attention`
+    """
+    # Into a contiguous tensor: a product keeps its input's transposed layout, which flatten would copy.
+    queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    scores = (queries @ keys.mT).view(*query.shape[:3], key.shape[2])
+    if mask is not None:
+        scores = scores.add_(mask) if mask.is_floating_point() else scores.masked_fill_(~mask, -torch.inf)
+    shares = scores.softmax(dim=-1)
+    if mask is not None:
+        empty = ((mask == -torch.inf) if mask.is_floating_point() else ~mask).all(dim=-1, keepdim=True)
+        if empty.any():
+            shares = shares.masked_fill(empty, 0)  # as in torch, where all is masked
+    drops = _scaled_mask(shares.shape, dropout) if dropout else None
+    kept = (shares if drops is None else shares * drops).flatten(0, 1)
+    return (kept @ values).view(*query.shape[:3], value.shape[3]), (queries, keys, values, shares, drops, kept)
+
+
+def attend_backward(
+    gradient: Tensor, saved: tuple[Tensor | None, ...], scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients to query, key, value and an added mask, the last for every score.
+
+    *Shapes:* three times (rows * heads, tokens, width), and (rows, heads, tokens, tokens)
+    """
+    queries, keys, values, shares, drops, kept = saved
+    assert queries is not None and keys is not None and values is not None and shares is not None and kept is not None
+    gradients = gradient.flatten(0, 1)
+    to_shares = (gradients @ values.mT).view_as(shares)
+    if drops is not None:
+        to_shares.mul_(drops)
+    to_mask = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+    to_scores = to_mask.flatten(0, 1)
+    to_query = torch.baddbmm(keys.new_zeros(()), to_scores, keys, beta=0, alpha=scale)
+    return to_query, to_scores.mT @ queries, kept.mT @ gradients, to_mask
+
+
+class _Attention(Function):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
     ) -> Tensor:
-        # Into a contiguous tensor: a product keeps its input's transposed layout, which flatten would copy.
-        queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
-        keys, values = key.flatten(0, 1), value.flatten(0, 1)
-        scores = (queries @ keys.mT).view(*query.shape[:3], key.shape[2])
-        if mask is not None:
-            scores = scores.add_(mask) if mask.is_floating_point() else scores.masked_fill_(~mask, -torch.inf)
-        shares = scores.softmax(dim=-1)
-        if mask is not None:
-            empty = ((mask == -torch.inf) if mask.is_floating_point() else ~mask).all(dim=-1, keepdim=True)
-            if empty.any():
-                shares = shares.masked_fill(empty, 0)  # as in torch, where all is masked
-        drops = _scaled_mask(shares.shape, dropout)
-        kept = (shares * drops).flatten(0, 1)
-        ctx.save_for_backward(queries, keys, values, shares, drops, kept)
+        attended, saved = attend(query, key, value, mask, dropout, scale)
+        ctx.save_for_backward(*saved)
         ctx.scale, ctx.mask_shape = scale, None if mask is None else mask.shape
-        return (kept @ values).view(*query.shape[:3], value.shape[3])
+        return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, shares, drops, kept = ctx.saved_tensors
-        batch, gradients = gradient.shape[:2], gradient.flatten(0, 1)
-        to_shares = (gradients @ values.mT).view_as(drops).mul_(drops)
-        to_mask = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
-        to_scores = to_mask.flatten(0, 1)
-        to_query = torch.baddbmm(keys.new_zeros(()), to_scores, keys, beta=0, alpha=ctx.scale)
-        to_inputs = (each.unflatten(0, batch) for each in (to_query, to_scores.mT @ queries, kept.mT @ gradients))
+        *to_inputs, to_mask = attend_backward(gradient, ctx.saved_tensors, ctx.scale)
+        to_inputs = [each.view(*gradient.shape[:2], *each.shape[1:]) for each in to_inputs]
         return *to_inputs, to_mask.sum_to_size(ctx.mask_shape) if ctx.needs_input_grad[3] else None, None, None
 
 
@@ -180,7 +229,7 @@ def _attention(
     **other: Any,
 ) -> Tensor | None:
     """Attention with dropout, for which torch has no fused form on a CPU. *Shapes:* (rows, heads, tokens, width)"""
-    if not _can_draw(dropout_p) or is_causal or any(other.values()) or query.dim() != 4:
+    if not can_draw(dropout_p) or is_causal or any(other.values()) or query.dim() != 4:
         return None
     mask = attn_mask if attn_mask is not None and attn_mask.dtype != torch.bool else None
     if not _suits(query, key, value, mask) or not query.shape[:2] == key.shape[:2] == value.shape[:2]:

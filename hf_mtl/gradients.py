@@ -83,6 +83,7 @@ class TaskGradients:
         self.loss_scale = 1.0
         self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64)
         self._views = [self._views_of(row) for row in self.rows]
+        self._index = {id(p): i for i, p in enumerate(self.shared)}
         self._task: int | None = None  # whose backward is under way
         self._written: list[set[int]] = [set() for _ in self.tasks]  # parameters that have their part of the row
         self._sums: list[dist.Work] = []  # over the processes, under way
@@ -101,16 +102,34 @@ class TaskGradients:
         if self._task is None or parameter.grad is None:
             return
         gradient, parameter.grad = parameter.grad, None
-        view, written = self._views[self._task][i], self._written[self._task]
         if gradient.is_sparse:
-            if i not in written:
-                view.zero_()
-            view.index_add_(0, gradient._indices()[0], gradient._values())
-        elif i in written:
-            view.add_(gradient)
+            self.add_at(self._task, self.shared[i], gradient._indices()[0], gradient._values())
         else:
-            view.copy_(gradient)
-        written.add(i)
+            self.add(self._task, self.shared[i], gradient)
+
+    def _place(self, task: int, parameter: Parameter) -> tuple[Tensor, bool]:
+        """A parameter's part of a task's row, and whether there is content; from now on there is."""
+        i = self._index[id(parameter)]
+        filled = i in self._written[task]
+        self._written[task].add(i)
+        return self._views[task][i], filled
+
+    def add(self, task: int, parameter: Parameter, gradient: Tensor) -> None:
+        """Add to a parameter's gradient in a task's row."""
+        place, filled = self._place(task, parameter)
+        place.add_(gradient) if filled else place.copy_(gradient)
+
+    def add_product(self, task: int, parameter: Parameter, left: Tensor, right: Tensor) -> None:
+        """Add `left @ right` to a parameter's gradient in a task's row, without a copy."""
+        place, filled = self._place(task, parameter)
+        place.addmm_(left, right) if filled else torch.mm(left, right, out=place)
+
+    def add_at(self, task: int, parameter: Parameter, indices: Tensor, gradients: Tensor) -> None:
+        """Add to those rows of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)"""
+        place, filled = self._place(task, parameter)
+        if not filled:
+            place.zero_()
+        place.index_add_(0, indices, gradients)
 
     def _views_of(self, row: Tensor) -> list[Tensor]:
         pieces = torch.split(row, [p.numel() for p in self.shared])
@@ -134,6 +153,12 @@ class TaskGradients:
         for parameter in self.heads[task]:
             parameter.grad = None
 
+    def count(self, task: str, loss: Tensor, num_rows: int) -> None:
+        """Count rows of data whose gradient is in the task's row, or will be, and their mean loss. *Shape:* ()"""
+        index = self.tasks.index(task)
+        self._losses[index] += loss.detach() * num_rows
+        self._counts[index] += num_rows
+
     @contextmanager
     def collecting(self, task: str, loss: Tensor, num_rows: int) -> Iterator[None]:
         """Inside, backward of `loss * num_rows` adds to the task's row; elsewhere, backward is as ever.
@@ -143,10 +168,8 @@ class TaskGradients:
             loss: mean over the rows of data. *Shape:* ()
             num_rows: how many they are.
         """
-        index = self.tasks.index(task)
-        self._losses[index] += loss.detach() * num_rows
-        self._counts[index] += num_rows
-        self._task = index
+        self.count(task, loss, num_rows)
+        self._task = self.tasks.index(task)
         try:
             yield
         finally:

@@ -138,7 +138,18 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """Loss, if there are labels, and logits of one task."""
         if task not in self.heads:
             raise unknown("task", task, self.heads)
-        logits = self.heads[task](self.dropout(self.embed(input_ids, attention_mask, **inputs)))
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self.read(task, self._hidden(input_ids, attention_mask, **inputs), attention_mask, labels)
+
+    def read(
+        self, task: str, hidden: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss, if there are labels, and logits of one task from the encoder's output.
+
+        *Shapes:* (rows, tokens, width), (rows, tokens), (rows,) -> (), (rows, head width)
+        """
+        logits = self.heads[task](self.dropout(pool(hidden, attention_mask, self.config.pooling)))
         if labels is None:
             return None, logits
         head = self.task_heads[task]
@@ -148,9 +159,13 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)"""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        return pool(self._hidden(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+        """The encoder's output; what it does not take is left out. *Shape:* (rows, tokens) -> (rows, tokens, width)"""
         inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
-        return pool(hidden, attention_mask, self.config.pooling)
+        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        return hidden
 
     def decode(self, task: str, logits: Tensor) -> Tensor:
         """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)"""

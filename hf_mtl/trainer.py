@@ -28,6 +28,7 @@ from .gradients import TaskGradients, sum_over_processes
 from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
+from .packing import are_known, can_pack, packed_losses
 from .progress import TaskBars, TaskLines
 from .publishing import TaskPublishing
 from .pushing import PushCheckpoints
@@ -183,11 +184,24 @@ class MultiTaskTrainer(TaskPublishing):
     def compute_loss_context_manager(self) -> ExitStack:
         """What is around every forward; on a CPU, its faster kernels too."""
         around: ExitStack = super().compute_loss_context_manager()
-        # Backward, which this is not around, repeats the forward then.
-        repeated = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
-        if self.args.device.type == "cpu" and self.joint is None and not (self.compiled or repeated):
+        if self._takes_kernels():
             around.enter_context(cpu_kernels(sparse=[] if self.gradients is None else self.gradients.shared))
         return around
+
+    def _takes_kernels(self) -> bool:
+        # Backward, which the kernels are not around, repeats the forward then.
+        repeated = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
+        return self.args.device.type == "cpu" and self.joint is None and not (self.compiled or repeated)
+
+    def _can_pack(self) -> bool:
+        """Whether all tasks share a forward and a backward.
+
+        Not on several processes, where a row's sum travels while the next task's backward runs, and not where the
+        losses of the same forwards are asked for again.
+        """
+        alone = self.args.world_size == 1 and not (self.balancer is not None and self.balancer.looks_back)
+        plain = self.accelerator.mixed_precision == "no" and self._takes_kernels()
+        return alone and plain and can_pack(self.model)
 
     def begin_step(self) -> None:
         """Before the first micro-batch of a step: rows, still without content, for the parameters that train now."""
@@ -199,6 +213,7 @@ class MultiTaskTrainer(TaskPublishing):
             self._free_rows()  # before the new ones are laid out
             heads = self.model.head_parameters()
             self.gradients = TaskGradients(list(self.tasks), shared, heads, self.loss_weights)
+            self.packs = self._can_pack()
         self.gradients.clear()
 
     def _free_rows(self) -> None:
@@ -228,10 +243,11 @@ class MultiTaskTrainer(TaskPublishing):
     def training_step(
         self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        """One forward and backward per task; at the step's last micro-batch the gradients are combined.
+        """Every task's gradient into its row; at the step's last micro-batch they are combined.
 
-        The forward goes through `self.model`, not `model`: a wrapped model would mix the tasks' gradients. Only an
-        engine that shards needs the wrapped one; there, all tasks share a forward and a backward.
+        A forward and a backward per task, or one over the packed rows of all. The forward goes through `self.model`,
+        not `model`: a wrapped model would mix the tasks' gradients. Only an engine that shards needs the wrapped one;
+        there, all tasks share a forward and a backward.
 
         Args:
             model: the model as the engine wrapped it.
@@ -257,9 +273,9 @@ class MultiTaskTrainer(TaskPublishing):
 
     def _backward_by_task(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         assert self.gradients is not None
-        losses = {}
+        losses = self._backward_packed(self.gradients, inputs) if self.packs and are_known(inputs) else {}
         for task in self.tasks:
-            if task in inputs:
+            if task in inputs and task not in losses:
                 losses[task] = self._backward(self.gradients, task, inputs[task])
             if self.accelerator.sync_gradients:
                 self.gradients.begin_sum(task)
@@ -274,6 +290,19 @@ class MultiTaskTrainer(TaskPublishing):
         with gradients.collecting(task, loss, num_rows):
             self.accelerator.backward(loss * num_rows)
         return loss.detach()
+
+    def _backward_packed(
+        self, gradients: TaskGradients, inputs: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        with self.compute_loss_context_manager():
+            losses = packed_losses(self.model, inputs, gradients)
+        sums = []
+        for task, loss in losses.items():
+            num_rows = len(inputs[task]["labels"])
+            gradients.count(task, loss, num_rows)
+            sums.append(loss * num_rows)
+        self.accelerator.backward(torch.stack(sums).sum())
+        return {task: loss.detach() for task, loss in losses.items()}
 
     def _backward_jointly(
         self, joint: JointLoss, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]], step_rows: Tensor

@@ -15,6 +15,12 @@ from hf_mtl.gradients import TaskGradients
 TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
 
 
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch):
+    """All kernels are tested, also those that an Intel processor goes without."""
+    monkeypatch.setattr(cpu, "_is_intels", lambda: False)
+
+
 def apart(found, wanted):
     """2-norm of the difference over that of the wanted."""
     return ((found - wanted).norm() / wanted.norm()).item()
@@ -58,7 +64,7 @@ def calls_of(monkeypatch, name):
 @pytest.mark.parametrize(("width", "width_out"), [(8, 24), (24, 8), (16, 16), (16, 1)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_linear_layers(shape, width, width_out, with_bias, monkeypatch):
-    calls = calls_of(monkeypatch, "_product")
+    calls = calls_of(monkeypatch, "product")
     torch.manual_seed(0)
     bias = torch.randn(width_out, requires_grad=True) if with_bias else None
     assert_same(
@@ -108,6 +114,13 @@ def test_linear_layers_of_tensors_that_are_not_contiguous():
     assert_same(lambda x, w, b: F.linear(x, w, b.expand(6)), [inputs, weight, torch.randn(1, requires_grad=True)])
     assert_same(lambda x, w: F.linear(x.unfold(0, 8, 1), w), [torch.randn(20, requires_grad=True), weight])
     assert_same(lambda x, w: F.linear(x, w.T), [inputs, torch.randn(8, 6, requires_grad=True)])
+
+
+def test_on_an_intel_processor_linear_layers_are_left_to_torch(monkeypatch):
+    calls = calls_of(monkeypatch, "product")
+    monkeypatch.setattr(cpu, "_is_intels", lambda: True)
+    assert_same(F.linear, [torch.randn(5, 8, requires_grad=True), torch.randn(3, 8, requires_grad=True)])
+    assert not calls
 
 
 def test_a_linear_layer_without_gradients_keeps_no_graph():
@@ -295,7 +308,9 @@ def step_rows(trainer):
 
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
-    calls = calls_of(monkeypatch, "_product")
+    """A task at a time; tests/test_packing.py has all of them together."""
+    monkeypatch.setattr("hf_mtl.trainer.can_pack", lambda *args: False)
+    calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())
     assert calls
     monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
@@ -309,12 +324,13 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     model.gradient_checkpointing_enable()
     rows = step_rows(make_trainer(model))
     monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.trainer.can_pack", lambda *args: False)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
 
 def test_compiled_layers_go_without_them(make_trainer, monkeypatch):
-    calls = calls_of(monkeypatch, "_product")
+    calls = calls_of(monkeypatch, "product")
     for compiled in (True, False):
         options = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
         with make_trainer(**options).compute_loss_context_manager():
@@ -323,7 +339,7 @@ def test_compiled_layers_go_without_them(make_trainer, monkeypatch):
 
 
 def test_without_onednn_all_is_left_to_torch(monkeypatch):
-    calls = calls_of(monkeypatch, "_product")
+    calls = calls_of(monkeypatch, "product")
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     with cpu_kernels():
         F.linear(torch.randn(4, 8), torch.randn(3, 8))
@@ -331,7 +347,7 @@ def test_without_onednn_all_is_left_to_torch(monkeypatch):
 
 
 def test_evaluation_takes_them_too(make_trainer, monkeypatch):
-    calls = calls_of(monkeypatch, "_product")
+    calls = calls_of(monkeypatch, "product")
     scores = make_trainer().evaluate()
     assert calls
     monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)

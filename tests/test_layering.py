@@ -60,6 +60,7 @@ LEVELS = {
     "joint": 5,
     "evaluation": 4,
     "publishing": 6,
+    "packing": 4,
     "trainer": 7,
     "__init__": 8,
 }

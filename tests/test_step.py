@@ -242,6 +242,7 @@ def test_an_error_in_mid_step_leaves_no_hook_behind(make_trainer, make_model, mo
 def test_a_tasks_row_is_summed_over_the_processes_while_the_next_ones_backward_runs(conflicting, monkeypatch, last):
     """And at the step's last micro-batch only."""
     trainer, batch = conflicting(num_tasks=3)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
     order = []
     monkeypatch.setattr(TaskGradients, "begin_sum", lambda self, task, real=TaskGradients.begin_sum: (
         order.append(f"sum {task}"), real(self, task)))  # fmt: skip
