@@ -86,7 +86,13 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if onednn_is_faster():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return found
-    return rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+    found = rows @ weight.T
+    return found if bias is None else found.add_(bias)  # `addmm` would take longer: it copies the bias first
+
+
+def sum_of_rows(rows: Tensor) -> Tensor:
+    """`rows.sum(dim=0)` as a product, which takes two thirds of the time. *Shape:* (n, width) -> (width,)"""
+    return rows.T @ rows.new_ones(len(rows))
 
 
 def transposed_product_pays(gradient: Tensor, inputs: Tensor) -> bool:
@@ -115,7 +121,7 @@ class _Linear(Function):
             pays = transposed_product_pays(gradient, inputs)
             to_weight = product(gradient.T, inputs.contiguous().T) if pays else gradient.T @ inputs
         if ctx.needs_input_grad[2]:
-            to_bias = gradient.sum(dim=0)
+            to_bias = sum_of_rows(gradient)
         return to_input, to_weight, to_bias
 
 

@@ -86,6 +86,8 @@ class TaskGradients:
         self._index = {id(p): i for i, p in enumerate(self.shared)}
         self._task: int | None = None  # whose backward is under way
         self._written: list[set[int]] = [set() for _ in self.tasks]  # parameters that have their part of the row
+        self._vectors: dict[int, list[Tensor]] = {}  # parameter -> which of its vectors have a gradient in some row
+        self._whole: set[int] = set()  # parameters of which all may have one
         self._sums: list[dist.Work] = []  # over the processes, under way
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(functools.partial(self._move, i))  # type: ignore[no-untyped-call]
@@ -107,9 +109,13 @@ class TaskGradients:
         else:
             self.add(self._task, self.shared[i], gradient)
 
-    def _place(self, task: int, parameter: Parameter) -> tuple[Tensor, bool]:
-        """A parameter's part of a task's row, and whether there is content; from now on there is."""
+    def _place(self, task: int, parameter: Parameter, vectors: Tensor | None = None) -> tuple[Tensor, bool]:
+        """A parameter's part of a task's row, and whether there is content; from now on there is, in these vectors."""
         i = self._index[id(parameter)]
+        if vectors is None:
+            self._whole.add(i)
+        else:
+            self._vectors.setdefault(i, []).append(vectors)
         filled = i in self._written[task]
         self._written[task].add(i)
         return self._views[task][i], filled
@@ -125,8 +131,8 @@ class TaskGradients:
         place.addmm_(left, right) if filled else torch.mm(left, right, out=place)
 
     def add_at(self, task: int, parameter: Parameter, indices: Tensor, gradients: Tensor) -> None:
-        """Add to those rows of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)"""
-        place, filled = self._place(task, parameter)
+        """Add to those vectors of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)"""
+        place, filled = self._place(task, parameter, indices)
         if not filled:
             place.zero_()
         place.index_add_(0, indices, gradients)
@@ -139,6 +145,8 @@ class TaskGradients:
         """Begin a step: no gradient, no loss and no row counted yet."""
         for written in self._written:
             written.clear()
+        self._vectors.clear()
+        self._whole.clear()
         self._losses.zero_()
         self._counts.zero_()
         self._point_to(None)
@@ -185,6 +193,8 @@ class TaskGradients:
             if parameter not in self._written[i]:
                 view.zero_()
         self._sums += begin_sum_over_processes([self.rows[i], *self._head_gradients(task)])
+        if self._sums:  # other processes may have other vectors
+            self._whole.update(self._vectors)
 
     def reduce(self) -> None:
         """Wait for the sums, take the rows' inner products, and fetch all numbers that decide the step."""
@@ -195,10 +205,30 @@ class TaskGradients:
         for i, task in enumerate(self.tasks):
             for gradient in self._head_gradients(task):
                 heads[i] += gradient.float().norm()
-        numbers = torch.stack([self._losses, self._counts, heads, *inner_products(self.rows)])
+        products = torch.stack([inner_products(own.flatten(1)) for _, _, own in self._parts()]).sum(dim=0)
+        numbers = torch.stack([self._losses, self._counts, heads, *products])
         # The one wait for the device here; encoders that look whether anything is padded have one each forward.
-        self.loss_sums, self.num_rows, self._head_norms, *products = numbers.cpu()
-        self._products = torch.stack(products)
+        self.loss_sums, self.num_rows, self._head_norms, *fetched = numbers.cpu()
+        self._products = torch.stack(fetched)
+
+    def _parts(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """The rows in parts, without what is zero of them where a parameter has a gradient in few of its vectors.
+
+        Yields:
+            A view of the rows, the vectors of it that are meant, and these: a copy, or without vectors the view.
+            *Shapes:* (K, n), None, (K, n); or (K, all, width), (some,), (K, some, width)
+        """
+        known = {i: torch.cat(found) for i, found in self._vectors.items() if i not in self._whole}
+        few = {i: torch.unique(found) for i, found in known.items() if 2 * len(found) < len(self.shared[i])}
+        sizes = [p.numel() for p in self.shared]
+        start = 0
+        for i, vectors in sorted(few.items(), key=lambda found: found[0]):
+            end = sum(sizes[:i])
+            yield self.rows[:, start:end], None, self.rows[:, start:end]
+            start = end + sizes[i]
+            view = self.rows[:, end:start].view(len(self.rows), *self.shared[i].shape)
+            yield view, vectors, view[:, vectors]
+        yield self.rows[:, start:], None, self.rows[:, start:]
 
     def leave_out_bad_tasks(self, *, keep_overflow: bool) -> list[str]:
         """Leave out of this step every task whose loss or gradient is not finite; the same ones on every rank.
@@ -253,9 +283,12 @@ class TaskGradients:
             heads_too: weigh each head's gradient by its task's weight, as a weighted sum of the losses would.
         """
         first, *factors = (weights * self._scales()).tolist()
-        combined = self.rows[self.kept[0]].mul_(first)
-        for i, factor in zip(self.kept[1:], factors, strict=True):
-            combined.add_(self.rows[i], alpha=factor)
+        for view, vectors, own in self._parts():
+            combined = own[self.kept[0]].mul_(first)
+            for i, factor in zip(self.kept[1:], factors, strict=True):
+                combined.add_(own[i], alpha=factor)
+            if vectors is not None:
+                view[self.kept[0]].index_copy_(0, vectors, combined)
         self._finish(weights if heads_too else torch.ones_like(weights))
 
     def write(self, combined: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .cpu import attend, attend_backward, product, transposed_product_pays
+from .cpu import attend, attend_backward, product, sum_of_rows, transposed_product_pays
 from .gradients import TaskGradients
 from .modeling import MultiTaskModel
 from .unfreezing import encoder_layers
@@ -148,7 +148,7 @@ class _Linear(Function):
         for part in ctx.packed.parts:
             own = gradient[part.tokens]
             if ctx.needs_input_grad[2]:
-                gradients.add(part.task, ctx.bias, own.sum(dim=0))
+                gradients.add(part.task, ctx.bias, sum_of_rows(own))
             if not ctx.needs_input_grad[1]:
                 continue
             if transposed_product_pays(own, inputs):

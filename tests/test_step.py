@@ -265,3 +265,38 @@ def test_a_loss_that_is_not_finite_does_not_spoil_the_mean_of_the_run(conflictin
     with torch.no_grad():
         alone = trainer.model(task="t1", **batch["t1"]).loss
     assert found.item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+def test_inner_products_and_sum_leave_out_vectors_that_no_row_has_a_gradient_in():
+    """As over whole rows: with a table before, between and after other parameters, one of them with many vectors."""
+    torch.manual_seed(0)
+    sizes = [(40, 3), (7,), (30, 2), (5, 3), (4, 4)]
+    shared = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    heads = {task: [torch.nn.Parameter(torch.zeros(1))] for task in ("a", "b")}
+    gradients = TaskGradients(["a", "b"], shared, heads, {"a": 1.0, "b": 2.0})
+    gradients.rows.fill_(torch.nan)
+    gradients.clear()
+    for task in (0, 1):
+        for table in (0, 2, 3):
+            ids = torch.tensor([[3, 2, 3], [4, 2, 2]])[task]
+            gradients.add_at(task, shared[table], ids, torch.randn(3, sizes[table][1]))
+        gradients.add(task, shared[1], torch.randn(7))
+        gradients.add_product(task, shared[4], torch.randn(4, 2), torch.randn(2, 4))
+        gradients.count("ab"[task], torch.tensor(1.0), 1)
+    rows = gradients.rows.clone()
+    assert rows.isfinite().all()
+    assert [None if found is None else found.tolist() for _, found, _ in gradients._parts()] == [
+        None, [2, 3, 4], None, [2, 3, 4], None,
+    ]  # fmt: skip
+    gradients.reduce()
+    assert not gradients.leave_out_bad_tasks(keep_overflow=False)
+    wanted = rows.double() @ rows.double().T
+    scales = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(gradients.gramian(), wanted * scales[:, None] * scales, rtol=1e-6, atol=0)
+    gradients.write_weighted(torch.tensor([0.5, 3.0]))
+    torch.testing.assert_close(flat([p.grad for p in shared]), 0.5 * rows[0] + 6 * rows[1], rtol=1e-6, atol=1e-7)
+    gradients.clear()
+    gradients.add_at(0, shared[0], torch.tensor([1]), torch.ones(1, 3))
+    gradients.add(1, shared[0], torch.ones(40, 3))  # a whole gradient beside
+    assert [found for _, found, _ in gradients._parts()] == [None]
+    gradients.close()
