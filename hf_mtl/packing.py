@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -94,15 +94,11 @@ class _Packed(TorchFunctionMode):
         super().__init__()
         self.gradients, self.parts = gradients, parts
         self.num_tokens = parts[-1].tokens.stop
-        self.kernels: dict[Any, Any] = {
-            F.linear: self._linear,
-            F.layer_norm: self._layer_norm,
-            F.embedding: self._embedding,
-            F.scaled_dot_product_attention: self._attention,
-        }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.kernels.get(func, func)(*args, **(kwargs or {}))
+        if func in self.KERNELS:
+            args = (self, *args)
+        return self.KERNELS.get(func, func)(*args, **(kwargs or {}))
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         assert input.shape[:-1].numel() == self.num_tokens
@@ -131,6 +127,13 @@ class _Packed(TorchFunctionMode):
         query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
         output: Tensor = _Attention.apply(query, key, value, dropout_p, factor, self, *masks)  # type: ignore[no-untyped-call]
         return output.transpose(0, 1)[None]
+
+    KERNELS: ClassVar[dict[Any, Any]] = {
+        F.linear: _linear,
+        F.layer_norm: _layer_norm,
+        F.embedding: _embedding,
+        F.scaled_dot_product_attention: _attention,
+    }
 
 
 class _Linear(Function):

@@ -1,5 +1,6 @@
 """All tasks' rows in one pass: every task's row of gradients is what a pass of its own gives."""
 
+import gc
 from itertools import islice
 
 import conftest
@@ -169,6 +170,28 @@ def test_only_some_parameters_of_a_layer_train(make_model, make_trainer, monkeyp
         parameter.requires_grad_(name.endswith(".bias") or "query" in name)
     trainer = make_trainer(model)
     assert_same(trainer, batches_of(trainer), monkeypatch)
+
+
+def count_tensors():
+    return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+
+
+def test_nothing_of_a_step_waits_for_the_garbage_collector(make_trainer):
+    trainer = make_trainer()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = batches_of(trainer)[0]
+    trainer.begin_step()
+    trainer.training_step(trainer.model, batch)
+    gc.collect()
+    gc.disable()
+    try:
+        before = count_tensors()
+        for _ in range(3):
+            trainer.begin_step()
+            trainer.training_step(trainer.model, batch)
+        assert count_tensors() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
