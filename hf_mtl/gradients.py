@@ -1,7 +1,7 @@
 """The gradient of every task over the shared parameters, one flat row per task, and their weighted sum.
 
-A hook moves every gradient into the row of the task at hand the moment backward has it, so that beside the rows nothing
-of their size is ever held. Later micro-batches add to the row.
+A hook moves every gradient into the row of the task at hand the moment backward has it, or a packed pass puts it there
+itself, so that beside the rows nothing of their size is ever held. Later micro-batches add to the row.
 """
 
 from __future__ import annotations
