@@ -126,6 +126,7 @@ class MultiTaskTrainer(TaskPublishing):
         if self.balancer is not None and shards_gradients(model, args):
             self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
         self.gradients: TaskGradients | None = None
+        self.packs = False
         self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
         self.counts = StepCounts(list(self.tasks))
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)

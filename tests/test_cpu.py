@@ -338,7 +338,7 @@ def test_compiled_layers_go_without_them(make_trainer, monkeypatch):
         assert len(calls) == (0 if compiled else 1)
 
 
-def test_without_onednn_all_is_left_to_torch(monkeypatch):
+def test_without_onednn_linear_layers_are_left_to_torch(monkeypatch):
     calls = calls_of(monkeypatch, "product")
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     with cpu_kernels():
