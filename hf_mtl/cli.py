@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from ._version import __version__
 from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH
 from .configuration import MultiTaskConfig
-from .cpu import cpu_kernels
+from .cpu import CpuKernels
 from .demo import demo_tokenizer
 from .errors import InputError, PushError
 from .hub import push_folder
@@ -175,7 +175,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tuple[Iterator[Texts], int 
 
 
 def _predict_to_stdout(arguments: argparse.Namespace) -> None:
-    with _rows(arguments) as (rows, _), cpu_kernels():
+    with _rows(arguments) as (rows, _), CpuKernels():
         pipe = load_pipeline(arguments.model, arguments.revision)
         for _, line, _ in answer_lines(
             pipe, rows, arguments.task, batch_size=arguments.batch_size, **_top_k(arguments)
@@ -197,7 +197,7 @@ def _predict_to_file(arguments: argparse.Namespace) -> None:
         pipe = load_pipeline(arguments.model, arguments.revision)
         options = {"first": first, "batch_size": arguments.batch_size, **_top_k(arguments)}
         start = time.perf_counter()
-        with tqdm(total=total, initial=first, unit=" rows", disable=None) as bar, cpu_kernels():
+        with tqdm(total=total, initial=first, unit=" rows", disable=None) as bar, CpuKernels():
             for texts, line, cut in answer_lines(pipe, rows, arguments.task, **options):
                 output.write(texts, line)
                 num_cut += cut

@@ -1,6 +1,6 @@
 """What a CPU does faster than by torch's own choice: linear layers, dropout, attention with dropout, embeddings.
 
-`cpu_kernels()` puts the four in the place of torch's functions while it is entered, for fp32 tensors on a CPU; a model
+`CpuKernels` puts the four in the place of torch's functions while it is entered, for fp32 tensors on a CPU; a model
 needs no change, and everything else goes its usual way. Results are torch's up to rounding, and dropout has the same
 probability from other random numbers.
 """
@@ -11,7 +11,7 @@ import functools
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-def cpu_kernels(sparse: Iterable[Parameter] = ()) -> TorchFunctionMode:
+class CpuKernels(TorchFunctionMode):
     """A context in which forwards take the ways of this module.
 
     It must not be around a forward that backward repeats (gradient checkpointing): the second forward would drop other
@@ -32,22 +32,21 @@ def cpu_kernels(sparse: Iterable[Parameter] = ()) -> TorchFunctionMode:
     Args:
         sparse: those of them that are embeddings get sparse gradients, which are not made anew, full of zeros, for
             every backward. `TaskGradients` takes such gradients; optimizers and clipping do not.
+        bits: for dropout.
     """
-    return _CpuKernels(sparse)
 
+    KERNELS: ClassVar[dict[Any, Callable[..., Tensor | None]]]
+    """torch's function -> what stands in for it; None from it asks for torch's."""
 
-class _CpuKernels(TorchFunctionMode):
-    def __init__(self, sparse: Iterable[Parameter]) -> None:
+    def __init__(self, sparse: Iterable[Parameter] = (), bits: RandomBits | None = None) -> None:
         super().__init__()
-        self.kernels: dict[Any, Callable[..., Tensor | None]] = {
-            **KERNELS,
-            F.embedding: functools.partial(_embedding, {id(p) for p in sparse}),
-        }
+        self.sparse = {id(p) for p in sparse}
+        self.bits = bits or RandomBits()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kernel = self.kernels.get(func)
-        result = None if kernel is None else kernel(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if result is None else result
+        kernel, kwargs = self.KERNELS.get(func), kwargs or {}
+        result = None if kernel is None else kernel(self, *args, **kwargs)
+        return func(*args, **kwargs) if result is None else result
 
 
 def _suits(*tensors: Tensor | None) -> bool:
@@ -125,7 +124,7 @@ class _Linear(Function):
         return to_input, to_weight, to_bias
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+def _linear(kernels: CpuKernels, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if not onednn_is_faster() or not _suits(input, weight, bias):
         return None
     if weight.dim() != 2 or input.dim() < 2 or input.numel() == 0:
@@ -139,37 +138,52 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 # ---- dropout ----
 
 
-def _scaled_mask(shape: torch.Size, p: float) -> Tensor:
-    """0 with probability `p`, else 1 / (1 - p), both for `p` in steps of 2**-16: 16 random bits an element.
+class RandomBits:
+    """Those of SFC64, from a seed that torch's global generator gives at the first draw.
 
-    The bits are those of SFC64 with a seed from torch's global generator. That takes 1.2 ns an element, where torch's
-    own draw takes 8.
+    16 of them take 1.2 ns, where torch's own draw of a mask's element takes 8.
     """
+
+    def __init__(self) -> None:
+        self.source: np.random.SFC64 | None = None
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """16 bits an element, as int16."""
+        if self.source is None:
+            self.source = np.random.SFC64(int(torch.randint(2**62, ())))
+        words = self.source.random_raw(-(-shape.numel() // 4))
+        return torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
+
+
+def scaled_mask(shape: torch.Size, p: float, bits: RandomBits) -> Tensor:
+    """0 with probability `p`, else 1 / (1 - p), both for `p` in steps of 2**-16."""
     if not can_draw(p):
         return F.dropout(torch.ones(shape), p)
     drop = round(p * 2**16)
-    words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-shape.numel() // 4))
-    bits = torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
     # Comparing into floats takes a third of comparing and converting.
-    return torch.ge(bits, drop - 2**15, out=torch.empty(shape)).mul_(2**16 / (2**16 - drop))
+    floats = torch.ge(bits.draw(shape), drop - 2**15, out=torch.empty(shape))
+    return floats.mul_(2**16 / (2**16 - drop))
 
 
 def can_draw(p: float) -> bool:
     return 0 < round(p * 2**16) < 2**16
 
 
-def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor | None:
+def _dropout(
+    kernels: CpuKernels, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor | None:
     if not training or inplace or not can_draw(p) or not _suits(input):
         return None
-    return input * _scaled_mask(input.shape, p)
+    return input * scaled_mask(input.shape, p, kernels.bits)
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drops: Tensor | None, scale: float
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Softmax of the scaled and masked scores, dropout, and the values' sums; and what `attend_backward` needs.
 
-    *Shapes:* (rows, heads, tokens, width); mask, boolean or added, as in `scaled_dot_product_attention`
+    *Shapes:* (rows, heads, tokens, width); mask, boolean or added, as in `scaled_dot_product_attention`; drops, from
+    `scaled_mask`, (rows, heads, tokens, tokens)
     """
     # Into a contiguous tensor: a product keeps its input's transposed layout, which flatten would copy.
     queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
@@ -182,7 +196,6 @@ def attend(
         empty = ((mask == -torch.inf) if mask.is_floating_point() else ~mask).all(dim=-1, keepdim=True)
         if empty.any():
             shares = shares.masked_fill(empty, 0)  # as in torch, where all is masked
-    drops = _scaled_mask(shares.shape, dropout) if dropout else None
     kept = (shares if drops is None else shares * drops).flatten(0, 1)
     return (kept @ values).view(*query.shape[:3], value.shape[3]), (queries, keys, values, shares, drops, kept)
 
@@ -209,9 +222,9 @@ def attend_backward(
 class _Attention(Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drops: Tensor, scale: float
     ) -> Tensor:
-        attended, saved = attend(query, key, value, mask, dropout, scale)
+        attended, saved = attend(query, key, value, mask, drops, scale)
         ctx.save_for_backward(*saved)
         ctx.scale, ctx.mask_shape = scale, None if mask is None else mask.shape
         return attended
@@ -225,6 +238,7 @@ class _Attention(Function):
 
 
 def _attention(
+    kernels: CpuKernels,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -241,7 +255,8 @@ def _attention(
     if not _suits(query, key, value, mask) or not query.shape[:2] == key.shape[:2] == value.shape[:2]:
         return None
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    output: Tensor = _Attention.apply(query, key, value, attn_mask, dropout_p, factor)  # type: ignore[no-untyped-call]
+    drops = scaled_mask(torch.Size((*query.shape[:3], key.shape[2])), dropout_p, kernels.bits)
+    output: Tensor = _Attention.apply(query, key, value, attn_mask, drops, factor)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -249,7 +264,7 @@ def _attention(
 
 
 def _embedding(
-    sparse_ones: set[int],
+    kernels: CpuKernels,
     input: Tensor,
     weight: Tensor,
     padding_idx: int | None = None,
@@ -258,16 +273,16 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor | None:
-    if id(weight) not in sparse_ones or scale_grad_by_freq or max_norm is not None or not _suits(weight):
+    if id(weight) not in kernels.sparse or scale_grad_by_freq or max_norm is not None or not _suits(weight):
         return None
     if len(weight) < input.numel():  # more gradients than zeros
         return None
     return F.embedding(input, weight, padding_idx, sparse=True)
 
 
-KERNELS: dict[Any, Callable[..., Tensor | None]] = {
+CpuKernels.KERNELS = {
     F.linear: _linear,
     F.dropout: _dropout,
     F.scaled_dot_product_attention: _attention,
+    F.embedding: _embedding,
 }
-"""torch's function -> what stands in for it; None from it asks for torch's."""

@@ -17,9 +17,17 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from .cpu import attend, attend_backward, product, sum_of_rows, transposed_product_pays
+from .cpu import (
+    CpuKernels,
+    RandomBits,
+    attend,
+    attend_backward,
+    product,
+    scaled_mask,
+    sum_of_rows,
+    transposed_product_pays,
+)
 from .gradients import TaskGradients
 from .modeling import MultiTaskModel
 from .unfreezing import encoder_layers
@@ -87,18 +95,13 @@ class _Part:
         return packed[self.tokens].view(*self.shape, *packed.shape[1:]).transpose(1, 2)
 
 
-class _Packed(TorchFunctionMode):
+class _Packed(CpuKernels):
     """Lets layers work on the tokens of these parts."""
 
-    def __init__(self, gradients: TaskGradients, parts: list[_Part]) -> None:
-        super().__init__()
+    def __init__(self, gradients: TaskGradients, parts: list[_Part], bits: RandomBits) -> None:
+        super().__init__(bits=bits)
         self.gradients, self.parts = gradients, parts
         self.num_tokens = parts[-1].tokens.stop
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.KERNELS:
-            args = (self, *args)
-        return self.KERNELS.get(func, func)(*args, **(kwargs or {}))
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         assert input.shape[:-1].numel() == self.num_tokens
@@ -124,11 +127,12 @@ class _Packed(TorchFunctionMode):
         assert attn_mask is None and not is_causal
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         masks = [part.mask for part in self.parts]
-        query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+        query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
         output: Tensor = _Attention.apply(query, key, value, dropout_p, factor, self, *masks)  # type: ignore[no-untyped-call]
-        return output.transpose(0, 1)[None]
+        return output.transpose(0, 1).unsqueeze(0)
 
     KERNELS: ClassVar[dict[Any, Any]] = {
+        **CpuKernels.KERNELS,
         F.linear: _linear,
         F.layer_norm: _layer_norm,
         F.embedding: _embedding,
@@ -224,7 +228,9 @@ class _Attention(Function):
         saved: list[Tensor | None] = []
         for part, mask in zip(packed.parts, masks, strict=True):
             own = [part.rows_of(each) for each in (query, key, value)]
-            attended, of_part = attend(own[0], own[1], own[2], mask, dropout, scale)
+            shape = torch.Size((*own[0].shape[:3], own[1].shape[2]))
+            drops = scaled_mask(shape, dropout, packed.bits) if dropout else None
+            attended, of_part = attend(own[0], own[1], own[2], mask, drops, scale)
             part.rows_of(output).copy_(attended)
             saved += of_part
         ctx.save_for_backward(*saved)
@@ -258,25 +264,26 @@ def packed_losses(
         gradients: take the gradients of the shared parameters, while backward runs.
     """
     parts: list[_Part] = []
-    embedded = []
+    embedded, bits = [], RandomBits()
     for task, batch in batches.items():
         rows, start = batch["input_ids"], parts[-1].tokens.stop if parts else 0
         shape = (rows.shape[0], rows.shape[1])
         alone = _Part(gradients.tasks.index(task), slice(0, rows.numel()), shape)
-        with _Packed(gradients, [alone]):
+        with _Packed(gradients, [alone], bits):
             types = {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
             embedded.append(model.encoder.embeddings(input_ids=rows, **types).flatten(0, 1))
             mask = _attention_mask(model.encoder, batch["attention_mask"])
         parts.append(_Part(alone.task, slice(start, start + rows.numel()), shape, mask))
     hidden = torch.cat(embedded)[None]
-    with _Packed(gradients, parts):
+    with _Packed(gradients, parts, bits):
         for layer in encoder_layers(model.encoder):
             output = layer(hidden)
             hidden = output[0] if isinstance(output, tuple) else output
     losses = {}
     of_tasks = torch.split(hidden[0], [part.shape[0] * part.shape[1] for part in parts])
     for (task, batch), part, own in zip(batches.items(), parts, of_tasks, strict=True):
-        loss, _ = model.read(task, own.view(*part.shape, -1), batch["attention_mask"], batch["labels"])
+        with CpuKernels(bits=bits):
+            loss, _ = model.read(task, own.view(*part.shape, -1), batch["attention_mask"], batch["labels"])
         assert loss is not None
         losses[task] = loss
     return losses

@@ -22,7 +22,7 @@ from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .combination import make_combination
 from .counts import StepCounts
-from .cpu import cpu_kernels
+from .cpu import CpuKernels
 from .data import TaskCollator, TaskRows
 from .gradients import TaskGradients, sum_over_processes
 from .joint import JointLoss
@@ -186,7 +186,7 @@ class MultiTaskTrainer(TaskPublishing):
         """What is around every forward; on a CPU, its faster kernels too."""
         around: ExitStack = super().compute_loss_context_manager()
         if self._takes_kernels():
-            around.enter_context(cpu_kernels(sparse=[] if self.gradients is None else self.gradients.shared))
+            around.enter_context(CpuKernels(sparse=[] if self.gradients is None else self.gradients.shared))
         return around
 
     def _takes_kernels(self) -> bool:
@@ -295,7 +295,7 @@ class MultiTaskTrainer(TaskPublishing):
     def _backward_packed(
         self, gradients: TaskGradients, inputs: Mapping[str, Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        with self.compute_loss_context_manager():
+        with super().compute_loss_context_manager():  # the packed pass has kernels of its own
             losses = packed_losses(self.model, inputs, gradients)
         sums = []
         for task, loss in losses.items():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from hf_mtl import cpu
-from hf_mtl.cpu import cpu_kernels
+from hf_mtl.cpu import CpuKernels
 from hf_mtl.gradients import TaskGradients
 
 TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
@@ -35,14 +35,14 @@ def outputs_and_gradients(function, tensors):
 
 
 def no_kernels(sparse=()):
-    """In the place of `cpu_kernels`."""
+    """In the place of `CpuKernels`."""
     return nullcontext()
 
 
 def assert_same(function, tensors):
     """A function under the kernels gives what it gives without, and so do its gradients."""
     wanted, gradients = outputs_and_gradients(function, tensors)
-    with cpu_kernels():
+    with CpuKernels():
         found, own = outputs_and_gradients(function, tensors)
     assert apart(found, wanted) < TOLERANCE
     for gradient, other in zip(own, gradients, strict=True):
@@ -92,7 +92,7 @@ def test_linear_layers_compute_no_gradient_that_nobody_wants(trains):
         for name, shape in (("inputs", (5, 8)), ("weight", (3, 8)), ("bias", (3,)))
     ]
     assert_same(F.linear, tensors)
-    with cpu_kernels():
+    with CpuKernels():
         output = F.linear(*tensors)
     saved = [t for t in output.grad_fn.next_functions[0][0].saved_tensors if t is not None]
     assert len(saved) == (0 if trains == {"bias"} else 1)
@@ -124,7 +124,7 @@ def test_on_an_intel_processor_linear_layers_are_left_to_torch(monkeypatch):
 
 
 def test_a_linear_layer_without_gradients_keeps_no_graph():
-    with cpu_kernels():
+    with CpuKernels():
         assert F.linear(torch.randn(5, 8), torch.randn(3, 8)).grad_fn is None
 
 
@@ -134,7 +134,7 @@ def test_a_linear_layer_without_gradients_keeps_no_graph():
 def test_dropout_drops_with_its_probability_and_keeps_the_mean():
     """Within five standard deviations, 0.0011 of a million draws; each of the four draws of a word alike."""
     torch.manual_seed(0)
-    with cpu_kernels():
+    with CpuKernels():
         output = F.dropout(torch.ones(2**20), 0.1)
     assert output.unique().tolist() == [0.0, pytest.approx(1 / 0.9, rel=1e-4)]
     for draws in (output, *output.view(-1, 4).unbind(dim=1)):
@@ -143,23 +143,33 @@ def test_dropout_drops_with_its_probability_and_keeps_the_mean():
     assert pairs.float().mean().item() == pytest.approx(0.01, abs=5 * (0.0099 / len(pairs)) ** 0.5)
 
 
-def test_dropout_has_a_gradient_where_it_kept_and_follows_the_seed():
+def test_dropout_has_a_gradient_where_it_kept():
     inputs = torch.randn(50, 7, requires_grad=True)
-    torch.manual_seed(3)
-    with cpu_kernels():
+    with CpuKernels():
         output = F.dropout(inputs, 0.3)
-        torch.manual_seed(3)
-        assert torch.equal(F.dropout(inputs, 0.3), output)
-        assert not torch.equal(F.dropout(inputs, 0.3), output)
     output.sum().backward()
     torch.testing.assert_close(inputs.grad, output.detach() / inputs.detach())
 
 
+def test_dropout_follows_the_seed():
+    """Two masks of a forward differ, and so do two forwards; after the same seed all are the same again."""
+    inputs = torch.randn(50, 7)
+    masks = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        for _ in range(2):
+            with CpuKernels():
+                masks += [F.dropout(inputs, 0.3) for _ in range(2)]
+    for i in range(4):
+        assert torch.equal(masks[i], masks[4 + i])
+        assert not any(torch.equal(masks[i], other) for other in masks[:i])
+
+
 @pytest.mark.parametrize("p", [0.0, 1e-7, 1.0])
 def test_probabilities_that_16_bits_cannot_draw_are_left_to_torch(p, monkeypatch):
-    calls = calls_of(monkeypatch, "_scaled_mask")
+    calls = calls_of(monkeypatch, "scaled_mask")
     inputs = torch.randn(10)
-    with cpu_kernels():
+    with CpuKernels():
         torch.testing.assert_close(F.dropout(inputs, p), inputs if p < 1 else torch.zeros(10))
         assert torch.equal(F.dropout(inputs, 0.5, training=False), inputs)
     assert not calls
@@ -184,8 +194,8 @@ def test_attention(mask, scale, monkeypatch):
     """With the same mask of dropout on both sides."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(3, 7, 2, 4, requires_grad=True).transpose(1, 2) for _ in range(3))
-    dropped = cpu._scaled_mask(torch.Size((3, 2, 7, 7)), 0.4)
-    monkeypatch.setattr(cpu, "_scaled_mask", lambda *args: dropped)
+    dropped = cpu.scaled_mask(torch.Size((3, 2, 7, 7)), 0.4, cpu.RandomBits())
+    monkeypatch.setattr(cpu, "scaled_mask", lambda *args: dropped)
 
     def plain(query, key, value, mask):
         scores = query @ key.transpose(2, 3) * (0.5 if scale is None else scale)
@@ -195,7 +205,7 @@ def test_attention(mask, scale, monkeypatch):
         return (scores.masked_fill(nothing, 0).softmax(dim=-1) * ~nothing * dropped) @ value
 
     def ours(query, key, value, mask):
-        with cpu_kernels():
+        with CpuKernels():
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.4, scale=scale)
 
     wanted, gradients = outputs_and_gradients(plain, [query, key, value, mask])
@@ -207,12 +217,12 @@ def test_attention(mask, scale, monkeypatch):
 
 @pytest.mark.parametrize("options", [{"dropout_p": 0.0}, {"dropout_p": 0.4, "is_causal": True}], ids=str)
 def test_attention_of_another_kind_is_left_to_torch(options, monkeypatch):
-    calls = calls_of(monkeypatch, "_scaled_mask")
+    calls = calls_of(monkeypatch, "scaled_mask")
     tensors = [torch.randn(3, 2, 7, 4) for _ in range(3)]
     torch.manual_seed(0)
     wanted = F.scaled_dot_product_attention(*tensors, **options)
     torch.manual_seed(0)
-    with cpu_kernels():
+    with CpuKernels():
         assert torch.equal(F.scaled_dot_product_attention(*tensors, **options), wanted)
     assert not calls
 
@@ -225,7 +235,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
     """Over two micro-batches with repeated ids, as dense ones."""
     ids = torch.tensor([[3, 9, 9, 1], [3, 3, 0, 9]])
     rows = []
-    for around in (cpu_kernels, no_kernels):
+    for around in (CpuKernels, no_kernels):
         torch.manual_seed(0)
         table = nn.Embedding(40, 5, padding_idx)
         head = nn.Linear(5, 1)
@@ -241,7 +251,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
             with gradients.collecting("a", loss, len(part)):
                 (loss * len(part)).backward()
             hook.remove()
-            assert kinds == [around is cpu_kernels]
+            assert kinds == [around is CpuKernels]
         gradients.close()
         rows.append(gradients.rows[0].clone())
     assert apart(rows[0], rows[1]) < TOLERANCE
@@ -249,7 +259,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
 
 def test_a_small_table_has_a_dense_gradient():
     table = nn.Embedding(2, 5)
-    with cpu_kernels(table.parameters()):
+    with CpuKernels(table.parameters()):
         table(torch.zeros(4, dtype=torch.int64)).sum().backward()
     assert not table.weight.grad.is_sparse
 
@@ -257,15 +267,15 @@ def test_a_small_table_has_a_dense_gradient():
 def test_only_gradients_that_something_takes_are_sparse():
     """A part of a table, one that is scaled by frequency, and one that nobody named have dense gradients."""
     ids, table = torch.tensor([1, 1]), nn.Embedding(40, 5)
-    with cpu_kernels(table.parameters()):
+    with CpuKernels(table.parameters()):
         (F.embedding(ids, table.weight[:20]) + table(ids)).sum().backward()
     assert not table.weight.grad.is_sparse
     table.scale_grad_by_freq, table.weight.grad = True, None
-    with cpu_kernels(table.parameters()):
+    with CpuKernels(table.parameters()):
         table(ids).sum().backward()
     assert not table.weight.grad.is_sparse
     other = nn.Embedding(40, 5)
-    with cpu_kernels(table.parameters()):
+    with CpuKernels(table.parameters()):
         other(ids).sum().backward()
     assert not other.weight.grad.is_sparse
 
@@ -288,13 +298,13 @@ class Watch(TorchFunctionMode):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_are_left_to_torch(dtype):
     tensors = [torch.randn(4, 8, dtype=dtype), torch.randn(3, 8, dtype=dtype)]
-    with Watch() as watch, cpu_kernels():
+    with Watch() as watch, CpuKernels():
         assert F.linear(*tensors).dtype == dtype
     assert F.linear in watch.seen
 
 
 def test_autocast_keeps_its_types():
-    with torch.autocast("cpu", torch.bfloat16), cpu_kernels():
+    with torch.autocast("cpu", torch.bfloat16), CpuKernels():
         assert F.linear(torch.randn(4, 8), torch.randn(3, 8)).dtype == torch.bfloat16
 
 
@@ -313,7 +323,7 @@ def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypa
     calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())
     assert calls
-    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.trainer.CpuKernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer()), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -323,7 +333,7 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     model = make_model(dropout=0.3)
     model.gradient_checkpointing_enable()
     rows = step_rows(make_trainer(model))
-    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.trainer.CpuKernels", no_kernels)
     monkeypatch.setattr("hf_mtl.trainer.can_pack", lambda *args: False)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
@@ -341,7 +351,7 @@ def test_compiled_layers_go_without_them(make_trainer, monkeypatch):
 def test_without_onednn_linear_layers_are_left_to_torch(monkeypatch):
     calls = calls_of(monkeypatch, "product")
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    with cpu_kernels():
+    with CpuKernels():
         F.linear(torch.randn(4, 8), torch.randn(3, 8))
     assert not calls
 
@@ -350,5 +360,5 @@ def test_evaluation_takes_them_too(make_trainer, monkeypatch):
     calls = calls_of(monkeypatch, "product")
     scores = make_trainer().evaluate()
     assert calls
-    monkeypatch.setattr("hf_mtl.trainer.cpu_kernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.trainer.CpuKernels", no_kernels)
     assert scores["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], rel=TOLERANCE)

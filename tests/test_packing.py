@@ -107,10 +107,11 @@ def test_other_poolings(make_model, make_trainer, monkeypatch, pooling):
 def test_dropout(make_model, make_trainer, monkeypatch):
     """Under masks that depend on the last dimension only, in which packed and other tensors are alike."""
 
-    def mask(shape, p):
+    def mask(shape, p, bits):
         return ((torch.arange(shape[-1]) % 3 > 0) / (1 - p)).expand(shape).clone()
 
-    monkeypatch.setattr(cpu, "_scaled_mask", mask)
+    for module in (cpu, packing):
+        monkeypatch.setattr(module, "scaled_mask", mask)
     trainer = make_trainer(make_model(dropout=0.3))
     assert_same(trainer, batches_of(trainer), monkeypatch)
 
