@@ -88,6 +88,8 @@ class TaskGradients:
         self._written: list[set[int]] = [set() for _ in self.tasks]  # parameters that have their part of the row
         self._vectors: dict[int, list[Tensor]] = {}  # parameter -> which of its vectors have a gradient in some row
         self._whole: set[int] = set()  # parameters of which all may have one
+        self._zeros: list[set[int]] = [set() for _ in self.tasks]  # parameters whose part of the row is all zero
+        self._exposed: int | None = None  # the row that `.grad` shows
         self._sums: list[dist.Work] = []  # over the processes, under way
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(functools.partial(self._move, i))  # type: ignore[no-untyped-call]
@@ -109,7 +111,7 @@ class TaskGradients:
         else:
             self.add(self._task, self.shared[i], gradient)
 
-    def _place(self, task: int, parameter: Parameter, vectors: Tensor | None = None) -> tuple[Tensor, bool]:
+    def _place(self, task: int, parameter: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, bool]:
         """A parameter's part of a task's row, and whether there is content; from now on there is, in these vectors."""
         i = self._index[id(parameter)]
         if vectors is None:
@@ -118,23 +120,24 @@ class TaskGradients:
             self._vectors.setdefault(i, []).append(vectors)
         filled = i in self._written[task]
         self._written[task].add(i)
+        if vectors is not None and not filled and i not in self._zeros[task]:
+            self._views[task][i].zero_()
+        self._zeros[task].discard(i)
         return self._views[task][i], filled
 
-    def add(self, task: int, parameter: Parameter, gradient: Tensor) -> None:
+    def add(self, task: int, parameter: Tensor, gradient: Tensor) -> None:
         """Add to a parameter's gradient in a task's row."""
         place, filled = self._place(task, parameter)
         place.add_(gradient) if filled else place.copy_(gradient)
 
-    def add_product(self, task: int, parameter: Parameter, left: Tensor, right: Tensor) -> None:
+    def add_product(self, task: int, parameter: Tensor, left: Tensor, right: Tensor) -> None:
         """Add `left @ right` to a parameter's gradient in a task's row, without a copy."""
         place, filled = self._place(task, parameter)
         place.addmm_(left, right) if filled else torch.mm(left, right, out=place)
 
-    def add_at(self, task: int, parameter: Parameter, indices: Tensor, gradients: Tensor) -> None:
+    def add_at(self, task: int, parameter: Tensor, indices: Tensor, gradients: Tensor) -> None:
         """Add to those vectors of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)"""
-        place, filled = self._place(task, parameter, indices)
-        if not filled:
-            place.zero_()
+        place, _ = self._place(task, parameter, indices)
         place.index_add_(0, indices, gradients)
 
     def _views_of(self, row: Tensor) -> list[Tensor]:
@@ -143,6 +146,7 @@ class TaskGradients:
 
     def clear(self) -> None:
         """Begin a step: no gradient, no loss and no row counted yet."""
+        self._empty_vectors()
         for written in self._written:
             written.clear()
         self._vectors.clear()
@@ -153,7 +157,18 @@ class TaskGradients:
         for task in self.tasks:
             self._drop_head(task)
 
+    def _empty_vectors(self) -> None:
+        """Zero the vectors that the last step filled, so that the next need not zero all of their parameters."""
+        for task, (written, zeros) in enumerate(zip(self._written, self._zeros, strict=True)):
+            if task == self._exposed:  # an optimizer may have changed all of it
+                zeros.clear()
+                continue
+            for i in written & (self._vectors.keys() - self._whole):
+                self._views[task][i].index_fill_(0, torch.cat(self._vectors[i]), 0)
+                zeros.add(i)
+
     def _point_to(self, index: int | None) -> None:
+        self._exposed = index
         for i, parameter in enumerate(self.shared):
             parameter.grad = None if index is None else self._views[index][i]
 

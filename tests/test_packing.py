@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, CamembertConfig
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, cpu, packing
+from hf_mtl import MultiTaskConfig, MultiTaskModel, cpu, packed_layers, packing
 from hf_mtl.packing import FAMILIES
 from hf_mtl.unfreezing import train_last_layers
 
@@ -110,7 +110,7 @@ def test_dropout(make_model, make_trainer, monkeypatch):
     def mask(shape, p, bits):
         return ((torch.arange(shape[-1]) % 3 > 0) / (1 - p)).expand(shape).clone()
 
-    for module in (cpu, packing):
+    for module in (cpu, packed_layers):
         monkeypatch.setattr(module, "scaled_mask", mask)
     trainer = make_trainer(make_model(dropout=0.3))
     assert_same(trainer, batches_of(trainer), monkeypatch)
@@ -151,16 +151,15 @@ def test_frozen_layers(make_model, make_trainer, monkeypatch, layers):
 
 
 @pytest.mark.parametrize("layers", [0, 1])
-def test_below_the_layers_that_train_no_graph_is_kept(make_model, make_trainer, layers):
+def test_below_the_layers_that_train_no_graph_is_kept(make_model, make_trainer, monkeypatch, layers):
     model = make_model(layers=3)
     train_last_layers(model.encoder, layers)
     trainer = make_trainer(model)
     trainer.begin_step()
-    inputs = []
-    for layer in model.encoder.encoder.layer:
-        layer.intermediate.register_forward_pre_hook(lambda module, args: inputs.append(args[0].requires_grad))
+    outputs, real = [], packed_layers.Layer.__call__
+    monkeypatch.setattr(packed_layers.Layer, "__call__", lambda *args: outputs.append(real(*args)) or outputs[-1])
     losses = packing.packed_losses(model, batches_of(trainer)[0], trainer.gradients)
-    assert inputs == [False, False, layers == 1]
+    assert [output.requires_grad for output in outputs] == [False, False, layers == 1]
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in model.heads.parameters())
 
@@ -260,17 +259,50 @@ def scaled_by_frequency(model):
     model.encoder.embeddings.word_embeddings.scale_grad_by_freq = True
 
 
+def without_dropout(model):
+    model.encoder.encoder.layer[0].output.dropout = nn.Identity()
+
+
+class OwnLinear(nn.Linear):
+    """Of somebody else."""
+
+
+def other_class(model):
+    model.encoder.encoder.layer[0].output.dense.__class__ = OwnLinear
+
+
 def halves(model):
     model.encoder.half()
 
 
 @pytest.mark.parametrize(
-    "change", [watch, patch, subclass, eager, chunks, decoder, adapter, scaled_by_frequency, halves]
+    "change",
+    [
+        watch,
+        patch,
+        subclass,
+        eager,
+        chunks,
+        decoder,
+        adapter,
+        scaled_by_frequency,
+        without_dropout,
+        other_class,
+        halves,
+    ],
 )
 def test_models_that_it_does_not_know(make_model, change):
     model = make_model()
     assert packing.can_pack(model)
     change(model)
+    assert not packing.can_pack(model)
+
+
+def test_a_forward_that_somebody_gave_a_class_of_transformers(make_model, monkeypatch):
+    model = make_model()
+    layer = type(model.encoder.encoder.layer[0])
+    real = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: real(*args, **kwargs))
     assert not packing.can_pack(model)
 
 

@@ -300,3 +300,46 @@ def test_inner_products_and_sum_leave_out_vectors_that_no_row_has_a_gradient_in(
     gradients.add(1, shared[0], torch.ones(40, 3))  # a whole gradient beside
     assert [found for _, found, _ in gradients._parts()] == [None]
     gradients.close()
+
+
+def test_a_step_finds_nothing_of_the_vectors_of_the_steps_before():
+    """Whatever the steps before filled, left out or showed to an optimizer, which may change all that it sees."""
+    torch.manual_seed(0)
+    tables = [torch.nn.Parameter(torch.zeros(40, 3)), torch.nn.Parameter(torch.zeros(30, 2))]
+    heads = {task: [torch.nn.Parameter(torch.zeros(1))] for task in "abc"}
+    gradients = TaskGradients(list(heads), tables, heads, dict.fromkeys(heads, 1.0))
+    gradients.rows.fill_(torch.nan)
+    few, others, whole = torch.tensor([3, 2, 3]), torch.tensor([7, 2]), torch.arange(40)
+    steps = [
+        {0: few, 1: others, 2: few},
+        {0: others, 1: others, 2: others},
+        {1: few, 2: others},
+        {0: others, 1: whole, 2: few},
+        {0: few, 1: others, 2: others},
+        {0: few, 1: few, 2: few},
+        {0: others, 1: others, 2: others},
+    ]
+    for number, step in enumerate(steps):
+        gradients.clear()
+        wanted = [[torch.zeros_like(table) for table in tables] for _ in heads]
+        for task, ids in step.items():
+            filled = tables if (number + task) % 3 != 2 and ids is not whole else tables[:1]
+            for _ in range(2):  # micro-batches
+                for table, dense in zip(filled, wanted[task], strict=False):
+                    own = torch.randn(len(ids), table.shape[1])
+                    if number == 4 and task == 0:
+                        own.fill_(torch.nan)
+                    dense.index_add_(0, ids, own)
+                    gradients.add(task, table, own) if ids is whole else gradients.add_at(task, table, ids, own)
+            gradients.count("abc"[task], torch.tensor(1.0), 1)
+        for task, row in enumerate(wanted):
+            gradients.begin_sum("abc"[task])
+            assert torch.equal(gradients.rows[task].nan_to_num(9), flat(row).nan_to_num(9))
+        gradients.reduce()
+        assert gradients.leave_out_bad_tasks(keep_overflow=False) == ["a"] * (number == 4)
+        gradients.write_weighted(torch.ones(len(gradients.kept)))
+        good = [flat(row) for row in wanted if flat(row).isfinite().all()]
+        torch.testing.assert_close(flat([table.grad for table in tables]), torch.stack(good).sum(dim=0))
+        for table in tables:
+            table.grad.add_(1)
+    gradients.close()

@@ -1,0 +1,267 @@
+"""An encoder layer over the packed tokens of all tasks, forward and backward by hand.
+
+It is the layer of BERT and what comes from it: attention, then two linear layers with an activation between, each
+followed by dropout, the sum with what went in, and a norm. By hand no operation needs a call of its own into autograd,
+sums are built in place, and each weight's gradient is taken from one task's tokens at a time, straight into its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .cpu import (
+    RandomBits,
+    add_product_,
+    attend,
+    attend_backward,
+    product,
+    scaled_mask,
+    sum_of_rows,
+    transposed_product_pays,
+)
+from .gradients import TaskGradients
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task's tokens among all.
+
+    Attributes:
+        task: position of the task.
+        tokens: where they are.
+        shape: rows and the tokens of each.
+        mask: for attention's scores; boolean or added. *Shape:* (rows or 1, heads or 1, 1 or tokens, tokens)
+    """
+
+    task: int
+    tokens: slice
+    shape: tuple[int, int]
+    mask: Tensor | None = None
+
+    def rows_of(self, packed: Tensor, heads: int) -> Tensor:
+        """A view of this part. *Shape:* (all tokens, heads * width) -> (rows, heads, tokens, width)"""
+        return packed[self.tokens].view(*self.shape, heads, -1).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The tokens of all tasks, and where the gradients go that come from them.
+
+    Attributes:
+        gradients: take those of the parameters, while backward runs.
+        parts: the tasks' tokens.
+        bits: for dropout.
+    """
+
+    gradients: TaskGradients
+    parts: list[Part]
+    bits: RandomBits
+
+    def mask_of(self, dropout: nn.Dropout, shape: tuple[int, ...]) -> Tensor | None:
+        drops = dropout.training and dropout.p > 0
+        return scaled_mask(torch.Size(shape), dropout.p, self.bits) if drops else None
+
+    def add_linear(self, linear: nn.Linear, gradient: Tensor, inputs: Tensor) -> None:
+        """Take the gradients of a linear layer's parameters. *Shapes:* (all tokens, width out), (all tokens, width)"""
+        for part in self.parts:
+            own = gradient[part.tokens]
+            if linear.bias is not None and linear.bias.requires_grad:
+                self.gradients.add(part.task, linear.bias, sum_of_rows(own))
+            if not linear.weight.requires_grad:
+                continue
+            if transposed_product_pays(own, inputs):
+                self.gradients.add(part.task, linear.weight, product(own.T, inputs[part.tokens].T))
+            else:
+                self.gradients.add_product(part.task, linear.weight, own.T, inputs[part.tokens])
+
+    def add_norm(
+        self, weight: nn.Parameter | None, bias: nn.Parameter | None, gradient: Tensor, *saved: Tensor
+    ) -> Tensor:
+        """Take the gradients of a norm's parameters; returns that of its inputs, which are first of what was saved."""
+
+        def gradients_of(tokens: slice, wanted: list[bool]) -> tuple[Tensor, ...]:
+            own, inputs, mean, rstd = (each[tokens] for each in (gradient, *saved))
+            found: tuple[Tensor, ...] = torch.ops.aten.native_layer_norm_backward(
+                own, inputs, inputs.shape[1:], mean, rstd, weight, bias, wanted
+            )
+            return found
+
+        wanted = [p is not None and p.requires_grad for p in (weight, bias)]
+        for part in self.parts if any(wanted) else ():
+            found = gradients_of(part.tokens, [False, *wanted])[1:]
+            for parameter, own in zip((weight, bias), found, strict=True):
+                if parameter is not None and own is not None:
+                    self.gradients.add(part.task, parameter, own)
+        return gradients_of(slice(None), [True, False, False])[0]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer consists of, which the families of encoders have under different names."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_dropout: nn.Dropout
+    heads: int
+    attended: nn.Linear
+    middle_dropout: nn.Dropout
+    middle_norm: nn.LayerNorm
+    inner: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    outer: nn.Linear
+    last_dropout: nn.Dropout
+    last_norm: nn.LayerNorm
+
+    @classmethod
+    def of(cls, module: Any) -> Layer:
+        """The parts of a layer of transformers.
+
+        Raises:
+            AttributeError: for another kind of layer.
+        """
+        if hasattr(module.attention, "attn"):  # MPNet
+            attention, after = module.attention.attn, module.attention
+            query, key, value, attended = attention.q, attention.k, attention.v, attention.o
+        else:
+            attention, after = module.attention.self, module.attention.output
+            query, key, value, attended = attention.query, attention.key, attention.value, after.dense
+        return cls(
+            query, key, value, attention.dropout, attention.num_attention_heads,
+            attended, after.dropout, after.LayerNorm,
+            module.intermediate.dense, module.intermediate.intermediate_act_fn,
+            module.output.dense, module.output.dropout, module.output.LayerNorm,
+        )  # fmt: skip
+
+    def is_known(self) -> bool:
+        """Whether all parts are torch's own."""
+        linears = (self.query, self.key, self.value, self.attended, self.inner, self.outer)
+        dropouts = (self.attention_dropout, self.middle_dropout, self.last_dropout)
+        return (
+            all(type(each) is nn.Linear for each in linears)
+            and all(type(each) is nn.Dropout for each in dropouts)
+            and all(type(each) is nn.LayerNorm for each in (self.middle_norm, self.last_norm))
+        )
+
+    def parameters(self) -> list[nn.Parameter]:
+        modules = [each for each in vars(self).values() if isinstance(each, nn.Module)]
+        return [p for module in modules for p in module._parameters.values() if p is not None]
+
+    def __call__(self, inputs: Tensor, packed: Packed) -> Tensor:
+        """*Shape:* (all tokens, width) -> (all tokens, width)"""
+        masks = [part.mask for part in packed.parts]
+        output: Tensor = _Layer.apply(inputs, self, packed, *masks, *self.parameters())  # type: ignore[no-untyped-call]
+        return output
+
+
+def _linear(inputs: Tensor, linear: nn.Linear) -> Tensor:
+    return product(inputs, linear.weight, linear.bias)
+
+
+def _norm(inputs: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.native_layer_norm(inputs, inputs.shape[1:], norm.weight, norm.bias, norm.eps)
+
+
+def _drop_and_add_(rows: Tensor, drops: Tensor | None, others: Tensor) -> Tensor:
+    """`rows * drops + others`, in the place of the rows."""
+    return rows.add_(others) if drops is None else torch.addcmul(others, rows, drops, out=rows)
+
+
+def _attend(
+    layer: Layer, packed: Packed, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Attention within each row, and what its backward needs. *Shapes:* (all tokens, width)"""
+    output = torch.empty_like(value)
+    saved: list[Tensor | None] = []
+    for part in packed.parts:
+        own = [part.rows_of(each, layer.heads) for each in (query, key, value)]
+        rows, tokens = part.shape
+        drops = packed.mask_of(layer.attention_dropout, (rows, layer.heads, tokens, tokens))
+        attended, of_part = attend(own[0], own[1], own[2], part.mask, drops, own[0].shape[-1] ** -0.5)
+        part.rows_of(output, layer.heads).copy_(attended)
+        saved += of_part
+    return output, saved
+
+
+def _attend_backward(
+    layer: Layer, packed: Packed, gradient: Tensor, saved: tuple[Tensor | None, ...]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients to query, key and value, and to the scores of each part."""
+    to_inputs = [torch.empty_like(gradient) for _ in range(3)]
+    to_scores = []
+    for i, part in enumerate(packed.parts):
+        of_part = saved[i * len(saved) // len(packed.parts) : (i + 1) * len(saved) // len(packed.parts)]
+        own = part.rows_of(gradient, layer.heads)
+        *found, to_part = attend_backward(own, of_part, own.shape[-1] ** -0.5)
+        for whole, each in zip(to_inputs, found, strict=True):
+            part.rows_of(whole, layer.heads).copy_(each.view(own.shape))
+        to_scores.append(to_part)
+    return to_inputs, to_scores
+
+
+class _Layer(Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layer: Layer, packed: Packed, *masks_and_parameters: Tensor | None) -> Tensor:
+        qkv = [_linear(inputs, each) for each in (layer.query, layer.key, layer.value)]
+        attended, of_attention = _attend(layer, packed, *qkv)
+        middle_drops = packed.mask_of(layer.middle_dropout, inputs.shape)
+        middle_sum = _drop_and_add_(_linear(attended, layer.attended), middle_drops, inputs)
+        middle, *of_middle = _norm(middle_sum, layer.middle_norm)
+        inner = _linear(middle, layer.inner)
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
+            activated = layer.activation(inner.requires_grad_())
+        last_drops = packed.mask_of(layer.last_dropout, inputs.shape)
+        last_sum = _drop_and_add_(_linear(activated.detach(), layer.outer), last_drops, middle)
+        output, *of_last = _norm(last_sum, layer.last_norm)
+        ctx.layer, ctx.packed, ctx.activation = layer, packed, (inner, activated)
+        ctx.save_for_backward(
+            inputs,
+            attended,
+            middle_drops,
+            middle_sum,
+            *of_middle,
+            middle,
+            last_drops,
+            last_sum,
+            *of_last,
+            *of_attention,
+        )
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        layer, packed = ctx.layer, ctx.packed
+        (inner, activated), ctx.activation = ctx.activation, None
+        inputs, attended, middle_drops, *of_middle, middle, last_drops = ctx.saved_tensors[:8]
+        of_last, of_attention = ctx.saved_tensors[8:11], ctx.saved_tensors[11:]
+
+        to_middle = packed.add_norm(layer.last_norm.weight, layer.last_norm.bias, gradient, *of_last)
+        to_outer = to_middle if last_drops is None else to_middle * last_drops
+        packed.add_linear(layer.outer, to_outer, activated.detach())
+        (to_inner,) = torch.autograd.grad(activated, inner, product(to_outer, layer.outer.weight.T))
+        packed.add_linear(layer.inner, to_inner, middle)
+        to_middle = add_product_(to_middle, to_inner, layer.inner.weight)
+
+        to_inputs = packed.add_norm(layer.middle_norm.weight, layer.middle_norm.bias, to_middle, *of_middle)
+        to_attended = to_inputs if middle_drops is None else to_inputs * middle_drops
+        packed.add_linear(layer.attended, to_attended, attended)
+        to_context = product(to_attended, layer.attended.weight.T)
+        to_qkv, to_scores = _attend_backward(layer, packed, to_context, of_attention)
+        for linear, to_linear in zip((layer.query, layer.key, layer.value), to_qkv, strict=True):
+            packed.add_linear(linear, to_linear, inputs)
+            if ctx.needs_input_grad[0]:
+                to_inputs = add_product_(to_inputs, to_linear, linear.weight)
+        to_masks = [
+            each.sum_to_size(part.mask.shape) if wanted else None
+            for each, part, wanted in zip(to_scores, packed.parts, ctx.needs_input_grad[3:], strict=False)
+        ]
+        nothing = [None] * (len(ctx.needs_input_grad) - 3 - len(to_masks))
+        return to_inputs if ctx.needs_input_grad[0] else None, None, None, *to_masks, *nothing
