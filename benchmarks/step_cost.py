@@ -390,7 +390,7 @@ def one_step(trainer: Trainer, batch: Any) -> float:
     if isinstance(trainer, MultiTaskTrainer):
         trainer.begin_step()
     trainer.training_step(trainer.model, batch)
-    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    trainer._clip_grad_norm(trainer.model)
     trainer.optimizer.step()
     trainer.model.zero_grad()
     if CUDA:

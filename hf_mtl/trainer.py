@@ -319,6 +319,14 @@ class MultiTaskTrainer(TaskPublishing):
             self.counts.add(self.state.global_step, joint.bad_tasks(), joint.mean_losses())
         return {task: loss.detach() for task, loss in losses.items()}
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # The Trainer calls it between backward and the optimizer's step, with `max_grad_norm`.
+        if self.gradients is not None and self.args.device.type == "cpu":
+            norm = self.gradients.clip(self.args.max_grad_norm)
+            if norm is not None:
+                return norm
+        return super()._clip_grad_norm(model)
+
     def end_step(self) -> None:
         """After the optimizer's step: a method that looks at losses learns from this step's."""
         source = self.joint or self.gradients

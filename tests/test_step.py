@@ -343,3 +343,57 @@ def test_a_step_finds_nothing_of_the_vectors_of_the_steps_before():
         for table in tables:
             table.grad.add_(1)
     gradients.close()
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_clipping_is_torchs(make_trainer, monkeypatch, max_norm):
+    """With vectors of the word embeddings left out, and without a call of torch's."""
+    trainer = make_trainer(max_grad_norm=max_norm)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.begin_step()
+    trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
+    parameters = list(trainer.model.parameters())
+    copies = [torch.nn.Parameter(torch.zeros_like(p, dtype=torch.float64)) for p in parameters]
+    for copy, parameter in zip(copies, parameters, strict=True):
+        copy.grad = parameter.grad.double()
+    wanted = torch.nn.utils.clip_grad_norm_(copies, max_norm)
+    assert 0.5 < wanted < 1e6
+    with monkeypatch.context() as without:
+        without.setattr(trainer.accelerator, "clip_grad_norm_", None)
+        found = trainer._clip_grad_norm(trainer.model)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for copy, parameter in zip(copies, parameters, strict=True):
+        # torch adds 1e-6 to the norm that it divides by.
+        torch.testing.assert_close(parameter.grad, copy.grad.float(), rtol=5e-6, atol=0)
+
+
+def changes_in_place(parameter):
+    parameter.grad.add_(1)
+
+
+def replaces(parameter):
+    parameter.grad = parameter.grad + 1
+
+
+def removes(parameter):
+    parameter.grad = None
+
+
+@pytest.mark.parametrize("change", [changes_in_place, replaces, removes])
+def test_gradients_that_somebody_changed_are_clipped_by_torch(make_trainer, change):
+    trainer = make_trainer(max_grad_norm=0.5)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.begin_step()
+    trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
+    change(trainer.model.encoder.embeddings.word_embeddings.weight)
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    norm = flat(gradients).norm()
+    assert trainer._clip_grad_norm(trainer.model).item() == pytest.approx(norm.item(), rel=1e-5)
+    assert flat(gradients).norm().item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_without_a_gradient_nothing_is_clipped(make_trainer):
+    trainer = make_trainer()
+    trainer.begin_step()
+    assert trainer.gradients.clip(1.0) is None
+    assert trainer._clip_grad_norm(trainer.model) == 0
