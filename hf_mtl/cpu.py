@@ -182,6 +182,10 @@ def _dropout(
     return input * scaled_mask(input.shape, p, kernels.bits)
 
 
+def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    return torch.baddbmm(left.new_zeros(()), left, right, beta=0, alpha=scale)
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drops: Tensor | None, scale: float
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -190,10 +194,8 @@ def attend(
     *Shapes:* (rows, heads, tokens, width); mask, boolean or added, as in `scaled_dot_product_attention`; drops, from
     `scaled_mask`, (rows, heads, tokens, tokens)
     """
-    # Into a contiguous tensor: a product keeps its input's transposed layout, which flatten would copy.
-    queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
-    keys, values = key.flatten(0, 1), value.flatten(0, 1)
-    scores = (queries @ keys.mT).view(*query.shape[:3], key.shape[2])
+    queries, keys, values = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    scores = _scaled_product(queries, keys.mT, scale).view(*query.shape[:3], key.shape[2])
     if mask is not None:
         scores = scores.add_(mask) if mask.is_floating_point() else scores.masked_fill_(~mask, -torch.inf)
     shares = scores.softmax(dim=-1)
@@ -220,8 +222,8 @@ def attend_backward(
         to_shares.mul_(drops)
     to_mask = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
     to_scores = to_mask.flatten(0, 1)
-    to_query = torch.baddbmm(keys.new_zeros(()), to_scores, keys, beta=0, alpha=scale)
-    return to_query, to_scores.mT @ queries, kept.mT @ gradients, to_mask
+    to_query, to_key = _scaled_product(to_scores, keys, scale), _scaled_product(to_scores.mT, queries, scale)
+    return to_query, to_key, kept.mT @ gradients, to_mask
 
 
 class _Attention(Function):

@@ -45,9 +45,12 @@ class Part:
     shape: tuple[int, int]
     mask: Tensor | None = None
 
-    def rows_of(self, packed: Tensor, heads: int) -> Tensor:
-        """A view of this part. *Shape:* (all tokens, heads * width) -> (rows, heads, tokens, width)"""
-        return packed[self.tokens].view(*self.shape, heads, -1).transpose(1, 2)
+    def rows_of(self, packed: Tensor, heads: int, number: int = 1) -> Tensor:
+        """A view of this part of so many tensors side by side.
+
+        *Shape:* (all tokens, number * heads * width) -> (number, rows, heads, tokens, width)
+        """
+        return packed[self.tokens].view(*self.shape, number, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Packed:
         """Take the gradients of a linear layer's parameters. *Shapes:* (all tokens, width out), (all tokens, width)"""
         for part in self.parts:
             own = gradient[part.tokens]
-            if linear.bias is not None and linear.bias.requires_grad:
+            if linear.bias.requires_grad:
                 self.gradients.add(part.task, linear.bias, sum_of_rows(own))
             if not linear.weight.requires_grad:
                 continue
@@ -141,11 +144,11 @@ class Layer:
         )  # fmt: skip
 
     def is_known(self) -> bool:
-        """Whether all parts are torch's own."""
+        """Whether all parts are torch's own, and no bias is missing."""
         linears = (self.query, self.key, self.value, self.attended, self.inner, self.outer)
         dropouts = (self.attention_dropout, self.middle_dropout, self.last_dropout)
         return (
-            all(type(each) is nn.Linear for each in linears)
+            all(type(each) is nn.Linear and each.bias is not None for each in linears)
             and all(type(each) is nn.Dropout for each in dropouts)
             and all(type(each) is nn.LayerNorm for each in (self.middle_norm, self.last_norm))
         )
@@ -153,6 +156,11 @@ class Layer:
     def parameters(self) -> list[nn.Parameter]:
         modules = [each for each in vars(self).values() if isinstance(each, nn.Module)]
         return [p for module in modules for p in module._parameters.values() if p is not None]
+
+    def query_key_value(self) -> tuple[Tensor, Tensor]:
+        """Their weights and biases, one after the other. *Shapes:* (3 * width, width), (3 * width,)"""
+        linears = (self.query, self.key, self.value)
+        return torch.cat([each.weight for each in linears]), torch.cat([each.bias for each in linears])
 
     def __call__(self, inputs: Tensor, packed: Packed) -> Tensor:
         """*Shape:* (all tokens, width) -> (all tokens, width)"""
@@ -174,43 +182,47 @@ def _drop_and_add_(rows: Tensor, drops: Tensor | None, others: Tensor) -> Tensor
     return rows.add_(others) if drops is None else torch.addcmul(others, rows, drops, out=rows)
 
 
-def _attend(
-    layer: Layer, packed: Packed, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Attention within each row, and what its backward needs. *Shapes:* (all tokens, width)"""
-    output = torch.empty_like(value)
+def _attend(layer: Layer, packed: Packed, qkv: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """Attention within each row, and what its backward needs.
+
+    *Shapes:* query, key and value side by side, still without bias, (all tokens, 3 * width), (3 * width,)
+    -> (all tokens, width)
+    """
+    output = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
     saved: list[Tensor | None] = []
     for part in packed.parts:
-        own = [part.rows_of(each, layer.heads) for each in (query, key, value)]
+        own = part.rows_of(qkv, layer.heads, 3)
+        # Contiguous, for the batched products; a sum would keep its input's layout.
+        own = torch.add(own, bias.view(3, 1, layer.heads, 1, -1), out=own.new_empty(own.shape))
         rows, tokens = part.shape
         drops = packed.mask_of(layer.attention_dropout, (rows, layer.heads, tokens, tokens))
-        attended, of_part = attend(own[0], own[1], own[2], part.mask, drops, own[0].shape[-1] ** -0.5)
-        part.rows_of(output, layer.heads).copy_(attended)
+        attended, of_part = attend(own[0], own[1], own[2], part.mask, drops, own.shape[-1] ** -0.5)
+        part.rows_of(output, layer.heads)[0].copy_(attended)
         saved += of_part
     return output, saved
 
 
 def _attend_backward(
     layer: Layer, packed: Packed, gradient: Tensor, saved: tuple[Tensor | None, ...]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients to query, key and value, and to the scores of each part."""
-    to_inputs = [torch.empty_like(gradient) for _ in range(3)]
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients to query, key and value side by side, and to the scores of each part."""
+    to_qkv = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
     to_scores = []
     for i, part in enumerate(packed.parts):
         of_part = saved[i * len(saved) // len(packed.parts) : (i + 1) * len(saved) // len(packed.parts)]
-        own = part.rows_of(gradient, layer.heads)
+        own = part.rows_of(gradient, layer.heads)[0]
         *found, to_part = attend_backward(own, of_part, own.shape[-1] ** -0.5)
-        for whole, each in zip(to_inputs, found, strict=True):
-            part.rows_of(whole, layer.heads).copy_(each.view(own.shape))
+        for place, each in zip(part.rows_of(to_qkv, layer.heads, 3), found, strict=True):
+            place.copy_(each.view(own.shape))
         to_scores.append(to_part)
-    return to_inputs, to_scores
+    return to_qkv, to_scores
 
 
 class _Layer(Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: Layer, packed: Packed, *masks_and_parameters: Tensor | None) -> Tensor:
-        qkv = [_linear(inputs, each) for each in (layer.query, layer.key, layer.value)]
-        attended, of_attention = _attend(layer, packed, *qkv)
+        weight, bias = layer.query_key_value()
+        attended, of_attention = _attend(layer, packed, product(inputs, weight), bias)
         middle_drops = packed.mask_of(layer.middle_dropout, inputs.shape)
         middle_sum = _drop_and_add_(_linear(attended, layer.attended), middle_drops, inputs)
         middle, *of_middle = _norm(middle_sum, layer.middle_norm)
@@ -223,6 +235,7 @@ class _Layer(Function):
         ctx.layer, ctx.packed, ctx.activation = layer, packed, (inner, activated)
         ctx.save_for_backward(
             inputs,
+            weight,
             attended,
             middle_drops,
             middle_sum,
@@ -240,8 +253,8 @@ class _Layer(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layer, packed = ctx.layer, ctx.packed
         (inner, activated), ctx.activation = ctx.activation, None
-        inputs, attended, middle_drops, *of_middle, middle, last_drops = ctx.saved_tensors[:8]
-        of_last, of_attention = ctx.saved_tensors[8:11], ctx.saved_tensors[11:]
+        inputs, weight, attended, middle_drops, *of_middle, middle, last_drops = ctx.saved_tensors[:9]
+        of_last, of_attention = ctx.saved_tensors[9:12], ctx.saved_tensors[12:]
 
         to_middle = packed.add_norm(layer.last_norm.weight, layer.last_norm.bias, gradient, *of_last)
         to_outer = to_middle if last_drops is None else to_middle * last_drops
@@ -255,10 +268,10 @@ class _Layer(Function):
         packed.add_linear(layer.attended, to_attended, attended)
         to_context = product(to_attended, layer.attended.weight.T)
         to_qkv, to_scores = _attend_backward(layer, packed, to_context, of_attention)
-        for linear, to_linear in zip((layer.query, layer.key, layer.value), to_qkv, strict=True):
-            packed.add_linear(linear, to_linear, inputs)
-            if ctx.needs_input_grad[0]:
-                to_inputs = add_product_(to_inputs, to_linear, linear.weight)
+        for linear, own in zip((layer.query, layer.key, layer.value), to_qkv.chunk(3, dim=1), strict=True):
+            packed.add_linear(linear, own, inputs)
+        if ctx.needs_input_grad[0]:
+            to_inputs = add_product_(to_inputs, to_qkv, weight)
         to_masks = [
             each.sum_to_size(part.mask.shape) if wanted else None
             for each, part, wanted in zip(to_scores, packed.parts, ctx.needs_input_grad[3:], strict=False)
