@@ -32,7 +32,7 @@ class CpuKernels(TorchFunctionMode):
     Args:
         sparse: those of them that are embeddings get sparse gradients, which are not made anew, full of zeros, for
             every backward. `TaskGradients` takes such gradients; optimizers and clipping do not.
-        bits: for dropout.
+        bits: for dropout. Forwards in several contexts draw on from the same, as they would in one.
     """
 
     KERNELS: ClassVar[dict[Any, Callable[..., Tensor | None]]]
@@ -163,10 +163,10 @@ class RandomBits:
 def scaled_mask(shape: torch.Size, p: float, bits: RandomBits) -> Tensor:
     """0 with probability `p`, else 1 / (1 - p), both for `p` in steps of 2**-16."""
     if not can_draw(p):
-        return F.dropout(torch.ones(shape), p)
+        return F.dropout(torch.ones(shape, dtype=torch.float32), p)
     drop = round(p * 2**16)
     # Comparing into floats takes a third of comparing and converting.
-    floats = torch.ge(bits.draw(shape), drop - 2**15, out=torch.empty(shape))
+    floats = torch.ge(bits.draw(shape), drop - 2**15, out=torch.empty(shape, dtype=torch.float32))
     return floats.mul_(2**16 / (2**16 - drop))
 
 

@@ -67,7 +67,8 @@ class Packed:
     parts: list[Part]
     bits: RandomBits
 
-    def mask_of(self, dropout: nn.Dropout, shape: tuple[int, ...]) -> Tensor | None:
+    def drops_of(self, dropout: nn.Dropout, shape: tuple[int, ...]) -> Tensor | None:
+        """What a dropout multiplies by, if it does."""
         drops = dropout.training and dropout.p > 0
         return scaled_mask(torch.Size(shape), dropout.p, self.bits) if drops else None
 
@@ -144,13 +145,15 @@ class Layer:
         )  # fmt: skip
 
     def is_known(self) -> bool:
-        """Whether all parts are torch's own, and no bias is missing."""
+        """Whether all layers are torch's own, no bias is missing, and the activation makes a new tensor."""
         linears = (self.query, self.key, self.value, self.attended, self.inner, self.outer)
         dropouts = (self.attention_dropout, self.middle_dropout, self.last_dropout)
         return (
             all(type(each) is nn.Linear and each.bias is not None for each in linears)
             and all(type(each) is nn.Dropout for each in dropouts)
             and all(type(each) is nn.LayerNorm for each in (self.middle_norm, self.last_norm))
+            and isinstance(self.activation, nn.Module)
+            and not getattr(self.activation, "inplace", False)
         )
 
     def parameters(self) -> list[nn.Parameter]:
@@ -165,7 +168,7 @@ class Layer:
     def __call__(self, inputs: Tensor, packed: Packed) -> Tensor:
         """*Shape:* (all tokens, width) -> (all tokens, width)"""
         masks = [part.mask for part in packed.parts]
-        output: Tensor = _Layer.apply(inputs, self, packed, *masks, *self.parameters())  # type: ignore[no-untyped-call]
+        output: Tensor = _LayerFunction.apply(inputs, self, packed, *masks, *self.parameters())  # type: ignore[no-untyped-call]
         return output
 
 
@@ -195,7 +198,7 @@ def _attend(layer: Layer, packed: Packed, qkv: Tensor, bias: Tensor) -> tuple[Te
         # Contiguous, for the batched products; a sum would keep its input's layout.
         own = torch.add(own, bias.view(3, 1, layer.heads, 1, -1), out=own.new_empty(own.shape))
         rows, tokens = part.shape
-        drops = packed.mask_of(layer.attention_dropout, (rows, layer.heads, tokens, tokens))
+        drops = packed.drops_of(layer.attention_dropout, (rows, layer.heads, tokens, tokens))
         attended, of_part = attend(own[0], own[1], own[2], part.mask, drops, own.shape[-1] ** -0.5)
         part.rows_of(output, layer.heads)[0].copy_(attended)
         saved += of_part
@@ -218,24 +221,23 @@ def _attend_backward(
     return to_qkv, to_scores
 
 
-class _Layer(Function):
+class _LayerFunction(Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: Layer, packed: Packed, *masks_and_parameters: Tensor | None) -> Tensor:
         weight, bias = layer.query_key_value()
         attended, of_attention = _attend(layer, packed, product(inputs, weight), bias)
-        middle_drops = packed.mask_of(layer.middle_dropout, inputs.shape)
+        middle_drops = packed.drops_of(layer.middle_dropout, inputs.shape)
         middle_sum = _drop_and_add_(_linear(attended, layer.attended), middle_drops, inputs)
         middle, *of_middle = _norm(middle_sum, layer.middle_norm)
         inner = _linear(middle, layer.inner)
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):
             activated = layer.activation(inner.requires_grad_())
-        last_drops = packed.mask_of(layer.last_dropout, inputs.shape)
+        last_drops = packed.drops_of(layer.last_dropout, inputs.shape)
         last_sum = _drop_and_add_(_linear(activated.detach(), layer.outer), last_drops, middle)
         output, *of_last = _norm(last_sum, layer.last_norm)
         ctx.layer, ctx.packed, ctx.activation = layer, packed, (inner, activated)
         ctx.save_for_backward(
             inputs,
-            weight,
             attended,
             middle_drops,
             middle_sum,
@@ -253,8 +255,8 @@ class _Layer(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layer, packed = ctx.layer, ctx.packed
         (inner, activated), ctx.activation = ctx.activation, None
-        inputs, weight, attended, middle_drops, *of_middle, middle, last_drops = ctx.saved_tensors[:9]
-        of_last, of_attention = ctx.saved_tensors[9:12], ctx.saved_tensors[12:]
+        inputs, attended, middle_drops, *of_middle, middle, last_drops = ctx.saved_tensors[:8]
+        of_last, of_attention = ctx.saved_tensors[8:11], ctx.saved_tensors[11:]
 
         to_middle = packed.add_norm(layer.last_norm.weight, layer.last_norm.bias, gradient, *of_last)
         to_outer = to_middle if last_drops is None else to_middle * last_drops
@@ -271,7 +273,7 @@ class _Layer(Function):
         for linear, own in zip((layer.query, layer.key, layer.value), to_qkv.chunk(3, dim=1), strict=True):
             packed.add_linear(linear, own, inputs)
         if ctx.needs_input_grad[0]:
-            to_inputs = add_product_(to_inputs, to_qkv, weight)
+            to_inputs = add_product_(to_inputs, to_qkv, layer.query_key_value()[0])
         to_masks = [
             each.sum_to_size(part.mask.shape) if wanted else None
             for each, part, wanted in zip(to_scores, packed.parts, ctx.needs_input_grad[3:], strict=False)

@@ -39,7 +39,7 @@ def can_pack(model: MultiTaskModel) -> bool:
         and not any(map(_is_watched, model.modules()))
         and all(map(_is_known, encoder.modules()))
         and all(map(_is_known_layer, encoder_layers(encoder)))
-        and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in encoder.parameters())
+        and all(map(_is_plain, encoder.parameters()))
     )
 
 
@@ -57,6 +57,11 @@ def _is_watched(module: nn.Module) -> bool:
     """Whether somebody waits for a module's usual inputs: by a hook, or in the place of its forward."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    """Whether it is fp32 on a CPU, and nobody waits for its gradient in backward."""
+    return parameter.dtype == torch.float32 and parameter.device.type == "cpu" and not parameter._backward_hooks
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -168,9 +173,9 @@ def packed_losses(
 
 
 def _attention_mask(encoder: Any, real: Tensor) -> Tensor | None:
-    """What one task's attention masks, and MPNet adds, in all layers. *Shape:* (rows, tokens) -> as `_Part.mask`"""
-    padded = None if real.all() else ~real[:, None, None, :].bool()
+    """What one task's attention masks, and MPNet adds, in all layers. *Shape:* (rows, tokens) -> as `Part.mask`"""
+    shown = None if real.all() else real[:, None, None, :].bool()
     if not _has_fused_bias(encoder):
-        return None if padded is None else ~padded
+        return shown
     bias: Tensor = encoder.encoder.position_bias(real.shape[1])
-    return bias if padded is None else bias.masked_fill(padded, torch.finfo(bias.dtype).min)
+    return bias if shown is None else bias + (1 - shown.float()) * torch.finfo(bias.dtype).min

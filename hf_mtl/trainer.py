@@ -22,7 +22,7 @@ from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .combination import make_combination
 from .counts import StepCounts
-from .cpu import CpuKernels
+from .cpu import CpuKernels, RandomBits
 from .data import TaskCollator, TaskRows
 from .gradients import TaskGradients, sum_over_processes
 from .joint import JointLoss
@@ -127,6 +127,7 @@ class MultiTaskTrainer(TaskPublishing):
             self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
         self.gradients: TaskGradients | None = None
         self.packs = False
+        self.bits = RandomBits()
         self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
         self.counts = StepCounts(list(self.tasks))
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
@@ -186,7 +187,8 @@ class MultiTaskTrainer(TaskPublishing):
         """What is around every forward; on a CPU, its faster kernels too."""
         around: ExitStack = super().compute_loss_context_manager()
         if self._takes_kernels():
-            around.enter_context(CpuKernels(sparse=[] if self.gradients is None else self.gradients.shared))
+            sparse = [] if self.gradients is None else self.gradients.shared
+            around.enter_context(CpuKernels(sparse, self.bits))
         return around
 
     def _takes_kernels(self) -> bool:
@@ -197,12 +199,17 @@ class MultiTaskTrainer(TaskPublishing):
     def _can_pack(self) -> bool:
         """Whether all tasks share a forward and a backward.
 
-        Not on several processes, where a row's sum travels while the next task's backward runs, and not where the
-        losses of the same forwards are asked for again.
+        Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
+        of the same forwards are asked for again, and not where a subclass puts something around every forward.
         """
         alone = self.args.world_size == 1 and not (self.balancer is not None and self.balancer.looks_back)
+        alone = alone and self._is_own("compute_loss_context_manager")
         plain = self.accelerator.mixed_precision == "no" and self._takes_kernels()
         return alone and plain and can_pack(self.model)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a method is what this class has, not a subclass's or what somebody put in its place."""
+        return getattr(getattr(self, name), "__func__", None) is vars(MultiTaskTrainer)[name]
 
     def begin_step(self) -> None:
         """Before the first micro-batch of a step: rows, still without content, for the parameters that train now."""
@@ -262,6 +269,7 @@ class MultiTaskTrainer(TaskPublishing):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
+        self.bits = RandomBits()
         if self.balancer is not None and self.balancer.looks_back:
             self.seen.append((random_state(self.args.device), inputs))
         if self.joint is None:
@@ -320,8 +328,8 @@ class MultiTaskTrainer(TaskPublishing):
         return {task: loss.detach() for task, loss in losses.items()}
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        # The Trainer calls it between backward and the optimizer's step, with `max_grad_norm`.
-        if self.gradients is not None and self.args.device.type == "cpu":
+        # Only a subclass's step can have changed `.grad` since it was written.
+        if self.gradients is not None and self.args.device.type == "cpu" and self._is_own("training_step"):
             norm = self.gradients.clip(self.args.max_grad_norm)
             if norm is not None:
                 return norm
@@ -339,6 +347,7 @@ class MultiTaskTrainer(TaskPublishing):
         """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
         sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
         for state, inputs in self.seen:
+            self.bits = RandomBits()
             with torch.no_grad(), replayed(state, self.args.device), self.compute_loss_context_manager():
                 losses = self.model_wrapped(batches=inputs).loss
             num_rows = self._num_rows(inputs).to(sums)

@@ -34,7 +34,7 @@ def outputs_and_gradients(function, tensors):
     return output.detach(), [t.grad for t in tensors if t is not None and t.requires_grad]
 
 
-def no_kernels(sparse=()):
+def no_kernels(sparse=(), bits=None):
     """In the place of `CpuKernels`."""
     return nullcontext()
 

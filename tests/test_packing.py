@@ -7,9 +7,9 @@ import conftest
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, CamembertConfig
+from transformers import AutoConfig, BertConfig, CamembertConfig
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, cpu, packed_layers, packing
+from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, cpu, packed_layers, packing
 from hf_mtl.packing import FAMILIES
 from hf_mtl.unfreezing import train_last_layers
 
@@ -104,15 +104,26 @@ def test_other_poolings(make_model, make_trainer, monkeypatch, pooling):
     assert_same(trainer, batches_of(trainer), monkeypatch)
 
 
-def test_dropout(make_model, make_trainer, monkeypatch):
-    """Under masks that depend on the last dimension only, in which packed and other tensors are alike."""
+def test_dropout(make_trainer, tokenizer, specs, monkeypatch):
+    """A probability of its own for every dropout, and for every probability a mask of its own.
+
+    The masks depend on the last dimension otherwise, in which packed and other tensors are alike.
+    """
 
     def mask(shape, p, bits):
-        return ((torch.arange(shape[-1]) % 3 > 0) / (1 - p)).expand(shape).clone()
+        return (((torch.arange(shape[-1]) * 7) % 20 >= 20 * p) / (1 - p)).expand(shape).clone()
 
     for module in (cpu, packed_layers):
         monkeypatch.setattr(module, "scaled_mask", mask)
-    trainer = make_trainer(make_model(dropout=0.3))
+    family_config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64
+    )
+    model = of_family(family_config, specs, tokenizer)
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert len(dropouts) == 8  # after the embeddings, three in each layer, before the heads
+    for i, dropout in enumerate(dropouts, 1):
+        dropout.p = i / 20
+    trainer = make_trainer(model)
     assert_same(trainer, batches_of(trainer), monkeypatch)
 
 
@@ -263,6 +274,20 @@ def without_dropout(model):
     model.encoder.encoder.layer[0].output.dropout = nn.Identity()
 
 
+def in_place(model):
+    model.encoder.encoder.layer[0].intermediate.intermediate_act_fn = nn.ReLU(inplace=True)
+
+
+def function(model):
+    intermediate = model.encoder.encoder.layer[0].intermediate
+    del intermediate.intermediate_act_fn
+    intermediate.intermediate_act_fn = torch.relu
+
+
+def gradient_hook(model):
+    model.encoder.embeddings.word_embeddings.weight.register_hook(lambda gradient: gradient)
+
+
 class OwnLinear(nn.Linear):
     """Of somebody else."""
 
@@ -288,6 +313,9 @@ def halves(model):
         scaled_by_frequency,
         without_dropout,
         other_class,
+        in_place,
+        function,
+        gradient_hook,
         halves,
     ],
 )
@@ -345,6 +373,16 @@ def test_runs_that_go_without_it(make_trainer, monkeypatch, arguments):
         trainer = make_trainer(**arguments)
         if "gradient_checkpointing" in arguments:
             trainer.model.gradient_checkpointing_enable()
+    assert not trainer._can_pack()
+
+
+def test_a_context_of_a_subclass_is_around_every_forward(make_trainer):
+    class Subclass(MultiTaskTrainer):
+        def compute_loss_context_manager(self):
+            return super().compute_loss_context_manager()
+
+    trainer = make_trainer()
+    trainer.__class__ = Subclass
     assert not trainer._can_pack()
 
 
