@@ -60,6 +60,7 @@ LEVELS = {
     "joint": 5,
     "evaluation": 4,
     "publishing": 6,
+    "packed_layers": 1,
     "packing": 4,
     "trainer": 7,
     "__init__": 8,
