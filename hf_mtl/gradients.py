@@ -316,7 +316,7 @@ class TaskGradients:
         self._finish(torch.ones(len(self.kept)))
 
     def clip(self, max_norm: float) -> Tensor | None:
-        """As `clip_grad_norm_` after writing, in a third of the time on a CPU: vectors that are zero are left out.
+        """As `clip_grad_norm_` after writing, but vectors that are zero are left out, and the norm is summed in fp64.
 
         Nobody else may have written to `.grad` meanwhile.
 

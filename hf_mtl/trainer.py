@@ -202,10 +202,15 @@ class MultiTaskTrainer(TaskPublishing):
         Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
         of the same forwards are asked for again, and not where a subclass puts something around every forward.
         """
-        alone = self.args.world_size == 1 and not (self.balancer is not None and self.balancer.looks_back)
-        alone = alone and self._is_own("compute_loss_context_manager")
-        plain = self.accelerator.mixed_precision == "no" and self._takes_kernels()
-        return alone and plain and can_pack(self.model)
+        looks_back = self.balancer is not None and self.balancer.looks_back
+        return (
+            self.args.world_size == 1
+            and not looks_back
+            and self._is_own("compute_loss_context_manager")
+            and self.accelerator.mixed_precision == "no"
+            and self._takes_kernels()
+            and can_pack(self.model)
+        )
 
     def _is_own(self, name: str) -> bool:
         """Whether a method is what this class has, not a subclass's or what somebody put in its place."""

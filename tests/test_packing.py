@@ -376,7 +376,7 @@ def test_runs_that_go_without_it(make_trainer, monkeypatch, arguments):
     assert not trainer._can_pack()
 
 
-def test_a_context_of_a_subclass_is_around_every_forward(make_trainer):
+def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
     class Subclass(MultiTaskTrainer):
         def compute_loss_context_manager(self):
             return super().compute_loss_context_manager()
