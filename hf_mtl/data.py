@@ -6,8 +6,8 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase
 
 
 class Ragged:
-    """Rows of unequal length in one array: `ragged[places]` lists the rows at these places, as views.
+    """Rows of unequal length in one array: `ragged[places]` has the rows at these places; iterating, each is a view.
 
     Args:
         values: of all rows, one after another.
@@ -143,9 +143,27 @@ class Ragged:
     def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
         self.values, self.starts = values, starts
 
-    def __getitem__(self, places: NDArray[np.int64]) -> list[NDArray[Any]]:
-        ends = zip(self.starts[places].tolist(), self.starts[places + 1].tolist(), strict=True)
-        return [self.values[start:end] for start, end in ends]
+    @classmethod
+    def of(cls, rows: Sequence[Any]) -> Ragged:
+        """From rows by themselves."""
+        return cls(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """*Shape:* (rows,)"""
+        return np.diff(self.starts)
+
+    def __getitem__(self, places: NDArray[np.int64]) -> Ragged:
+        begins = self.starts[places]
+        lengths = self.starts[places + 1] - begins
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        return Ragged(self.values[np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])], starts)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self.values[start:end] for start, end in pairwise(self.starts.tolist()))
+
+
+Columns = Mapping[str, NDArray[Any] | Ragged]
 
 
 def _column(array: Any) -> NDArray[Any] | Ragged:
@@ -187,17 +205,40 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
-        """The rows at `indices`; `torch.utils.data` calls this with a whole batch. Token ids are views of one array."""
+        """The rows at `indices`; `torch.utils.data` calls this with a whole batch."""
+        rows: list[Rows] = [{}] * len(indices)
+        for task, (where, columns) in self._picked(indices).items():
+            for row, *values in zip(where.tolist(), *columns.values(), strict=True):
+                rows[row] = {"task": task, **dict(zip(columns, values, strict=True))}
+        return rows
+
+    def by_column(self) -> TaskColumns:
+        """The same rows for `TaskCollator`, without a dictionary for each."""
+        return TaskColumns(self)
+
+    def _picked(self, indices: Sequence[int]) -> dict[str, tuple[NDArray[np.int64], Columns]]:
+        """Task -> which of `indices` are its rows, and the columns of these."""
         owners = np.searchsorted(self._ends, indices, side="right")
         places = np.asarray(indices) - self._starts[owners]
-        rows: list[Rows] = [{}] * len(indices)
+        picked: dict[str, tuple[NDArray[np.int64], Columns]] = {}
         for owner in np.unique(owners).tolist():
-            mine, task = np.flatnonzero(owners == owner), self._names[owner]
-            columns = self._columns[task]
-            names, cells = ("task", *columns), [column[places[mine]] for column in columns.values()]
-            for row, values in zip(mine.tolist(), zip(repeat(task), *cells, strict=False), strict=True):
-                rows[row] = dict(zip(names, values, strict=True))
-        return rows
+            where, task = np.flatnonzero(owners == owner), self._names[owner]
+            picked[task] = where, {name: column[places[where]] for name, column in self._columns[task].items()}
+        return picked
+
+
+class TaskColumns(torch.utils.data.Dataset[dict[str, Columns]]):
+    """`TaskRows` of which a batch is task -> columns."""
+
+    def __init__(self, rows: TaskRows) -> None:
+        self.rows, self.tasks = rows, rows.tasks
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Columns]:
+        """The columns of the rows at `indices`, in their order within each task."""
+        return {task: columns for task, (_, columns) in self.rows._picked(indices).items()}
 
 
 class TaskCollator:
@@ -214,32 +255,43 @@ class TaskCollator:
         self.tokenizer = tokenizer
         self.pad_to_multiple_of = pad_to_multiple_of
 
-    def __call__(self, rows: Iterable[Rows]) -> dict[str, dict[str, Tensor]]:
-        by_task: dict[str, list[Rows]] = {}
-        for row in rows:
-            by_task.setdefault(row["task"], []).append(row)
-        return {task: self._batch(group) for task, group in by_task.items()}
+    def __call__(self, rows: Iterable[Rows] | Mapping[str, Columns]) -> dict[str, dict[str, Tensor]]:
+        by_task = rows if isinstance(rows, Mapping) else _columns_by_task(rows)
+        return {task: self._batch(columns) for task, columns in by_task.items()}
 
-    def _batch(self, rows: list[Rows]) -> dict[str, Tensor]:
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        multiple = self.pad_to_multiple_of or 1
+    def _batch(self, columns: Columns) -> dict[str, Tensor]:
+        ids = columns["input_ids"]
+        assert isinstance(ids, Ragged)
+        lengths, multiple = ids.lengths, self.pad_to_multiple_of or 1
         real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
         if self.tokenizer.padding_side == "left":
             real = real[:, ::-1]
         fill = dict.fromkeys(self.tokenizer.model_input_names, 0)
         fill |= {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
-        for name in rows[0]:
-            values = [row[name] for row in rows]
-            if name != "task":
-                batch[name] = _padded(values, real, fill[name]) if name in fill else _stacked(values)
+        for name, column in columns.items():
+            if isinstance(column, Ragged) and name in fill:
+                batch[name] = _padded(column.values, real, fill[name])
+            else:
+                batch[name] = _stacked(list(column))
         return batch
 
 
-def _padded(values: Sequence[Any], real: NDArray[np.bool_], fill: int) -> Tensor:
-    """*Shapes:* (tokens of the row,) each, (rows, tokens) -> (rows, tokens), int64"""
+def _columns_by_task(rows: Iterable[Rows]) -> dict[str, Columns]:
+    by_task: dict[str, list[Rows]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    columns: dict[str, Columns] = {}
+    for task, group in by_task.items():
+        cells = {name: [row[name] for row in group] for name in group[0] if name != "task"}
+        columns[task] = {n: Ragged.of(each) if np.ndim(each[0]) else np.asarray(each) for n, each in cells.items()}
+    return columns
+
+
+def _padded(values: NDArray[Any], real: NDArray[np.bool_], fill: int) -> Tensor:
+    """*Shapes:* (tokens of all rows,), (rows, tokens) -> (rows, tokens), int64"""
     padded = np.full(real.shape, fill, dtype=np.int64)
-    padded[real] = np.concatenate(values)
+    padded[real] = values
     return torch.from_numpy(padded)
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, speed_metrics
 
-from .data import TaskRows
+from .data import TaskCollator, TaskRows
 from .kinds import KINDS
 from .seeding import seeded_generator
 from .tasks import TaskSpec
@@ -50,7 +50,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
     def _loader(self, rows: TaskRows, **batches: Any) -> DataLoader[Any]:
         args = self.args
         loader = DataLoader(
-            rows,
+            rows.by_column() if type(self.data_collator) is TaskCollator else rows,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",

@@ -387,6 +387,22 @@ def test_padding_is_that_of_the_tokenizer(rows, specs, side, multiple):
         assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
 
 
+def test_batches_by_column_are_those_of_the_rows(rows, tokenizer):
+    soft = {name: [[0.0, i] for i in range(len(part))] for name, part in rows["train"].items()}
+    everything = TaskRows({name: part.add_column("soft", soft[name]) for name, part in rows["train"].items()})
+    collate = TaskCollator(tokenizer)
+    by_column = everything.by_column()
+    assert by_column.tasks == everything.tasks and len(by_column) == len(everything)
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:20].tolist()
+    found, wanted = collate(by_column.__getitems__(order)), collate(everything.__getitems__(order))
+    assert set(found) == set(wanted) == {"reviews", "pairs"}
+    for name, batch in wanted.items():
+        assert set(batch) >= {"input_ids", "attention_mask", "labels", "soft"}
+        assert set(found[name]) == set(batch)
+        for key, value in batch.items():
+            assert found[name][key].dtype == value.dtype and torch.equal(found[name][key], value)
+
+
 @pytest.mark.parametrize(
     ("value", "dtype"), [("int8", torch.int64), ("int32", torch.int64), ("float64", torch.float32)]
 )

@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.counts import StepCounts
-from hf_mtl.data import TaskRows
+from hf_mtl.data import TaskCollator, TaskRows
 from hf_mtl.errors import PushError
 from hf_mtl.metrics import task_scores
 
@@ -179,6 +179,26 @@ def test_a_model_card_is_written_without_a_push_and_keeps_what_a_person_wrote(ma
 def test_losses_alone_are_predicted_too(make_trainer, rows):
     output = make_trainer(prediction_loss_only=True).predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
     assert output.predictions is None and output.metrics["test_loss"] > 0
+
+
+def test_a_collator_of_ones_own_gets_a_list_of_rows(make_trainer, tokenizer):
+    class Own(TaskCollator):
+        def __call__(self, rows):
+            assert isinstance(rows, list)
+            labels = [row.pop("labels") for row in rows]  # as many do
+            batches = super().__call__(rows)
+            first = len(batches["reviews"]["input_ids"])
+            batches["reviews"]["labels"] = torch.tensor(labels[:first]).long()
+            batches["pairs"]["labels"] = torch.tensor(labels[first:]).float()
+            return batches
+
+    trainer, wanted = make_trainer(), list(make_trainer().get_train_dataloader())
+    trainer.data_collator = Own(tokenizer)
+    found = list(trainer.get_train_dataloader())
+    assert len(found) == len(wanted)
+    for mine, own in zip(wanted, found, strict=True):
+        for task, batch in mine.items():
+            assert all(torch.equal(value, own[task][name]) for name, value in batch.items())
 
 
 def test_the_training_sample_is_the_same_rows_every_time(make_trainer):
