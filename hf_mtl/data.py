@@ -6,8 +6,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .errors import InputError
+from .ragged import Columns, Ragged, column_of
 from .tasks import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -132,49 +132,6 @@ def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase
     return [len(ids) > max_length for ids in whole["input_ids"]]
 
 
-class Ragged:
-    """Rows of unequal length in one array: `ragged[places]` has the rows at these places; iterating, each is a view.
-
-    Args:
-        values: of all rows, one after another.
-        starts: where each row begins, and the end of the last one. *Shape:* (rows + 1,)
-    """
-
-    def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
-        self.values, self.starts = values, starts
-
-    @classmethod
-    def of(cls, rows: Sequence[Any]) -> Ragged:
-        """From rows by themselves."""
-        return cls(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """*Shape:* (rows,)"""
-        return np.diff(self.starts)
-
-    def __getitem__(self, places: NDArray[np.int64]) -> Ragged:
-        begins = self.starts[places]
-        lengths = self.starts[places + 1] - begins
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        return Ragged(self.values[np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])], starts)
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self.values[start:end] for start, end in pairwise(self.starts.tolist()))
-
-
-Columns = Mapping[str, NDArray[Any] | Ragged]
-
-
-def _column(array: Any) -> NDArray[Any] | Ragged:
-    """An arrow column as numpy arrays."""
-    array = array.combine_chunks()
-    if not hasattr(array, "offsets"):
-        return np.asarray(array.to_numpy(zero_copy_only=False))
-    starts = array.offsets.to_numpy().astype(np.int64)
-    return Ragged(array.flatten().to_numpy(zero_copy_only=False), starts - starts[0])
-
-
 class TaskRows(torch.utils.data.Dataset[Rows]):
     """Rows of several tasks behind one index, each row carrying its task's name under "task".
 
@@ -192,7 +149,7 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
                 raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
         self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
         tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
-        self._columns = {name: {c: _column(table[c]) for c in table.column_names} for name, table in tables.items()}
+        self._columns = {name: {c: column_of(table[c]) for c in table.column_names} for name, table in tables.items()}
         self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int64) for name, c in self._columns.items()}
         self._names = list(self.tasks)
         self._ends = np.cumsum(list(self.sizes.values()))

@@ -1,4 +1,4 @@
-"""The gradient of every task over the shared parameters, one flat row per task, and their weighted sum.
+"""The gradient of every task over the shared parameters, and their weighted sum.
 
 A hook moves every gradient into the row of the task at hand the moment backward has it, or a packed pass puts it there
 itself, so that beside the rows nothing of their size is ever held. Later micro-batches add to the row.
@@ -7,7 +7,7 @@ itself, so that beside the rows nothing of their size is ever held. Later micro-
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,42 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-# Elements whose products are summed in fp32 before the sums are added in fp64. A CPU adds up in few lanes and loses
-# digits over long stretches; a GPU adds up in a tree, and short stretches would cost launches.
-CPU_STRETCH = 1 << 10
-GPU_STRETCH = 1 << 20
-
-
-def inner_products(rows: Tensor) -> Tensor:
-    """The Gramian of flat rows, in fp64 over stretches that are summed in fp32. *Shapes:* (K, P) -> (K, K)"""
-    rows = rows.float()
-    if rows.device.type == "cpu":  # one pass over the rows for all products
-        num_stretches = rows.shape[1] // CPU_STRETCH
-        whole = num_stretches * CPU_STRETCH
-        stretches = rows[:, :whole].view(len(rows), num_stretches, CPU_STRETCH).transpose(0, 1)
-        rest = rows[:, whole:]
-        return torch.bmm(stretches, stretches.transpose(1, 2)).double().sum(dim=0) + (rest @ rest.T).double()
-    products = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    for i, a in enumerate(rows):  # a matrix product of this shape is slower than reading the rows anew
-        for j, b in enumerate(rows[: i + 1]):
-            parts = [torch.dot(x, y) for x, y in zip(a.split(GPU_STRETCH), b.split(GPU_STRETCH), strict=True)]
-            products[i, j] = products[j, i] = torch.stack(parts).double().sum()
-    return products
-
-
-def begin_sum_over_processes(tensors: Iterable[Tensor]) -> list[dist.Work]:
-    """Begin to make every tensor the sum of what the processes hold; it is so once all that is returned is done."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return []
-    return [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
-
-
-def sum_over_processes(tensors: Iterable[Tensor]) -> int:
-    """Make every tensor the sum of what the processes hold, in place; returns the number of processes."""
-    sums = begin_sum_over_processes(tensors)
-    for each in sums:
-        each.wait()
-    return dist.get_world_size() if sums else 1
+from .gradient_rows import GradientRows
+from .sums import begin_sum_over_processes, inner_products
 
 
 class TaskGradients:
@@ -77,18 +43,11 @@ class TaskGradients:
         self.shared = list(shared)
         self.heads = {task: list(heads[task]) for task in self.tasks}
         example = (self.shared or self.heads[self.tasks[0]])[0]
-        size = sum(p.numel() for p in self.shared)
-        self.rows = torch.empty(len(self.tasks), size, dtype=example.dtype, device=example.device)
+        self.rows = GradientRows(len(self.tasks), self.shared, like=example)
         self._losses, self._counts = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
         self.loss_scale = 1.0
         self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64)
-        self._views = [self._views_of(row) for row in self.rows]
-        self._index = {id(p): i for i, p in enumerate(self.shared)}
         self._task: int | None = None  # whose backward is under way
-        self._written: list[set[int]] = [set() for _ in self.tasks]  # parameters that have their part of the row
-        self._vectors: dict[int, list[Tensor]] = {}  # parameter -> which of its vectors have a gradient in some row
-        self._whole: set[int] = set()  # parameters of which all may have one
-        self._zeros: list[set[int]] = [set() for _ in self.tasks]  # parameters whose part of the row is all zero
         self._exposed: int | None = None  # the row that `.grad` shows
         self._sums: list[dist.Work] = []  # over the processes, under way
         self._hooks = [
@@ -107,74 +66,23 @@ class TaskGradients:
             return
         gradient, parameter.grad = parameter.grad, None
         if gradient.is_sparse:
-            self.add_at(self._task, self.shared[i], gradient._indices()[0], gradient._values())
+            self.rows.add_at(self._task, self.shared[i], gradient._indices()[0], gradient._values())
         else:
-            self.add(self._task, self.shared[i], gradient)
-
-    def _place(self, task: int, parameter: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, bool]:
-        """A parameter's part of a task's row, and whether there is content; from now on there is.
-
-        Args:
-            vectors: those of the part that get content, where not all of it does; the others are zero, then.
-        """
-        i = self._index[id(parameter)]
-        if vectors is None:
-            self._whole.add(i)
-        else:
-            self._vectors.setdefault(i, []).append(vectors)
-        filled = i in self._written[task]
-        if vectors is not None and not filled and i not in self._zeros[task]:
-            self._views[task][i].zero_()
-        self._zeros[task].discard(i)
-        self._written[task].add(i)
-        return self._views[task][i], filled
-
-    def add(self, task: int, parameter: Tensor, gradient: Tensor) -> None:
-        """Add to a parameter's gradient in a task's row."""
-        place, filled = self._place(task, parameter)
-        place.add_(gradient) if filled else place.copy_(gradient)
-
-    def add_product(self, task: int, parameter: Tensor, left: Tensor, right: Tensor) -> None:
-        """Add `left @ right` to a parameter's gradient in a task's row, without a copy."""
-        place, filled = self._place(task, parameter)
-        place.addmm_(left, right) if filled else torch.mm(left, right, out=place)
-
-    def add_at(self, task: int, parameter: Tensor, indices: Tensor, gradients: Tensor) -> None:
-        """Add to those vectors of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)"""
-        place, _ = self._place(task, parameter, indices)
-        place.index_add_(0, indices, gradients)
-
-    def _views_of(self, row: Tensor) -> list[Tensor]:
-        pieces = torch.split(row, [p.numel() for p in self.shared])
-        return [piece.view_as(p) for piece, p in zip(pieces, self.shared, strict=True)]
+            self.rows.add(self._task, self.shared[i], gradient)
 
     def clear(self) -> None:
         """Begin a step: no gradient, no loss and no row counted yet."""
-        self._empty_vectors()
-        for written in self._written:
-            written.clear()
-        self._vectors.clear()
-        self._whole.clear()
+        self.rows.clear(changed=self._exposed)
         self._losses.zero_()
         self._counts.zero_()
         self._point_to(None)
         for task in self.tasks:
             self._drop_head(task)
 
-    def _empty_vectors(self) -> None:
-        """Zero the vectors that the last step filled, so that the next need not zero all of their parameters."""
-        for task, (written, zeros) in enumerate(zip(self._written, self._zeros, strict=True)):
-            if task == self._exposed:  # an optimizer may have changed all of it
-                zeros.clear()
-                continue
-            for i in written & (self._vectors.keys() - self._whole):
-                self._views[task][i].index_fill_(0, torch.cat(self._vectors[i]), 0)
-                zeros.add(i)
-
     def _point_to(self, index: int | None) -> None:
         self._exposed = index
         for i, parameter in enumerate(self.shared):
-            parameter.grad = None if index is None else self._views[index][i]
+            parameter.grad = None if index is None else self.rows.views[index][i]
 
     def _drop_head(self, task: str) -> None:
         for parameter in self.heads[task]:
@@ -208,12 +116,10 @@ class TaskGradients:
         Every process calls it for every task, in the same order.
         """
         i = self.tasks.index(task)
-        for parameter, view in enumerate(self._views[i]):
-            if parameter not in self._written[i]:
-                view.zero_()
-        self._sums += begin_sum_over_processes([self.rows[i], *self._head_gradients(task)])
+        self.rows.fill_gaps(i)
+        self._sums += begin_sum_over_processes([self.rows.values[i], *self._head_gradients(task)])
         if self._sums:  # other processes may have other vectors
-            self._whole.update(self._vectors)
+            self.rows.expect_any_vector()
 
     def reduce(self) -> None:
         """Wait for the sums, take the rows' inner products, and fetch all numbers that decide the step."""
@@ -224,30 +130,11 @@ class TaskGradients:
         for i, task in enumerate(self.tasks):
             for gradient in self._head_gradients(task):
                 heads[i] += gradient.float().norm()
-        products = torch.stack([inner_products(own.flatten(1)) for _, _, own in self._parts()]).sum(dim=0)
+        products = torch.stack([inner_products(own.flatten(1)) for _, _, own in self.rows.parts()]).sum(dim=0)
         numbers = torch.stack([self._losses, self._counts, heads, *products])
         # The one wait for the device here; encoders that look whether anything is padded have one each forward.
         self.loss_sums, self.num_rows, self._head_norms, *fetched = numbers.cpu()
         self._products = torch.stack(fetched)
-
-    def _parts(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """The rows in parts, without what is zero of them where a parameter has a gradient in few of its vectors.
-
-        Yields:
-            A view of the rows, the vectors of it that are meant, and these: a copy, or without vectors the view.
-            *Shapes:* (K, n), None, (K, n); or (K, all, width), (some,), (K, some, width)
-        """
-        known = {i: torch.cat(found) for i, found in self._vectors.items() if i not in self._whole}
-        few = {i: torch.unique(found) for i, found in known.items() if 2 * len(found) < len(self.shared[i])}
-        sizes = [p.numel() for p in self.shared]
-        start = 0
-        for i, vectors in sorted(few.items(), key=lambda found: found[0]):
-            end = sum(sizes[:i])
-            yield self.rows[:, start:end], None, self.rows[:, start:end]
-            start = end + sizes[i]
-            view = self.rows[:, end:start].view(len(self.rows), *self.shared[i].shape)
-            yield view, vectors, view[:, vectors]
-        yield self.rows[:, start:], None, self.rows[:, start:]
 
     def leave_out_bad_tasks(self, *, keep_overflow: bool) -> list[str]:
         """Leave out of this step every task whose loss or gradient is not finite; the same ones on every rank.
@@ -266,7 +153,7 @@ class TaskGradients:
         self.overflow = not all(good_gradient[i] for i in self.kept)
         bad = [task for task, ok in zip(self.tasks, good, strict=True) if not ok]
         for task in bad:
-            self.rows[self.tasks.index(task)].zero_()
+            self.rows.values[self.tasks.index(task)].zero_()
             self._drop_head(task)
         return bad
 
@@ -292,7 +179,7 @@ class TaskGradients:
 
     def mean_rows(self) -> list[Tensor]:
         """Copies of the kept tasks' mean gradients over the shared parameters. *Shape:* (P,) each"""
-        return [self.rows[i] * scale for i, scale in zip(self.kept, self._scales().tolist(), strict=True)]
+        return [self.rows.values[i] * scale for i, scale in zip(self.kept, self._scales().tolist(), strict=True)]
 
     def write_weighted(self, weights: Tensor, *, heads_too: bool = False) -> None:
         """Make `.grad` the weighted sum of the kept tasks' mean gradients, built in place in the first row.
@@ -302,7 +189,7 @@ class TaskGradients:
             heads_too: weigh each head's gradient by its task's weight, as a weighted sum of the losses would.
         """
         first, *factors = (weights * self._scales()).tolist()
-        for view, vectors, own in self._parts():
+        for view, vectors, own in self.rows.parts():
             combined = own[self.kept[0]].mul_(first)
             for i, factor in zip(self.kept[1:], factors, strict=True):
                 combined.add_(own[i], alpha=factor)
@@ -312,7 +199,7 @@ class TaskGradients:
 
     def write(self, combined: Tensor) -> None:
         """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
-        self.rows[self.kept[0]].copy_(combined)
+        self.rows.values[self.kept[0]].copy_(combined)
         self._finish(torch.ones(len(self.kept)))
 
     def clip(self, max_norm: float) -> Tensor | None:
@@ -327,7 +214,7 @@ class TaskGradients:
         if row is None:
             return None
         heads = [gradient for i in self.kept for gradient in self._head_gradients(self.tasks[i])]
-        parts = [(view[row], vectors, own[row]) for view, vectors, own in self._parts()]
+        parts = [(view[row], vectors, own[row]) for view, vectors, own in self.rows.parts()]
         found = [own.reshape(1, -1) for own in (*heads, *(own for *_, own in parts))]
         norm = torch.stack([inner_products(own).squeeze() for own in found]).sum().sqrt().float()
         if norm > max_norm:

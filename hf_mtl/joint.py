@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .balancing import LossBalancer
-from .gradients import sum_over_processes
+from .sums import sum_over_processes
 
 
 class JointLoss:

@@ -26,7 +26,7 @@ from .cpu import (
     sum_of_rows,
     transposed_product_pays,
 )
-from .gradients import TaskGradients
+from .gradient_rows import GradientRows
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Packed:
         bits: for dropout.
     """
 
-    gradients: TaskGradients
+    gradients: GradientRows
     parts: list[Part]
     bits: RandomBits
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -22,22 +21,19 @@ from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .combination import make_combination
 from .counts import StepCounts
-from .cpu import CpuKernels, RandomBits
+from .cpu import RandomBits
 from .data import TaskCollator, TaskRows
-from .gradients import TaskGradients, sum_over_processes
 from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
-from .packing import are_known, can_pack, packed_losses
 from .progress import TaskBars, TaskLines
-from .publishing import TaskPublishing
 from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
-from .seeding import random_state, replayed
 from .shares import Floats, task_shares
+from .steps import TaskSteps
 from .tasks import TaskSpec, with_loss_weights
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
@@ -73,7 +69,7 @@ def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> 
     args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
 
 
-class MultiTaskTrainer(TaskPublishing):
+class MultiTaskTrainer(TaskSteps):
     """A Trainer for several tasks at once.
 
     Args:
@@ -125,10 +121,10 @@ class MultiTaskTrainer(TaskPublishing):
         self.joint = None
         if self.balancer is not None and shards_gradients(model, args):
             self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
-        self.gradients: TaskGradients | None = None
+        self.gradients = None
         self.packs = False
         self.bits = RandomBits()
-        self.seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
+        self.seen = []
         self.counts = StepCounts(list(self.tasks))
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
         self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
@@ -181,186 +177,6 @@ class MultiTaskTrainer(TaskPublishing):
             "batches_sorted_together": GROUPED_BATCHES,
         }
 
-    # ---- one training step ----
-
-    def compute_loss_context_manager(self) -> ExitStack:
-        """What is around every forward; on a CPU, its faster kernels too."""
-        around: ExitStack = super().compute_loss_context_manager()
-        if self._takes_kernels():
-            sparse = [] if self.gradients is None else self.gradients.shared
-            around.enter_context(CpuKernels(sparse, self.bits))
-        return around
-
-    def _takes_kernels(self) -> bool:
-        # Backward, which the kernels are not around, repeats the forward then.
-        repeated = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
-        return self.args.device.type == "cpu" and self.joint is None and not (self.compiled or repeated)
-
-    def _can_pack(self) -> bool:
-        """Whether all tasks share a forward and a backward.
-
-        Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
-        of the same forwards are asked for again, and not where a subclass puts something around every forward.
-        """
-        looks_back = self.balancer is not None and self.balancer.looks_back
-        return (
-            self.args.world_size == 1
-            and not looks_back
-            and self._is_own("compute_loss_context_manager")
-            and self.accelerator.mixed_precision == "no"
-            and self._takes_kernels()
-            and can_pack(self.model)
-        )
-
-    def _is_own(self, name: str) -> bool:
-        """Whether a method is what this class has, not a subclass's or what somebody put in its place."""
-        return getattr(getattr(self, name), "__func__", None) is vars(MultiTaskTrainer)[name]
-
-    def begin_step(self) -> None:
-        """Before the first micro-batch of a step: rows, still without content, for the parameters that train now."""
-        self.seen.clear()
-        if self.joint is not None:
-            return self.joint.clear()
-        shared = [p for p in self.model.shared_parameters() if p.requires_grad]
-        if self.gradients is None or list(map(id, shared)) != list(map(id, self.gradients.shared)):
-            self._free_rows()  # before the new ones are laid out
-            heads = self.model.head_parameters()
-            self.gradients = TaskGradients(list(self.tasks), shared, heads, self.loss_weights)
-            self.packs = self._can_pack()
-        self.gradients.clear()
-
-    def _free_rows(self) -> None:
-        if self.gradients is not None:
-            self.gradients.close()
-        self.gradients = None
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)
-
-        None once the run is at its last step: resumed there in mid-epoch, the Trainer would train one more.
-        """
-        if self.state.global_step >= self.state.max_steps:
-            return [], None
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.joint is None or not batches:
-            return batches, None
-        rows = torch.stack([self._num_rows(batch) for batch in batches]).sum(dim=0).to(device)
-        sum_over_processes([rows])
-        return batches, rows
-
-    def _num_rows(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
-        return torch.tensor([len(inputs[task]["labels"]) for task in self.tasks])
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: Tensor | None = None
-    ) -> Tensor:
-        """Every task's gradient into its row; at the step's last micro-batch they are combined.
-
-        A forward and a backward per task, or one over the packed rows of all. The forward goes through `self.model`,
-        not `model`: a wrapped model would mix the tasks' gradients. Only an engine that shards needs the wrapped one;
-        there, all tasks share a forward and a backward.
-
-        Args:
-            model: the model as the engine wrapped it.
-            inputs: task -> its rows.
-            num_items_in_batch: the step's rows of each task over all processes, for a joint loss. *Shape:* (K,)
-
-        Returns:
-            The weighted sum of the tasks' losses that are finite, divided by the micro-batches of the step. *Shape:* ()
-        """
-        self.model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
-        inputs = self._prepare_inputs(inputs)
-        self.bits = RandomBits()
-        if self.balancer is not None and self.balancer.looks_back:
-            self.seen.append((random_state(self.args.device), inputs))
-        if self.joint is None:
-            losses = self._backward_by_task(inputs)
-        else:
-            assert num_items_in_batch is not None
-            losses = self._backward_jointly(self.joint, model, inputs, num_items_in_batch)
-        total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()])
-        return total.nan_to_num(0.0, 0.0, 0.0).sum() / self.current_gradient_accumulation_steps
-
-    def _backward_by_task(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        assert self.gradients is not None
-        losses = self._backward_packed(self.gradients, inputs) if self.packs and are_known(inputs) else {}
-        for task in self.tasks:
-            if task in inputs and task not in losses:
-                losses[task] = self._backward(self.gradients, task, inputs[task])
-            if self.accelerator.sync_gradients:
-                self.gradients.begin_sum(task)
-        if self.accelerator.sync_gradients:
-            self._combine(self.gradients)
-        return losses
-
-    def _backward(self, gradients: TaskGradients, task: str, batch: Mapping[str, Tensor]) -> Tensor:
-        num_rows = len(batch["labels"])
-        with self.compute_loss_context_manager():
-            loss = self.model(task=task, **batch).loss
-        with gradients.collecting(task, loss, num_rows):
-            self.accelerator.backward(loss * num_rows)
-        return loss.detach()
-
-    def _backward_packed(
-        self, gradients: TaskGradients, inputs: Mapping[str, Mapping[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        with super().compute_loss_context_manager():  # the packed pass has kernels of its own
-            losses = packed_losses(self.model, inputs, gradients)
-        sums = []
-        for task, loss in losses.items():
-            num_rows = len(inputs[task]["labels"])
-            gradients.count(task, loss, num_rows)
-            sums.append(loss * num_rows)
-        self.accelerator.backward(torch.stack(sums).sum())
-        return {task: loss.detach() for task, loss in losses.items()}
-
-    def _backward_jointly(
-        self, joint: JointLoss, model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]], step_rows: Tensor
-    ) -> dict[str, Tensor]:
-        with self.compute_loss_context_manager():
-            losses = model(batches=inputs).loss
-        total = joint.collect(losses, self._num_rows(inputs), step_rows)
-        if total is not None:
-            # DeepSpeed would divide by the micro-batches, which the row counts have done.
-            deepspeed = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-            self.accelerator.backward(total, **deepspeed)
-        if self.accelerator.sync_gradients:
-            self.counts.add(self.state.global_step, joint.bad_tasks(), joint.mean_losses())
-        return {task: loss.detach() for task, loss in losses.items()}
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        # Only a subclass's step can have changed `.grad` since it was written.
-        if self.gradients is not None and self.args.device.type == "cpu" and self._is_own("training_step"):
-            norm = self.gradients.clip(self.args.max_grad_norm)
-            if norm is not None:
-                return norm
-        return super()._clip_grad_norm(model)
-
-    def end_step(self) -> None:
-        """After the optimizer's step: a method that looks at losses learns from this step's."""
-        source = self.joint or self.gradients
-        if self.balancer is None or source is None or not source.kept:
-            return
-        after = self._losses_again().cpu().numpy() if self.balancer.looks_back else None
-        self.balancer.learn(source.mean_losses().cpu().numpy(), after, source.kept)
-
-    def _losses_again(self) -> Tensor:
-        """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
-        sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
-        for state, inputs in self.seen:
-            self.bits = RandomBits()
-            with torch.no_grad(), replayed(state, self.args.device), self.compute_loss_context_manager():
-                losses = self.model_wrapped(batches=inputs).loss
-            num_rows = self._num_rows(inputs).to(sums)
-            sums += torch.stack([losses[task].double() for task in self.tasks]) * num_rows
-            rows += num_rows
-        sum_over_processes([sums, rows])
-        return sums / rows
-
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`.
 
@@ -396,15 +212,6 @@ class MultiTaskTrainer(TaskPublishing):
                     "look at the task's rows; --max_bad_steps sets the patience"
                 )
         return output
-
-    def _combine(self, gradients: TaskGradients) -> None:
-        """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
-        scaler = self.accelerator.scaler
-        gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
-        gradients.reduce()
-        bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
-        self.combine_gradients(gradients, self.args.seed, self.state.global_step)
-        self.counts.add(self.state.global_step, bad, gradients.mean_losses(), gradients.conflict())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what `StepCounts` has of the steps since the last line, over all processes."""

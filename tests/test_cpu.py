@@ -240,7 +240,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
         table = nn.Embedding(40, 5, padding_idx)
         head = nn.Linear(5, 1)
         gradients = TaskGradients(["a"], list(table.parameters()), {"a": list(head.parameters())}, {"a": 1.0})
-        gradients.rows.fill_(torch.nan)  # no content yet
+        gradients.rows.values.fill_(torch.nan)  # no content yet
         gradients.clear()
         for part in (ids, ids[:1]):
             with around(table.parameters()):
@@ -253,7 +253,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
             hook.remove()
             assert kinds == [around is CpuKernels]
         gradients.close()
-        rows.append(gradients.rows[0].clone())
+        rows.append(gradients.rows.values[0].clone())
     assert apart(rows[0], rows[1]) < TOLERANCE
 
 
@@ -314,16 +314,16 @@ def step_rows(trainer):
     trainer._combine = lambda gradients: None
     trainer.begin_step()
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
-    return trainer.gradients.rows
+    return trainer.gradients.rows.values
 
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
     """A task at a time; tests/test_packing.py has all of them together."""
-    monkeypatch.setattr("hf_mtl.trainer.can_pack", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.steps.can_pack", lambda *args: False)
     calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())
     assert calls
-    monkeypatch.setattr("hf_mtl.trainer.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.steps.CpuKernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer()), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -333,8 +333,8 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     model = make_model(dropout=0.3)
     model.gradient_checkpointing_enable()
     rows = step_rows(make_trainer(model))
-    monkeypatch.setattr("hf_mtl.trainer.CpuKernels", no_kernels)
-    monkeypatch.setattr("hf_mtl.trainer.can_pack", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.steps.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.steps.can_pack", lambda *args: False)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -360,5 +360,5 @@ def test_evaluation_takes_them_too(make_trainer, monkeypatch):
     calls = calls_of(monkeypatch, "product")
     scores = make_trainer().evaluate()
     assert calls
-    monkeypatch.setattr("hf_mtl.trainer.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.steps.CpuKernels", no_kernels)
     assert scores["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], rel=TOLERANCE)

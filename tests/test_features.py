@@ -51,7 +51,7 @@ def test_bf16_autocast_keeps_the_rows_in_fp32_and_comes_close(make_trainer, make
     start = flat(model.parameters())
     trainer = make_trainer(model, optim="sgd", learning_rate=0.05, max_steps=6, bf16=True)
     combine, dtypes = trainer.combine_gradients, set()
-    trainer.combine_gradients = lambda rows, *when: (dtypes.add(rows.rows.dtype), combine(rows, *when))
+    trainer.combine_gradients = lambda rows, *when: (dtypes.add(rows.rows.values.dtype), combine(rows, *when))
     trainer.train()
     assert dtypes == {torch.float32}
     assert relative_error(flat(model.parameters()) - start, plain) <= 0.05  # bf16 carries 8 bits

@@ -50,7 +50,10 @@ LEVELS = {
     "prediction": 3,
     "inspection": 4,
     "cli": 7,
-    "gradients": 0,
+    "ragged": 0,
+    "sums": 0,
+    "gradient_rows": 0,
+    "gradients": 1,
     "counts": 0,
     "combination": 4,
     "hub": 4,
@@ -62,8 +65,9 @@ LEVELS = {
     "publishing": 6,
     "packed_layers": 1,
     "packing": 4,
-    "trainer": 7,
-    "__init__": 8,
+    "steps": 7,
+    "trainer": 8,
+    "__init__": 9,
 }
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {

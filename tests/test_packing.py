@@ -33,20 +33,20 @@ def batches_of(trainer, number=1):
 def steps(trainer, micro_batches, monkeypatch, *, packed):
     """The rows, the heads' gradients and the mean losses after a step's micro-batches, before they are combined."""
     calls, real = [], packing.packed_losses
-    monkeypatch.setattr("hf_mtl.trainer.packed_losses", lambda *args: calls.append(args) or real(*args))
-    monkeypatch.setattr("hf_mtl.trainer.can_pack", packing.can_pack if packed else lambda *args: False)
+    monkeypatch.setattr("hf_mtl.steps.packed_losses", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("hf_mtl.steps.can_pack", packing.can_pack if packed else lambda *args: False)
     trainer.current_gradient_accumulation_steps = len(micro_batches)
     trainer._combine = lambda gradients: gradients.reduce()
     trainer._free_rows()  # else the choice would be that of the step before
     trainer.begin_step()
-    trainer.gradients.rows.fill_(torch.nan)  # no content yet
+    trainer.gradients.rows.values.fill_(torch.nan)  # no content yet
     for i, batch in enumerate(micro_batches):
         trainer.accelerator.gradient_state._set_sync_gradients(i == len(micro_batches) - 1)
         trainer.training_step(trainer.model, batch)
     assert len(calls) == (len(micro_batches) if packed else 0)
     heads = {name: p.grad for name, p in trainer.model.heads.named_parameters()}
     assert all(p.grad is None for p in trainer.model.shared_parameters())
-    return trainer.gradients.rows.clone(), heads, trainer.gradients.mean_losses()
+    return trainer.gradients.rows.values.clone(), heads, trainer.gradients.mean_losses()
 
 
 def assert_same(trainer, micro_batches, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_task_that_is_not_finite_spoils_no_other(make_trainer, monkeypatch, sp
     trainer = make_trainer()
     batch = batches_of(trainer)[0]
     _, heads, _ = steps(trainer, [batch], monkeypatch, packed=True)
-    wanted = trainer.gradients.rows[0].clone()
+    wanted = trainer.gradients.rows.values[0].clone()
     if spoilt == "loss":
         batch["pairs"]["labels"][0] = torch.nan
     else:
@@ -388,6 +388,6 @@ def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
 
 def test_a_run_takes_it(make_trainer, monkeypatch):
     calls, real = [], packing.packed_losses
-    monkeypatch.setattr("hf_mtl.trainer.packed_losses", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("hf_mtl.steps.packed_losses", lambda *args: calls.append(args) or real(*args))
     make_trainer(max_steps=3).train()
     assert len(calls) == 3
