@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .combination import GRADIENT_METHODS
+from .combination import GRADIENT_METHODS, make_combination
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
 from .loading import ON_BAD_ROW
+from .optimizers import optimizer_class
+from .schedule import UnfreezeSchedule
 from .shares import TASK_SAMPLING
 from .tasks import EMBEDDED
 
@@ -133,10 +135,20 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         if not self.do_train:
             self.eval_strategy = "no"  # else the base class would turn --do_eval on
             self.load_best_model_at_end = False  # would want an eval_strategy
+        self._check_choices()
         config: Any = self.accelerator_config
         super().__post_init__()
         if config is None:  # a blocking copy would wait until the device has come to it
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
+
+    def _check_choices(self) -> None:
+        """Raise InputError for a wrong name or option here, before data and model are loaded."""
+        make_combination(self.gradient_method, **self.options("gradient_method_args"))
+        UnfreezeSchedule.parse(self.unfreeze_schedule)
+        if self.task_sampling not in TASK_SAMPLING:
+            raise unknown("task_sampling", self.task_sampling, TASK_SAMPLING)
+        if self.optimizer is not None:
+            optimizer_class(self.optimizer, self.options("optimizer_args"))
 
     def options(self, name: str) -> dict[str, Any]:
         """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""

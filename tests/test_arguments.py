@@ -65,7 +65,8 @@ YAML = """
     model_name_or_path: some/model
     tasks: [rte, cola]
     learning_rate: 2e-5
-    unfreeze_schedule: 1:3
+    unfreeze_schedule: 0:3
+    model_revision: 1:30
     num_train_epochs: 3
     do_train: true
     do_predict: yes
@@ -75,7 +76,7 @@ YAML = """
     hub_model_id: ~
     data_seed:
     optimizer: lion
-    optimizer_args: {betas: [0.9, 0.98], weight_decay: 1e-2, use_gc: True, name: x}
+    optimizer_args: {betas: [0.9, 0.98], weight_decay: 1e-2, maximize: True}
     gradient_method_args: '{"reduction": "mean"}'
     lr_scheduler_kwargs:
       num_cycles: 2
@@ -84,7 +85,8 @@ JSON = {
     "model_name_or_path": "some/model",
     "tasks": ["rte", "cola"],
     "learning_rate": 2e-5,
-    "unfreeze_schedule": "1:3",
+    "unfreeze_schedule": "0:3",
+    "model_revision": "1:30",
     "num_train_epochs": 3,
     "do_train": True,
     "do_predict": True,
@@ -94,7 +96,7 @@ JSON = {
     "hub_model_id": None,
     "data_seed": None,
     "optimizer": "lion",
-    "optimizer_args": {"betas": [0.9, 0.98], "weight_decay": 1e-2, "use_gc": True, "name": "x"},
+    "optimizer_args": {"betas": [0.9, 0.98], "weight_decay": 1e-2, "maximize": True},
     "gradient_method_args": '{"reduction": "mean"}',
     "lr_scheduler_kwargs": {"num_cycles": 2},
 }
@@ -106,12 +108,12 @@ def test_a_file_says_what_flags_would(parse, content):
     assert (model.model_name_or_path, model.head_dropout) == ("some/model", 0.25)
     assert data.tasks == ["rte", "cola"]
     assert training.learning_rate == 2e-5
-    assert training.unfreeze_schedule == "1:3"
+    assert (training.unfreeze_schedule, model.model_revision) == ("0:3", "1:30")
     assert training.num_train_epochs == 3
     assert (training.do_train, training.do_predict, training.bf16) == (True, True, False)
     assert (training.run_name, training.hub_model_id, training.data_seed) == (None, None, None)
     assert training.optimizer == "lion"
-    wanted = {"betas": [0.9, 0.98], "weight_decay": 0.01, "use_gc": True, "name": "x"}
+    wanted = {"betas": [0.9, 0.98], "weight_decay": 0.01, "maximize": True}
     assert training.options("optimizer_args") == wanted
     assert training.options("gradient_method_args") == {"reduction": "mean"}
     assert training.lr_scheduler_kwargs == {"num_cycles": 2}
@@ -120,12 +122,12 @@ def test_a_file_says_what_flags_would(parse, content):
 @pytest.mark.parametrize("content", [YAML, JSON], ids=["yaml", "json"])
 def test_a_flag_overrides_the_file(parse, content):
     flags = ["--learning_rate", "1e-3", "--tasks", "sst2", "--do_train=false", "--optimizer_args", "{}"]
-    _, data, training = parse(content, *flags)
+    model, data, training = parse(content, *flags)
     assert training.learning_rate == 1e-3
     assert data.tasks == ["sst2"]
     assert training.do_train is False
     assert training.options("optimizer_args") == {}
-    assert training.unfreeze_schedule == "1:3"
+    assert (training.unfreeze_schedule, model.model_revision) == ("0:3", "1:30")
 
 
 def test_a_flag_whose_value_ends_like_a_file_is_no_file():
@@ -169,6 +171,14 @@ def test_an_unknown_flag_names_the_closest(flags):
         (["--tasks"], "--tasks"),
         (["--max_seq_length", "4"], "max_seq_length is 4, wanted at least 8"),
         (["--do_train", "--load_best_model_at_end", "--save_strategy", "steps"], "load_best_model_at_end"),
+        (["--gradient_method", "pcgard"], "unknown gradient_method 'pcgard'.*'pcgrad'"),
+        (
+            ["--gradient_method", "cagrad", "--gradient_method_args", '{"radios": 1}'],
+            "cagrad': 'radios'; choose from: c",
+        ),
+        (["--unfreeze_schedule", "0:0;1:3"], "unfreeze_schedule '0:0;1:3' cannot be read"),
+        (["--task_sampling", "equals"], "unknown task_sampling 'equals'.*'equal'"),
+        (["--optimizer", "lionn"], "unknown optimizer 'lionn'.*'lion'"),
         (["--do_train=true", "sst2"], "'sst2' belongs to no flag"),
         (["sst2", "--do_train"], "'sst2' belongs to no flag"),
     ],
@@ -191,9 +201,8 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, content):
 @pytest.mark.parametrize("text", ["[1]", "{reduction: mean}", "mean", "3"])
 @pytest.mark.parametrize("name", ["gradient_method_args", "optimizer_args"])
 def test_options_that_are_no_json_object_are_refused(name, text):
-    training = parse_arguments([f"--{name}", text, "--use_cpu"])[2]
     with pytest.raises(InputError, match=f"{name} .* is no JSON"):
-        training.options(name)
+        parse_arguments([f"--{name}", text, "--use_cpu"])[2].options(name)
 
 
 def test_help_says_what_the_arguments_mean(capsys):
