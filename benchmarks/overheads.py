@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
@@ -123,7 +124,7 @@ def evaluation(rows: dict[str, Any], trainer: MultiTaskTrainer, what: str) -> No
         use_cpu=trainer.args.use_cpu, bf16=trainer.args.bf16, remove_unused_columns=False, disable_tqdm=True,
         report_to="none",
     )  # fmt: skip
-    total = np.zeros(2)
+    total, tokens = np.zeros(2), np.zeros(3, dtype=np.int64)
     for task, split in rows.items():
         one = TaskRows({task: split})
         stock = StockEvaluation(task, trainer.data_collator, model=trainer.model, args=args)
@@ -137,14 +138,24 @@ def evaluation(rows: dict[str, Any], trainer: MultiTaskTrainer, what: str) -> No
             seconds.append((times[stock], times[trainer]))
         theirs, ours = np.median(seconds, axis=0)
         total += theirs, ours
-        size, lengths = trainer.args.per_device_eval_batch_size, one.lengths[task]
-        widths = [lengths[i : i + size].max() * len(lengths[i : i + size]) for i in range(0, len(one), size)]
+        lengths, size = one.lengths[task], args.per_device_eval_batch_size
+        found = np.array([padded(lengths, size), padded(np.sort(lengths)[::-1], size), lengths.sum()])
+        tokens += found
         print(
             f"prediction, {what} of {task}: stock loop {len(one) / theirs:.0f} rows/s, hf_mtl {len(one) / ours:.0f}, "
-            f"ratio {theirs / ours:.2f}; the stock loop pads each real token to {sum(widths) / lengths.sum():.2f}; "
-            f"largest difference of a logit {abs(answers[stock] - answers[trainer]).max():.1e}"
+            f"ratio {theirs / ours:.2f}; padded tokens for a real one {found[0] / found[2]:.2f} and "
+            f"{found[1] / found[2]:.2f}; logits differ by {abs(answers[stock] - answers[trainer]).max():.1e} at most"
         )
-    print(f"prediction, {what} of both: ratio {total[0] / total[1]:.2f}")
+    print(
+        f"prediction, {what} of both: ratio {total[0] / total[1]:.2f}; padded tokens for a real one "
+        f"{tokens[0] / tokens[2]:.2f} and {tokens[1] / tokens[2]:.2f}"
+    )
+
+
+def padded(lengths: NDArray[np.int64], size: int) -> int:
+    """Tokens with padding of rows in batches of a size."""
+    batches = (lengths[i : i + size] for i in range(0, len(lengths), size))
+    return sum(int(batch.max()) * len(batch) for batch in batches)
 
 
 def main() -> None:

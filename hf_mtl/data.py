@@ -214,17 +214,17 @@ class TaskCollator:
 
     def __call__(self, rows: Iterable[Rows] | Mapping[str, Columns]) -> dict[str, dict[str, Tensor]]:
         by_task = rows if isinstance(rows, Mapping) else _columns_by_task(rows)
-        return {task: self._batch(columns) for task, columns in by_task.items()}
+        fill = dict.fromkeys(self.tokenizer.model_input_names, 0)
+        fill |= {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        return {task: self._batch(columns, fill) for task, columns in by_task.items()}
 
-    def _batch(self, columns: Columns) -> dict[str, Tensor]:
+    def _batch(self, columns: Columns, fill: Mapping[str, int]) -> dict[str, Tensor]:
         ids = columns["input_ids"]
         assert isinstance(ids, Ragged)
         lengths, multiple = ids.lengths, self.pad_to_multiple_of or 1
         real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
         if self.tokenizer.padding_side == "left":
             real = real[:, ::-1]
-        fill = dict.fromkeys(self.tokenizer.model_input_names, 0)
-        fill |= {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, column in columns.items():
             if isinstance(column, Ragged) and name in fill:
