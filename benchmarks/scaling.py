@@ -27,7 +27,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
 
 @functools.cache
 def measure(
-    encoder: str = "minilm", tasks: int = 2, rows: int = 32, processes: int = 1, blocks: int = 1, steps: int = 3
+    encoder: str = "minilm", tasks: int = 2, rows: int = 32, processes: int = 1, blocks: int = 3, steps: int = 2
 ) -> dict[str, Any]:
     """What `step_cost.py --json` tells of one shape."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
