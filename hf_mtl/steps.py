@@ -92,8 +92,8 @@ class TaskSteps(TaskPublishing):
             self._free_rows()  # before the new ones are laid out
             heads = self.model.head_parameters()
             self.gradients = TaskGradients(list(self.tasks), shared, heads, self.loss_weights)
-            self.packs = self._can_pack()
         self.gradients.clear()
+        self.packs = self._can_pack()  # in every step: hooks may come at any time
 
     def _free_rows(self) -> None:
         if self.gradients is not None:

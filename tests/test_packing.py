@@ -7,7 +7,7 @@ import conftest
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, BertConfig, CamembertConfig
+from transformers import AutoConfig, BertConfig, CamembertConfig, TrainerCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, cpu, packed_layers, packing
 from hf_mtl.packing import FAMILIES
@@ -391,3 +391,15 @@ def test_a_run_takes_it(make_trainer, monkeypatch):
     monkeypatch.setattr("hf_mtl.steps.packed_losses", lambda *args: calls.append(args) or real(*args))
     make_trainer(max_steps=3).train()
     assert len(calls) == 3
+
+
+def test_a_hook_that_comes_after_the_first_step_is_called(make_trainer):
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 1:
+                model.encoder.encoder.layer[0].register_forward_hook(lambda *args: seen.append(state.global_step))
+
+    make_trainer(max_steps=3, eval_strategy="no", callbacks=[Watch()]).train()
+    assert seen == [1, 1, 2, 2]  # of two tasks, in the second and the third step
