@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,30 +15,32 @@ class Ragged:
 
     Args:
         values: of all rows, one after another.
-        starts: where each row begins, and the end of the last one. *Shape:* (rows + 1,)
+        lengths: of each row. *Shape:* (rows,)
     """
 
-    def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
-        self.values, self.starts = values, starts
+    def __init__(self, values: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+        self.values, self.lengths = values, lengths
 
     @classmethod
     def of(cls, rows: Sequence[Any]) -> Ragged:
         """From rows by themselves."""
-        return cls(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+        return cls(np.concatenate(rows), np.array(list(map(len, rows))))
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """*Shape:* (rows,)"""
-        return np.diff(self.starts)
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each row begins. *Shape:* (rows,)"""
+        return np.cumsum(self.lengths) - self.lengths
 
     def __getitem__(self, places: NDArray[np.int64]) -> Ragged:
-        begins = self.starts[places]
-        lengths = self.starts[places + 1] - begins
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        return Ragged(self.values[np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])], starts)
+        lengths = self.lengths[places]
+        ends = lengths.cumsum()
+        indices = (self.starts[places] - ends + lengths).repeat(lengths)
+        indices += np.arange(len(indices))
+        return Ragged(self.values.take(indices), lengths)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self.values[start:end] for start, end in pairwise(self.starts.tolist()))
+        ends = np.cumsum(self.lengths)
+        return (self.values[end - length : end] for end, length in zip(ends, self.lengths, strict=True))
 
 
 Columns = Mapping[str, NDArray[Any] | Ragged]
@@ -49,5 +51,5 @@ def column_of(array: Any) -> NDArray[Any] | Ragged:
     array = array.combine_chunks()
     if not hasattr(array, "offsets"):
         return np.asarray(array.to_numpy(zero_copy_only=False))
-    starts = array.offsets.to_numpy().astype(np.int64)
-    return Ragged(array.flatten().to_numpy(zero_copy_only=False), starts - starts[0])
+    lengths = np.diff(array.offsets.to_numpy().astype(np.int64))
+    return Ragged(array.flatten().to_numpy(zero_copy_only=False), lengths)
