@@ -18,7 +18,7 @@ from .errors import InputError, unknown
 from .loading import ON_BAD_ROW
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
-from .shares import TASK_SAMPLING
+from .shares import TASK_SAMPLING, check_sampling
 from .tasks import EMBEDDED
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
@@ -145,17 +145,18 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         """Raise InputError for a wrong name or option here, before data and model are loaded."""
         make_combination(self.gradient_method, **self.options("gradient_method_args"))
         UnfreezeSchedule.parse(self.unfreeze_schedule)
-        if self.task_sampling not in TASK_SAMPLING:
-            raise unknown("task_sampling", self.task_sampling, TASK_SAMPLING)
+        check_sampling(self.task_sampling, self.options("task_sampling_args"))
+        self.options("loss_weights")
+        optimizer_options = self.options("optimizer_args")
         if self.optimizer is not None:
-            optimizer_class(self.optimizer, self.options("optimizer_args"))
+            optimizer_class(self.optimizer, optimizer_options)
 
     def options(self, name: str) -> dict[str, Any]:
         """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""
         text = getattr(self, name)
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, TypeError) as error:
             raise InputError(f"{name} {text!r} is no JSON: {error}") from error
         if not isinstance(value, dict):
             raise InputError(f'{name} {text!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')

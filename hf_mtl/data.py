@@ -159,7 +159,7 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Rows:
-        return self.__getitems__([index])[0]
+        return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
         """The rows at `indices`; `torch.utils.data` calls this with a whole batch."""
@@ -184,14 +184,18 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         return picked
 
 
-class TaskColumns(torch.utils.data.Dataset[dict[str, Columns]]):
-    """`TaskRows` of which a batch is task -> columns."""
+class TaskColumns(torch.utils.data.Dataset[Rows]):
+    """`TaskRows` of which a batch is task -> columns; one by one they are the same rows."""
 
     def __init__(self, rows: TaskRows) -> None:
-        self.rows, self.tasks = rows, rows.tasks
+        self.rows = rows
+        self.tasks, self.sizes, self.lengths = rows.tasks, rows.sizes, rows.lengths
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getitem__(self, index: int) -> Rows:
+        return self.rows[index]
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Columns]:
         """The columns of the rows at `indices`, in their order within each task."""

@@ -49,8 +49,10 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
     def _loader(self, rows: TaskRows, **batches: Any) -> DataLoader[Any]:
         args = self.args
+        # A collator or rows of somebody else's may do more than these, row by row.
+        by_column = type(self.data_collator) is TaskCollator and type(rows) is TaskRows
         loader = DataLoader(
-            rows.by_column() if type(self.data_collator) is TaskCollator else rows,
+            rows.by_column() if by_column else rows,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",

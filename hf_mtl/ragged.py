@@ -22,7 +22,7 @@ class Ragged:
         self.values, self.lengths = values, lengths
 
     @classmethod
-    def of(cls, rows: Sequence[Any]) -> Ragged:
+    def of(cls, rows: Sequence[Any] | NDArray[Any]) -> Ragged:
         """From rows by themselves."""
         return cls(np.concatenate(rows), np.array(list(map(len, rows))))
 
@@ -50,6 +50,8 @@ def column_of(array: Any) -> NDArray[Any] | Ragged:
     """An arrow column, as an array or as rows of unequal length."""
     array = array.combine_chunks()
     if not hasattr(array, "offsets"):
-        return np.asarray(array.to_numpy(zero_copy_only=False))
+        cells = np.asarray(array.to_numpy(zero_copy_only=False))
+        is_list = len(cells) and cells.dtype == object and all(np.ndim(cell) == 1 for cell in cells)
+        return Ragged.of(cells) if is_list else cells  # lists that are declared to be of one length
     lengths = np.diff(array.offsets.to_numpy().astype(np.int64))
     return Ragged(array.flatten().to_numpy(zero_copy_only=False), lengths)

@@ -39,6 +39,8 @@ class UnfreezeSchedule:
     @classmethod
     def parse(cls, text: str) -> UnfreezeSchedule | None:
         """The schedule that `text` describes, e.g. "0:0,1:3,2:6" or "0:0,500:3 steps"; None for "none"."""
+        if not isinstance(text, str):
+            raise InputError(f"unfreeze_schedule {text!r} cannot be read; {_WANTED}")
         if text.strip().lower() == "none":
             return None
         words = text.split()

@@ -71,6 +71,16 @@ TASK_SAMPLING: dict[str, Callable[..., Floats]] = {
 }
 
 
+def check_sampling(sampling: str, options: Mapping[str, object]) -> None:
+    """Raise InputError for an unknown task sampling, options that it does not take, and one that it lacks."""
+    if sampling not in TASK_SAMPLING:
+        raise unknown("task_sampling", sampling, TASK_SAMPLING)
+    check_options(sampling, TASK_SAMPLING[sampling], options, kind="task_sampling")
+    for name in inspect.signature(TASK_SAMPLING[sampling]).parameters:
+        if name not in ("sizes", "progress", *options):
+            raise InputError(f"task_sampling {sampling!r} needs {name!r} in task_sampling_args")
+
+
 def task_shares(
     sampling: str,
     sizes: Mapping[str, int],
@@ -94,13 +104,8 @@ def task_shares(
         InputError: for an unknown `sampling`, options that it does not take, or a batch smaller than the number of
             tasks.
     """
-    if sampling not in TASK_SAMPLING:
-        raise unknown("task_sampling", sampling, TASK_SAMPLING)
     options = options or {}
-    check_options(sampling, TASK_SAMPLING[sampling], options, kind="task_sampling")
-    for name in inspect.signature(TASK_SAMPLING[sampling]).parameters:
-        if name not in ("sizes", "progress", *options):
-            raise InputError(f"task_sampling {sampling!r} needs {name!r} in task_sampling_args")
+    check_sampling(sampling, options)
     if batch_size < len(sizes):
         raise InputError(
             f"per_device_train_batch_size is {batch_size} and there are {len(sizes)} tasks; every batch holds every "

@@ -178,6 +178,8 @@ def test_an_unknown_flag_names_the_closest(flags):
         ),
         (["--unfreeze_schedule", "0:0;1:3"], "unfreeze_schedule '0:0;1:3' cannot be read"),
         (["--task_sampling", "equals"], "unknown task_sampling 'equals'.*'equal'"),
+        (["--task_sampling", "temperature"], "'temperature' needs 'temperature' in task_sampling_args"),
+        (["--task_sampling", "capped", "--task_sampling_args", '{"cop": 2}'], "capped': 'cop'"),
         (["--optimizer", "lionn"], "unknown optimizer 'lionn'.*'lion'"),
         (["--do_train=true", "sst2"], "'sst2' belongs to no flag"),
         (["sst2", "--do_train"], "'sst2' belongs to no flag"),
@@ -199,10 +201,22 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{reduction: mean}", "mean", "3"])
-@pytest.mark.parametrize("name", ["gradient_method_args", "optimizer_args"])
+@pytest.mark.parametrize("name", ["gradient_method_args", "optimizer_args", "task_sampling_args", "loss_weights"])
 def test_options_that_are_no_json_object_are_refused(name, text):
     with pytest.raises(InputError, match=f"{name} .* is no JSON"):
-        parse_arguments([f"--{name}", text, "--use_cpu"])[2].options(name)
+        parse_arguments([f"--{name}", text, "--use_cpu"])
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"unfreeze_schedule": None}, "unfreeze_schedule None"),
+        ({"optimizer_args": {"lr": 1}}, "optimizer_args .* no JSON"),
+    ],
+)
+def test_arguments_that_are_no_text_are_refused(tmp_path, given, problem):
+    with pytest.raises(InputError, match=problem):
+        MultiTaskTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
 
 
 def test_help_says_what_the_arguments_mean(capsys):

@@ -37,7 +37,7 @@ def steps(trainer, micro_batches, monkeypatch, *, packed):
     monkeypatch.setattr("hf_mtl.steps.can_pack", packing.can_pack if packed else lambda *args: False)
     trainer.current_gradient_accumulation_steps = len(micro_batches)
     trainer._combine = lambda gradients: gradients.reduce()
-    trainer._free_rows()  # else the choice would be that of the step before
+    trainer._free_rows()  # of new ones nothing counts as zero already
     trainer.begin_step()
     trainer.gradients.rows.values.fill_(torch.nan)  # no content yet
     for i, batch in enumerate(micro_batches):

@@ -181,6 +181,23 @@ def test_losses_alone_are_predicted_too(make_trainer, rows):
     assert output.predictions is None and output.metrics["test_loss"] > 0
 
 
+def test_the_collator_gets_columns_and_with_rows_of_ones_own_a_list(make_trainer, monkeypatch):
+    class Sevens(TaskRows):
+        def __getitems__(self, indices):
+            return [{**row, "input_ids": np.full_like(row["input_ids"], 7)} for row in super().__getitems__(indices)]
+
+    given, real = [], TaskCollator.__call__
+    monkeypatch.setattr(TaskCollator, "__call__", lambda self, rows: given.append(rows) or real(self, rows))
+    trainer = make_trainer()
+    next(iter(trainer.get_train_dataloader()))
+    assert given and all(set(rows) == {"reviews", "pairs"} for rows in given)
+    given.clear()
+    trainer.train_dataset = Sevens(trainer.train_dataset.tasks)
+    batch = next(iter(trainer.get_train_dataloader()))["pairs"]
+    assert given and all(isinstance(rows, list) for rows in given)
+    assert (batch["input_ids"][batch["attention_mask"] == 1] == 7).all()
+
+
 def test_a_collator_of_ones_own_gets_a_list_of_rows(make_trainer, tokenizer):
     class Own(TaskCollator):
         def __call__(self, rows):
