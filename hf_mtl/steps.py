@@ -58,9 +58,10 @@ class TaskSteps(TaskPublishing):
         return around
 
     def _takes_kernels(self) -> bool:
+        if self.args.device.type != "cpu" or self.joint is not None or self.compiled:
+            return False
         # Backward, which the kernels are not around, repeats the forward then.
-        repeated = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
-        return self.args.device.type == "cpu" and self.joint is None and not (self.compiled or repeated)
+        return not any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
     def _can_pack(self) -> bool:
         """Whether all tasks share a forward and a backward.
