@@ -330,9 +330,10 @@ def test_a_step_finds_nothing_of_the_vectors_of_the_steps_before():
                     if number == 4 and task == 0:
                         own.fill_(torch.nan)
                     dense.index_add_(0, ids, own)
-                    gradients.rows.add(task, table, own) if ids is whole else gradients.rows.add_at(
-                        task, table, ids, own
-                    )
+                    if ids is whole:
+                        gradients.rows.add(task, table, own)
+                    else:
+                        gradients.rows.add_at(task, table, ids, own)
             gradients.count("abc"[task], torch.tensor(1.0), 1)
         for task, row in enumerate(wanted):
             gradients.begin_sum("abc"[task])
