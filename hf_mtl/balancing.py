@@ -167,12 +167,14 @@ class FAMO:
         return weights
 
     def learn(self, before: Losses, after: Losses | None, kept: Sequence[int]) -> None:
-        """Move the logits by the losses (K,) of the same rows before and after a step."""
+        """Move the logits by the losses (K,) of the same rows before and after a step, where both are finite."""
         assert after is not None
-        chosen = list(kept)
+        chosen = [task for task in kept if np.isfinite(after[task])]
+        if not chosen:
+            return
         shrinkage = np.log(before[chosen] + SMALLEST_LOSS) - np.log(after[chosen] + SMALLEST_LOSS)
-        shares = self._shares(len(before), kept)
-        self.logits.descend(shares * (shrinkage - shares @ shrinkage), kept)
+        shares = self._shares(len(before), chosen)
+        self.logits.descend(shares * (shrinkage - shares @ shrinkage), chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """The logits, with Adam's moments."""

@@ -83,6 +83,17 @@ def test_famo_does_not_depend_on_the_scale_of_a_loss():
     np.testing.assert_allclose(shares[0] / shares[0].sum(), shares[1] / shares[1].sum(), rtol=1e-5)  # 1e-8 in the logs
 
 
+def test_famo_learns_nothing_from_a_loss_that_is_not_finite_after_the_step():
+    balancer, others = FAMO(), FAMO()
+    for step in range(3):
+        before, after = losses_of_step(step)
+        others.learn(before, after, [0, 2])
+        after[1] = np.inf
+        balancer.learn(before, after, [0, 1, 2])
+        balancer.learn(before, np.full(3, np.nan), [0, 1, 2])
+    assert balancer.state_dict() == others.state_dict()
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_task_left_out_keeps_what_was_learned_of_it(name):
     balancer = LOSS_METHODS[name]()
