@@ -18,6 +18,7 @@ REFUSED = {
     **dict.fromkeys(("adahessian", "sophiah"), _SECOND_ORDER),
     **dict.fromkeys(("adago", "adamuon", "distributedmuon", "muon", "muonclip", "normuon"), _MUON),
     **dict.fromkeys(("adalomo", "adammini", "lomo"), _MODEL),
+    "a2grad": "it has no learning rate, which the Trainer sets",
     "demo": "it exchanges gradients between processes itself",
     "lorarite": "it takes pairs of LoRA matrices only",
     "spectralsphere": "it takes matrices only, and an encoder has vectors",
