@@ -62,11 +62,16 @@ class Combination:
         """Go on from what `save` put into a checkpoint.
 
         Raises:
-            InputError: when the method remembers and the checkpoint holds nothing of it.
+            InputError: when the method remembers and the checkpoint holds nothing of it, or holds another method's.
         """
         file = checkpoint / MEMORY_FILE
         saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"method": None, "memory": {}}
-        if self.state_dict() and saved["method"] != self.name:
+        if saved["method"] not in (None, self.name):
+            raise InputError(
+                f"resume_from_checkpoint {str(checkpoint)!r} was saved with gradient_method {saved['method']!r}, found "
+                f"{self.name!r}; resume with the method it was saved with, or start anew"
+            )
+        if self.state_dict() and saved["method"] is None:
             raise InputError(
                 f"resume_from_checkpoint {str(checkpoint)!r} holds no state of gradient_method {self.name!r}; resume "
                 "with the method it was saved with, or start anew"

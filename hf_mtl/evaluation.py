@@ -56,7 +56,6 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             **batches,
         )
@@ -94,7 +93,10 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         for task in rows:
             sorted_rows, _ = longest_first(task, rows[task])  # scores do not ask for the order
             loader = self.get_eval_dataloader(sorted_rows)
-            output = self.evaluation_loop(loader, "Evaluation", None, ignore_keys, metric_key_prefix=f"{prefix}_{task}")
+            # Metrics take logits, whatever `prediction_loss_only` is for `predict`.
+            output = self.evaluation_loop(
+                loader, "Evaluation", False, ignore_keys, metric_key_prefix=f"{prefix}_{task}"
+            )
             metrics.update(output.metrics)
         metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
         return metrics
@@ -119,7 +121,11 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The stock loop over the rows of one task; `compute_metrics` learns which."""
         (self._evaluated_task,) = dataloader.dataset.tasks
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+        try:
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:  # accelerate keeps every loader, and with it its rows
+            kept = self.accelerator._dataloaders
+            kept[:] = [each for each in kept if each is not dataloader]
 
     def prediction_step(
         self,

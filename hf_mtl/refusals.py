@@ -25,8 +25,13 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
         )
     if shards_gradients(model, args):
         _refuse_under_sharding(args)
-    if args.accelerator_config.split_batches:
-        raise InputError("split_batches would deal the tasks of one batch to different processes; leave it off")
+    for option in ("split_batches", "dispatch_batches"):
+        if getattr(args.accelerator_config, option):
+            raise InputError(f"{option} would deal the tasks of one batch to different processes; leave it off")
+    if args.label_smoothing_factor:
+        raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}, wanted 0: no head's loss takes it")
+    if args.include_for_metrics:
+        raise InputError("include_for_metrics: metrics are taken from logits and labels, nothing else; leave it off")
     if args.train_sampling_strategy not in ("group_by_length", "random"):
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"

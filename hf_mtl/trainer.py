@@ -23,6 +23,7 @@ from .combination import make_combination
 from .counts import StepCounts
 from .cpu import RandomBits
 from .data import TaskCollator, TaskRows
+from .errors import InputError
 from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
@@ -30,7 +31,7 @@ from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
-from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
+from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm, refuse_other_tasks
 from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
 from .steps import TaskSteps
@@ -38,6 +39,14 @@ from .tasks import TaskSpec, with_loss_weights
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
+
+
+def _rows_of(tasks: Sequence[str], given: Mapping[str, Dataset], argument: str) -> dict[str, Dataset]:
+    """Task -> its rows; InputError for a task without any."""
+    for task in tasks:
+        if len(given.get(task, ())) == 0:
+            raise InputError(f"task {task!r}: {argument} has no rows of it")
+    return {task: given[task] for task in tasks}
 
 
 def _shares(
@@ -77,7 +86,7 @@ class MultiTaskTrainer(TaskSteps):
         args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
         tasks: the tasks, in the order in which they are listed everywhere.
         train_dataset: task -> rows from `tokenise`; every task has some.
-        eval_dataset: task -> rows with labels.
+        eval_dataset: task -> rows with labels; tasks that it lacks, or has beside `tasks`, are not scored.
         processing_class: the tokenizer; it pads, and is saved with the model.
         callbacks: further callbacks.
         kwargs: for `Trainer`.
@@ -100,6 +109,8 @@ class MultiTaskTrainer(TaskSteps):
         **kwargs: Any,
     ) -> None:
         refuse_unsupported(model, args, tasks)
+        if kwargs.get("compute_loss_func") is not None:
+            raise InputError("compute_loss_func would not be called: a task's loss is that of its kind")
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self.loss_weights = {spec.name: spec.loss_weight for spec in tasks}
@@ -113,8 +124,11 @@ class MultiTaskTrainer(TaskSteps):
             kwargs["optimizer_cls_and_kwargs"] = _chosen_optimizer(args)
         rows = None
         if train_dataset is not None:
-            rows = TaskRows({name: train_dataset[name] for name in self.tasks})
+            rows = TaskRows(_rows_of(list(self.tasks), train_dataset, "train_dataset"))
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+        if eval_dataset is not None:
+            scored = [name for name in self.tasks if name in eval_dataset]
+            eval_dataset = _rows_of(scored, eval_dataset, "eval_dataset")
         self.compiled = args.torch_compile
         if self.compiled:
             _compile_layers(model, args)
@@ -134,7 +148,7 @@ class MultiTaskTrainer(TaskSteps):
             model=model,
             args=args,
             train_dataset=rows,
-            eval_dataset=dict(eval_dataset) if eval_dataset is not None else None,
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
@@ -160,7 +174,8 @@ class MultiTaskTrainer(TaskSteps):
             num_processes=self.args.world_size,
             grouped=self.args.train_sampling_strategy == "group_by_length",
         )
-        return self._loader(rows, batch_sampler=self.batch_sampler)
+        persistent = self.args.dataloader_persistent_workers
+        return self._loader(rows, batch_sampler=self.batch_sampler, persistent_workers=persistent)
 
     def data_order(self) -> dict[str, Any]:
         """What the batches of a run follow from, beside its data."""
@@ -181,8 +196,9 @@ class MultiTaskTrainer(TaskSteps):
         """As in `Trainer`.
 
         Raises:
-            InputError: when the checkpoint is not what was saved, lacks what the gradient method remembers, or has
-                another method's; or when another run trains into the output folder.
+            InputError: when the checkpoint is not what was saved, has other tasks or the same in another order, lacks
+                what the gradient method remembers, or has another method's; or when another run trains into the output
+                folder.
             CheckpointError: when a checkpoint cannot be written.
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
@@ -193,6 +209,7 @@ class MultiTaskTrainer(TaskSteps):
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
+            refuse_other_tasks(self.seal.resumed_from, list(self.tasks), list(self.model.config.heads))
             self.combine_gradients.restore(self.seal.resumed_from)
         try:
             with ExitStack() as around:

@@ -1,7 +1,9 @@
 """The trainer around the step: evaluation, best model, resume, refusals."""
 
+import gc
 import json
 import math
+import multiprocessing
 import warnings
 
 import numpy as np
@@ -177,8 +179,10 @@ def test_a_model_card_is_written_without_a_push_and_keeps_what_a_person_wrote(ma
 
 
 def test_losses_alone_are_predicted_too(make_trainer, rows):
-    output = make_trainer(prediction_loss_only=True).predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
+    trainer = make_trainer(prediction_loss_only=True)
+    output = trainer.predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
     assert output.predictions is None and output.metrics["test_loss"] > 0
+    assert "eval_pairs_pearson" in trainer.evaluate()
 
 
 def test_the_collator_gets_columns_and_with_rows_of_ones_own_a_list(make_trainer, monkeypatch):
@@ -319,6 +323,29 @@ def test_a_checkpoint_of_another_method_is_refused_by_one_that_remembers(make_tr
         make_trainer(gradient_method="gradvac").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
 
 
+def test_a_checkpoint_that_holds_another_methods_memory_is_refused(make_trainer, tmp_path):
+    make_trainer(gradient_method="famo", save_strategy="steps", save_steps=4).train()
+    with pytest.raises(InputError, match="was saved with gradient_method 'famo', found 'pcgrad'"):
+        make_trainer(gradient_method="pcgrad").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+
+
+@pytest.mark.parametrize("changed", ["tasks", "heads"])
+def test_a_checkpoint_of_the_same_tasks_in_another_order_is_refused(
+    make_trainer, make_model, make_arguments, specs, rows, tokenizer, tmp_path, changed
+):
+    make_trainer(save_strategy="steps", save_steps=4).train()
+    order = {"tasks": specs, "heads": specs, changed: specs[::-1]}
+    trainer = MultiTaskTrainer(
+        make_model(order["heads"]),
+        make_arguments(max_steps=8),
+        order["tasks"],
+        rows["train"],
+        processing_class=tokenizer,
+    )
+    with pytest.raises(InputError, match=f"has the {changed} reviews, pairs, found pairs, reviews"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+
+
 def test_checkpoints_hold_no_token_and_load_as_models(make_trainer, tmp_path):
     make_trainer(save_strategy="steps", save_steps=4).train()
     folder = tmp_path / "out" / "checkpoint-4"
@@ -340,6 +367,9 @@ def test_checkpoints_hold_no_token_and_load_as_models(make_trainer, tmp_path):
         ({"task_sampling": "fair"}, "unknown task_sampling 'fair'"),
         ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy is 'sequential'"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, wanted 0"),
+        ({"include_for_metrics": ["inputs"]}, "include_for_metrics: metrics are taken from"),
         ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy is 'all_checkpoints'"),
     ],
 )
@@ -347,6 +377,36 @@ def test_what_cannot_be_right_is_refused_when_the_trainer_is_built(make_trainer,
     with pytest.raises(InputError, match=named):
         make_trainer(**arguments)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
+def test_a_task_without_rows_is_refused(make_model, make_arguments, specs, rows, tokenizer, argument):
+    given = {"train_dataset": rows["train"], "eval_dataset": rows["validation"]}
+    given[argument] = {**given[argument], "pairs": given[argument]["pairs"].select([])}
+    with pytest.raises(InputError, match=f"task 'pairs': {argument} has no rows of it"):
+        MultiTaskTrainer(make_model(), make_arguments(), specs, **given, processing_class=tokenizer)
+
+
+def test_a_loss_function_that_would_not_be_called_is_refused(make_model, make_arguments, specs):
+    with pytest.raises(InputError, match="compute_loss_func would not be called"):
+        MultiTaskTrainer(make_model(), make_arguments(), specs, compute_loss_func=lambda *given: None)
+
+
+def test_rows_of_other_tasks_are_not_scored(make_model, make_arguments, specs, rows, tokenizer):
+    trainer = MultiTaskTrainer(
+        make_model(), make_arguments(), specs[:1], rows["train"], rows["validation"], processing_class=tokenizer
+    )
+    assert set(trainer.eval_dataset) == {"reviews"}
+    assert "eval_pairs_pearson" not in trainer.evaluate()
+
+
+def test_evaluation_keeps_no_rows_and_no_workers(make_trainer, rows):
+    trainer = make_trainer(dataloader_num_workers=1, dataloader_persistent_workers=True)
+    trainer.evaluate()
+    trainer.predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
+    gc.collect()
+    assert not trainer.accelerator._dataloaders
+    assert not multiprocessing.active_children()
 
 
 def test_a_model_without_the_tasks_head_is_refused(make_model, make_arguments, specs, rows, tokenizer):
