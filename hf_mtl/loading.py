@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import logging
+import math
+import sys
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -24,6 +27,7 @@ from .tasks import EMBEDDED, FILE_FORMATS, SPLITS, TaskSpec
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
+READ_AT_ONCE = 10 << 20  # bytes of JSON lines
 LISTED = 20  # bad rows whose fault is spelled out
 
 Bad = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
@@ -130,11 +134,18 @@ def _load_file(spec: TaskSpec, path: str) -> Dataset:
         return Dataset.from_dict({})
     options: dict[str, Any] = {}
     if FILE_FORMATS[suffix] == "csv":
-        # pandas takes "NA", "null" and "None" for missing, which as a text they are not; and of lines with a cell too
-        # many it makes an index, or with index_col=False, cuts them off with a warning, which is an error here.
-        no_label = [text for text in ("", "NA", "NaN", "nan", "null") if text not in (spec.labels or ())]
-        missing = {spec.label_column: no_label, **{column: [""] for column in spec.text_columns}}
-        options = {"keep_default_na": False, "na_values": missing, "index_col": False}
+        # pandas takes "NA", "null" and "None" for missing, which as a text they are not, and digits for numbers; and of
+        # lines with a cell too many it makes an index, or with index_col=False, cuts them off with a warning, which is
+        # an error here. Of several chunks each would have its own type.
+        no_label = tuple(text for text in ("", "NA", "NaN", "nan", "null") if text not in (spec.labels or ()))
+        cells: dict[str, Any] = dict.fromkeys(spec.text_columns, _cell)
+        if spec.labels:
+            cells[spec.label_column] = functools.partial(_cell, missing=no_label)
+        missing = {spec.label_column: list(no_label)}
+        options = {"keep_default_na": False, "na_values": missing, "converters": cells, "index_col": False}
+        options["chunksize"] = sys.maxsize
+    elif FILE_FORMATS[suffix] == "json" and Path(path).is_file():
+        options["chunksize"] = max(Path(path).stat().st_size, READ_AT_ONCE)
     if suffix == ".tsv":
         # In GLUE's tsv files a quote is a character: read as csv quoting, one that opens a field swallows rows.
         options.update(sep="\t", quoting=csv.QUOTE_NONE)
@@ -143,6 +154,11 @@ def _load_file(spec: TaskSpec, path: str) -> Dataset:
         return datasets.load_dataset(
             FILE_FORMATS[suffix], data_files=path, split="train", cache_dir=_content_cache(path), **options
         )
+
+
+def _cell(text: str, missing: tuple[str, ...] = ("",)) -> str | None:
+    """A cell's text, None for one that is missing."""
+    return None if text in missing else text
 
 
 def _has_no_rows(path: str, suffix: str) -> bool:
@@ -195,7 +211,7 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
 
 def _numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float | None], Bad]:
     """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label."""
-    values = [_as_number(spec, value) for value in _named(spec, rows)]
+    values = _as_numbers(spec, rows)
     head, admits = spec.head, KINDS[spec.kind].admits
     bad: Bad = {}
     wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
@@ -209,24 +225,57 @@ def _numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float | No
     return values, bad
 
 
-def _named(spec: TaskSpec, rows: Dataset) -> list[Any]:
-    """The label column, with numbers turned into class names where that is what they are.
-
-    Those are the indices of data that names the same classes, maybe in another order, and the numbers of data without
-    class names where the task's classes are called "1", "2", ...
-    """
-    feature = rows.features[spec.label_column]
-    values = rows[spec.label_column][:]
+def _as_numbers(spec: TaskSpec, rows: Dataset) -> list[float | None]:
+    """Every label as a number, a class as its index; None for what is no label at all."""
+    feature, values = rows.features[spec.label_column], rows[spec.label_column][:]
+    if not spec.labels:
+        return [float(v) if isinstance(v, int | float) else None for v in values]
     if isinstance(feature, ClassLabel):
-        if spec.labels and set(feature.names) == set(spec.labels):
-            return [feature.names[v] if v is not None and 0 <= v < len(feature.names) else v for v in values]
-    elif spec.labels and all(label.isdecimal() for label in spec.labels):
-        return [f"{v:g}" if isinstance(v, int | float) and v >= 0 else v for v in values]
-    return values
+        # The same classes, maybe in another order, or others, which go by their index.
+        own = [spec.labels.index(name) for name in feature.names] if set(feature.names) == set(spec.labels) else None
+        return [None if v is None else float(own[v] if own and 0 <= v < len(own) else v) for v in values]
+    return [_class_of(value, spec.labels) for value in values]
 
 
-def _as_number(spec: TaskSpec, value: Any) -> float | None:
-    """A class name as its index, a number as it is; None for what is neither."""
-    if spec.labels and isinstance(value, str) and value in spec.labels:
-        return spec.labels.index(value)
-    return float(value) if isinstance(value, int | float) else None
+def _class_of(value: Any, labels: tuple[str, ...]) -> float | None:
+    """A class's index, from its name, from the number or truth value that its name spells, or from the index itself.
+
+    Where a name spells a number, numbers are no indices, and with "true" or "false" truth values are none.
+    """
+    names, numbers, truths = _spelled_by(labels)
+    if isinstance(value, str):
+        if value in names:
+            return names[value]
+        value = _spelled(value)
+    if isinstance(value, bool) and truths:
+        return truths.get(value)
+    if not isinstance(value, int | float):
+        return None
+    if math.isnan(value) or not numbers:
+        return float(value)
+    return numbers.get(value, -1.0 if value == -1 else None)
+
+
+@functools.cache
+def _spelled_by(labels: tuple[str, ...]) -> tuple[dict[str, int], dict[float, int | None], dict[bool, int | None]]:
+    """Name -> index, number -> index, truth value -> index; None where two names spell the same."""
+    numbers: dict[float, int | None] = {}
+    truths: dict[bool, int | None] = {}
+    for index, label in enumerate(labels):
+        value = _spelled(label)
+        if isinstance(value, bool):
+            truths[value] = None if value in truths else index
+        elif value is not None:
+            numbers[value] = None if value in numbers else index
+    return {label: index for index, label in enumerate(labels)}, numbers, truths
+
+
+def _spelled(text: str) -> float | None:
+    """The finite number or the truth value that a text spells."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -40,7 +40,8 @@ class TaskSpec:
         files: split -> parquet, csv, tsv or jsonl file.
         splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
         label_column: column of the label.
-        labels: class names in the order of their indices (classification).
+        labels: class names in the order of their indices (classification). Data may have the indices instead; but
+            where names spell numbers or truth values, such as "-1" or "true", these in the data mean the names.
         label_range: lowest and highest label (regression).
         metrics: names of the metrics to report, see `METRIC_NAMES`.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given.

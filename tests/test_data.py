@@ -19,7 +19,7 @@ from transformers import BatchEncoding
 from hf_mtl import InputError, TaskSpec, data
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.demo import demo_tokenizer
-from hf_mtl.loading import load_rows, read_labels
+from hf_mtl.loading import READ_AT_ONCE, load_rows, read_labels
 
 FRAME = pd.DataFrame(
     {
@@ -100,6 +100,33 @@ def test_a_class_may_be_called_na(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("text,label\nx,NA\ny,yes\n", encoding="utf-8")
     assert load(path, labels=("NA", "yes"))[1] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "texts, labels, declared",
+    [
+        (["a"] * 12_001, ["2"] * 12_000 + ["2.5"], {"label_range": (0, 5)}),
+        (["a"] * 12_001, ["0"] * 12_000 + ["good"], {}),
+        (["7"] * 12_000 + ["hello"], ["0"] * 12_001, {}),
+        (["7", "8"], ["0", "1"], {}),
+        (["true", "False"], ["0", "1"], {}),
+    ],
+    ids=["a late fraction", "a late name", "a late text", "texts of digits", "texts like truth values"],
+)
+def test_a_csv_file_is_read_as_declared_whatever_its_first_rows_look_like(tmp_path, texts, labels, declared):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"{t},{v}\n" for t, v in zip(texts, labels, strict=True)))
+    found = load(path, **declared)
+    assert found[0] == texts
+    assert found[1] == [1.0 if label == "good" else float(label) for label in labels]
+
+
+def test_a_large_file_of_json_lines_has_one_type_for_a_column(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [{"text": "a" * 2**20, "label": 2} for _ in range(11)] + [{"text": "b", "label": 2.5}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert path.stat().st_size > READ_AT_ONCE
+    assert load(path, label_range=(0, 5))[1] == [2.0] * 11 + [2.5]
 
 
 @pytest.mark.parametrize("content, suffix", [("text,label\n", ".csv"), ("", ".csv"), ("", ".jsonl"), ("\n", ".tsv")])
@@ -249,6 +276,32 @@ def test_numbers_that_are_class_names_are_read_as_names(column):
     assert read_labels(task(labels=tuple("54321")), rows, "train").tolist() == [0, 4, 2]
     with pytest.raises(InputError, match=r"label '?5(.0)?'? in row 0 .* is not one of \['0', '1', '3'\]"):
         read_labels(task(labels=tuple("013")), rows, "train")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    "labels, column, wanted",
+    [
+        (("true", "false"), [True, False, True], [0, 1, 0]),
+        (("False", "True"), [True, False, True], [1, 0, 1]),
+        (("bad", "good"), [True, False, True], [1, 0, 1]),
+        (("-1", "0", "1"), [-1, 1, 0], [0, 2, 1]),
+        (("1234567", "7654321"), [7654321, 1234567, 1234567], [1, 0, 0]),
+        (("0", "0.5", "1"), [0.5, 0.0, 1.0], [1, 0, 2]),
+        (("01", "02"), [2, 1, 1], [1, 0, 0]),
+    ],
+)
+def test_names_that_spell_numbers_or_truth_values_are_meant_by_them(tmp_path, suffix, labels, column, wanted):
+    path = write(pd.DataFrame({"text": ["a", "b", "c"], "label": column}), tmp_path / f"rows{suffix}")
+    for split in ("train", "test"):
+        assert load(path, split, labels=labels)[1] == wanted
+
+
+@pytest.mark.parametrize("labels, value", [(("1", "many"), 0), (("1", "01"), 1), (("true", "unknown"), False)])
+def test_what_no_name_or_more_than_one_spells_is_refused(labels, value):
+    rows = Dataset.from_dict({"text": ["a"], "label": [value]})
+    with pytest.raises(InputError, match=f"label {value} in row 0"):
+        read_labels(task(labels=labels), rows, "train")
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
