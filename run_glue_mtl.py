@@ -31,7 +31,7 @@ from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
 from hf_mtl.inputs import input_limit
 from hf_mtl.loading import load_rows, read_labels
-from hf_mtl.pretrained import load_tokenizer
+from hf_mtl.pretrained import load_config, load_tokenizer
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
 from hf_mtl.tasks import EMBEDDED
@@ -45,6 +45,11 @@ def main(argv: list[str]) -> None:
     set_up_logging(args)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("nothing to do; wanted one or more of --do_train, --do_eval and --do_predict")
+    if args.resume_from_checkpoint is not None and not args.do_train:
+        raise InputError(
+            "--resume_from_checkpoint goes on with a training: add --do_train; to evaluate or predict, name the folder "
+            f"with --model_name_or_path {args.output_dir}"
+        )
     args.resume_from_checkpoint = on_main_process(args, lambda: check_output_folder(args))
     use_the_cpu_threads(args)
     if args.hub_token:  # in the environment it stays out of training_args.bin
@@ -52,6 +57,8 @@ def main(argv: list[str]) -> None:
     set_seed(args.seed)
 
     tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
+    if not args.do_train:
+        refuse_fresh_heads(model_args, args, tasks)
     with args.main_process_first(desc="loading the data"):
         raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
@@ -119,6 +126,24 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
             "--resume_from_checkpoint latest"
         )
     return None
+
+
+def refuse_fresh_heads(model_args: ModelArguments, args: MultiTaskTrainingArguments, tasks: list[TaskSpec]) -> None:
+    """Keep what heads without training give from where a trained model is: its folder, and the Hub."""
+    folder, name = Path(args.output_dir), model_args.model_name_or_path
+    if not args.push_to_hub and not (folder / "config.json").exists():
+        return
+    hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+    config = None if name == EMBEDDED else load_config(name, **hub)
+    saved = config.heads if isinstance(config, MultiTaskConfig) else {}
+    if fresh := [spec.name for spec in tasks if spec.name not in saved]:
+        where = (
+            "would be pushed" if args.push_to_hub else f"would write into the trained model's folder {str(folder)!r}"
+        )
+        raise InputError(
+            f"model_name_or_path {name!r} has no trained heads for {', '.join(fresh)}, and {where}; add --do_train, or "
+            "name a trained model"
+        )
 
 
 def use_the_cpu_threads(args: MultiTaskTrainingArguments) -> None:
@@ -232,3 +257,9 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (InputError, CheckpointError, PushError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")
+    except KeyboardInterrupt:
+        print(
+            f"{Path(__file__).name}: stopped; --resume_from_checkpoint latest goes on from a checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)

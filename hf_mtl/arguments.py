@@ -142,7 +142,11 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
 
     def _check_choices(self) -> None:
-        """Raise InputError for a wrong name or option here, before data and model are loaded."""
+        """Raise InputError for a wrong name, option or number here, before data and model are loaded."""
+        if self.learning_rate < 0:
+            raise InputError(f"learning_rate is {self.learning_rate}, wanted a number >= 0")
+        if self.per_device_eval_batch_size < 1:
+            raise InputError(f"per_device_eval_batch_size is {self.per_device_eval_batch_size}, wanted 1 or more")
         make_combination(self.gradient_method, **self.options("gradient_method_args"))
         UnfreezeSchedule.parse(self.unfreeze_schedule)
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
@@ -171,7 +175,7 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         config: of its model.
         steps: trained.
     """
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    half = "bf16" if args.bf16 else "fp16" if args.fp16 and args.device.type != "cpu" else None  # CPUs ignore fp16
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
         "gradients combined by": f"{args.gradient_method} {args.gradient_method_args}".removesuffix(" {}"),
@@ -184,7 +188,7 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "trainable encoder layers (unit: number)": args.unfreeze_schedule,
         "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",
         "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
-        "precision, seed": f"{precision}, {args.seed}",
+        "precision, seed": f"{half or 'fp32'}, {args.seed}",
     }
 
 

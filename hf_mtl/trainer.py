@@ -117,7 +117,7 @@ class MultiTaskTrainer(TaskSteps):
         self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
         self.balancer = self.combine_gradients.balancer
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
-        if self.unfreeze_schedule is not None:
+        if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
         if args.optimizer is not None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
-from hf_mtl.arguments import parse_arguments
+from hf_mtl.arguments import describe_setup, parse_arguments
 
 
 @pytest.fixture
@@ -229,3 +229,8 @@ def test_help_says_what_the_arguments_mean(capsys):
         "equal, proportional",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize("half, told", [({}, "fp32, 42"), ({"bf16": True}, "bf16, 42"), ({"fp16": True}, "fp32, 42")])
+def test_the_setup_tells_the_precision_that_a_cpu_computes_in(make_arguments, make_model, half, told):
+    assert describe_setup(make_arguments(**half), make_model().config, 1)["precision, seed"] == told

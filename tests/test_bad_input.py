@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
 import signal
 import time
@@ -160,6 +161,18 @@ CASES = {
     "an output folder that is a file": ([], {"output": "file"}, "output_dir 'file' cannot be written"),
     "no checkpoint to go on from": (["--resume_from_checkpoint", "latest"], {}, "resume_from_checkpoint is 'latest'"),
     "no such checkpoint": (["--resume_from_checkpoint", "no/where"], {}, "resume_from_checkpoint is 'no/where'"),
+    "going on without a training": (
+        ["--do_eval", "--resume_from_checkpoint", "latest"],
+        {"do": ""},
+        "--resume_from_checkpoint goes on with a training: add --do_train; .* --model_name_or_path out",
+    ),
+    "a push of heads that are not trained": (
+        ["--push_to_hub"],
+        {"do": "eval"},
+        "no trained heads for reviews, pairs, and would be pushed",
+    ),
+    "a negative learning rate": (["--learning_rate=-1"], {}, "learning_rate is -1.0, wanted a number >= 0"),
+    "batches of no rows": (["--per_device_eval_batch_size", "0"], {}, "per_device_eval_batch_size is 0, wanted 1"),
     "an unknown flag": (["--learning_rat", "1"], {}, "'--learning_rat'.*'--learning_rate'"),
 }
 
@@ -198,6 +211,26 @@ def test_the_same_arguments_without_a_mistake_train(start):
     """Else the table above might be refused for something else."""
     start("--save_strategy", "no")
     assert Path("out/model.safetensors").is_file()
+    before = {path: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+    for do in ("eval", "predict"):
+        with pytest.raises(InputError, match="no trained heads for reviews, pairs, and would write into the trained"):
+            start(do=do)
+    assert before == {path: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+    start("--unfreeze_schedule", "0:0,1:9", model="out", do="eval")  # of no concern where nothing is trained
+    assert "eval_average" in json.loads(Path("out/eval_results.json").read_text())
+
+
+def test_a_stop_from_the_keyboard_is_told_in_a_line(monkeypatch, capsys):
+    def stop(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_mtl.arguments.parse_arguments", stop)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(run_glue_mtl.__file__, run_name="__main__")
+    assert end.value.code == 130
+    assert capsys.readouterr().err == (
+        "run_glue_mtl.py: stopped; --resume_from_checkpoint latest goes on from a checkpoint\n"
+    )
 
 
 # ---- generated input ----
