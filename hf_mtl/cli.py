@@ -109,6 +109,8 @@ def predict(arguments: argparse.Namespace) -> None:
     """Answer one row, or every row of an input."""
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}, wanted 1 or more")
+    if arguments.top_k is not None and arguments.top_k < 1:
+        raise InputError(f"--top-k is {arguments.top_k}, wanted 1 or more")
     if arguments.columns and len(arguments.columns) > 2:
         raise InputError(f"--columns names {len(arguments.columns)} columns, wanted one, or two for a pair")
     if arguments.text is not None and arguments.output != "-":
@@ -218,7 +220,11 @@ def _weights(name: str, revision: str) -> Any:
 
 def tasks(arguments: argparse.Namespace) -> None:
     """List the sets' tasks, or describe those of one set or file."""
+    if arguments.max_seq_length is not None and arguments.max_seq_length < 8:
+        raise InputError(f"--max-seq-length is {arguments.max_seq_length}, wanted 8 or more")
     if arguments.task_set is None:
+        if arguments.task or arguments.dataset_name or arguments.model:
+            raise InputError("--task, --dataset-name and --model belong to a task set, which comes first")
         sets = {path.stem: load_tasks(path.stem) for path in sorted(TASK_SETS.glob("*.yaml"))}
         names = {name: [spec.name for spec in specs] for name, specs in sets.items()}
         print(json.dumps(names) if arguments.json else overview(sets))

@@ -77,10 +77,11 @@ def failure_named(folder: Path, repo_id: str, revision: str | None, *, private: 
     try:
         yield
     except PUSH_FAILURES as error:
+        reason = reason_of(error).rstrip(".")
         to = f" --revision {revision}" * bool(revision) + " --private" * private
         raise PushError(
-            f"{repo_id!r} was not pushed: {reason_of(error)}. The model is in {str(folder)!r}; to push it later: "
-            f"hf-mtl push {shlex.quote(str(folder))} {repo_id}{to}"
+            f"{repo_id!r} was not pushed: {reason}. The model is in {str(folder)!r}; to push it later: "
+            f"hf-mtl push {shlex.quote(str(folder))} {shlex.quote(repo_id)}{to}"
         ) from error
 
 

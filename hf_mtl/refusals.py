@@ -30,8 +30,9 @@ def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, 
             raise InputError(f"{option} would deal the tasks of one batch to different processes; leave it off")
     if args.label_smoothing_factor:
         raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}, wanted 0: no head's loss takes it")
-    if args.include_for_metrics:
-        raise InputError("include_for_metrics: metrics are taken from logits and labels, nothing else; leave it off")
+    for option in ("include_for_metrics", "label_names", "batch_eval_metrics"):
+        if getattr(args, option):
+            raise InputError(f"{option}: metrics are taken from all logits and labels at once; leave it off")
     if args.train_sampling_strategy not in ("group_by_length", "random"):
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"

@@ -289,11 +289,11 @@ def test_what_was_changed_on_the_hub_survives_the_next_push(tmp_path, home, how,
 
 def test_a_file_that_is_not_taken_leaves_the_reason_and_the_command(tmp_path, monkeypatch, specs):
     def upload(*args, **kwargs):  # as huggingface_hub tells it
-        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.") from ConnectionError("gone")
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.") from ConnectionError("gone.")
 
     monkeypatch.setattr(hf_mtl.hub, "published_card", lambda *args: "")
     monkeypatch.setattr(hf_mtl.hub, "upload", upload)
-    with pytest.raises(PushError, match=r"'user/demo' was not pushed: gone.*hf-mtl push"):
+    with pytest.raises(PushError, match=r"'user/demo' was not pushed: gone\. The.*hf-mtl push"):
         publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
 
 

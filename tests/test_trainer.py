@@ -370,6 +370,8 @@ def test_checkpoints_hold_no_token_and_load_as_models(make_trainer, tmp_path):
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, wanted 0"),
         ({"include_for_metrics": ["inputs"]}, "include_for_metrics: metrics are taken from"),
+        ({"label_names": ["label"]}, "label_names: metrics are taken from"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics: metrics are taken from"),
         ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy is 'all_checkpoints'"),
     ],
 )
