@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     three.add_argument("folder", help="the output_dir of a run")
     three.add_argument("repo_id", help="user/name")
     three.add_argument("--private", action="store_true", help="where the repository is made now")
-    three.add_argument("--revision", help="branch to commit to")
+    three.add_argument("--revision", help="branch to commit to, made where there is none")
     return top
 
 

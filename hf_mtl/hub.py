@@ -57,7 +57,7 @@ def publish(
         facts: for the card; its repository exists.
         message: of the commit.
         token: of the Hub; the one that is logged in unless given.
-        revision: branch to commit to.
+        revision: branch to commit to, made where there is none.
 
     Returns:
         The commit's address.
@@ -134,8 +134,15 @@ def check_write_access(token: str | None) -> None:
         raise InputError("the token may only read; make one that may write at https://huggingface.co/settings/tokens")
 
 
+def make_branch(repo_id: str, revision: str | None, token: str | None) -> None:
+    """Make the branch to commit to, where there is none of that name."""
+    if revision is not None and not revision.startswith("refs/"):  # as a pull request's
+        HfApi().create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+
+
 def upload(folder: Path, repo_id: str, *, message: str, token: str | None, revision: str | None) -> str:
     """Upload the files of `folder` that may be published; gives the commit's address."""
+    make_branch(repo_id, revision, token)
     commit = HfApi().upload_folder(
         repo_id=repo_id,
         folder_path=folder,

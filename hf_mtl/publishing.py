@@ -11,7 +11,16 @@ from .card import CardFacts
 from .checkpoints import write_errors_named
 from .errors import InputError
 from .evaluation import TaskEvaluation
-from .hub import CURVES, PUSH_FAILURES, check_write_access, failure_named, publish, reason_of, write_local_card
+from .hub import (
+    CURVES,
+    PUSH_FAILURES,
+    check_write_access,
+    failure_named,
+    make_branch,
+    publish,
+    reason_of,
+    write_local_card,
+)
 from .joint import JointLoss
 from .pushing import PushCheckpoints
 from .sampling import TaskBatchSampler
@@ -44,6 +53,7 @@ class TaskPublishing(TaskEvaluation):
             super().init_hf_repo(token=token)
             if self.is_world_process_zero():
                 check_write_access(token or self.args.hub_token)
+                make_branch(self.repo_id, self.args.hub_revision, token or self.args.hub_token)
         except PUSH_FAILURES as error:
             raise InputError(f"hub_model_id {self.repo_id!r} cannot be pushed to: {reason_of(error)}") from error
         self.push_checkpoints.repo_id = self.hub_model_id
