@@ -133,8 +133,7 @@ def refuse_fresh_heads(model_args: ModelArguments, args: MultiTaskTrainingArgume
     folder, name = Path(args.output_dir), model_args.model_name_or_path
     if not args.push_to_hub and not (folder / "config.json").exists():
         return
-    hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
-    config = None if name == EMBEDDED else load_config(name, **hub)
+    config = None if name == EMBEDDED else load_config(name, **hub_options(model_args))
     saved = config.heads if isinstance(config, MultiTaskConfig) else {}
     if fresh := [spec.name for spec in tasks if spec.name not in saved]:
         where = (
@@ -173,6 +172,11 @@ def load_splits(
     return splits
 
 
+def hub_options(model_args: ModelArguments) -> dict[str, Any]:
+    """What `from_pretrained` gets beside a name."""
+    return {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+
+
 def load_model_and_tokenizer(
     model_args: ModelArguments, tasks: list[TaskSpec]
 ) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
@@ -183,7 +187,7 @@ def load_model_and_tokenizer(
     if name == EMBEDDED:
         tokenizer = demo_tokenizer()
         return MultiTaskModel(MultiTaskConfig(demo_encoder_config(len(tokenizer)), heads, **shape)), tokenizer
-    hub: dict[str, Any] = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+    hub = hub_options(model_args)
     model = load_model(name, heads, **shape, **hub)
     tokenizer = load_tokenizer(name, **hub)
     if len(tokenizer) > model.config.encoder_config.vocab_size:

@@ -62,8 +62,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.max_seq_length < 8:
-            raise InputError(f"max_seq_length is {self.max_seq_length}, wanted at least 8")
+        check_length(self.max_seq_length)
         if self.on_bad_row not in ON_BAD_ROW:
             raise unknown("on_bad_row", self.on_bad_row, ON_BAD_ROW)
         if self.tasks is None and self.task_set == "glue":
@@ -165,6 +164,12 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         if not isinstance(value, dict):
             raise InputError(f'{name} {text!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')
         return value
+
+
+def check_length(max_seq_length: int) -> None:
+    """Raise InputError for inputs that would be cut to next to nothing."""
+    if max_seq_length < 8:
+        raise InputError(f"max_seq_length is {max_seq_length}, wanted at least 8")
 
 
 def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int) -> dict[str, str]:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
-from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH
+from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 from .configuration import MultiTaskConfig
 from .cpu import CpuKernels
 from .demo import demo_tokenizer
@@ -33,7 +33,7 @@ from .hub import push_folder
 from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
 from .modeling import MultiTaskModel
-from .pipeline import MultiTaskPipeline, Texts
+from .pipeline import MultiTaskPipeline, Texts, check_top_k
 from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
 from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
@@ -109,8 +109,7 @@ def predict(arguments: argparse.Namespace) -> None:
     """Answer one row, or every row of an input."""
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}, wanted 1 or more")
-    if arguments.top_k is not None and arguments.top_k < 1:
-        raise InputError(f"--top-k is {arguments.top_k}, wanted 1 or more")
+    check_top_k(arguments.top_k)
     if arguments.columns and len(arguments.columns) > 2:
         raise InputError(f"--columns names {len(arguments.columns)} columns, wanted one, or two for a pair")
     if arguments.text is not None and arguments.output != "-":
@@ -220,8 +219,8 @@ def _weights(name: str, revision: str) -> Any:
 
 def tasks(arguments: argparse.Namespace) -> None:
     """List the sets' tasks, or describe those of one set or file."""
-    if arguments.max_seq_length is not None and arguments.max_seq_length < 8:
-        raise InputError(f"--max-seq-length is {arguments.max_seq_length}, wanted 8 or more")
+    if arguments.max_seq_length is not None:
+        check_length(arguments.max_seq_length)
     if arguments.task_set is None:
         if arguments.task or arguments.dataset_name or arguments.model:
             raise InputError("--task, --dataset-name and --model belong to a task set, which comes first")

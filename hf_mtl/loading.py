@@ -231,18 +231,21 @@ def _as_numbers(spec: TaskSpec, rows: Dataset) -> list[float | None]:
     if not spec.labels:
         return [float(v) if isinstance(v, int | float) else None for v in values]
     if isinstance(feature, ClassLabel):
-        # The same classes, maybe in another order, or others, which go by their index.
-        own = [spec.labels.index(name) for name in feature.names] if set(feature.names) == set(spec.labels) else None
-        return [None if v is None else float(own[v] if own and 0 <= v < len(own) else v) for v in values]
-    return [_class_of(value, spec.labels) for value in values]
+        if set(feature.names) != set(spec.labels):
+            return values  # other classes go by their index
+        own = [spec.labels.index(name) for name in feature.names]  # the same, maybe in another order
+        return [own[v] if v is not None and 0 <= v < len(own) else v for v in values]
+    meanings = _spelled_by(spec.labels)
+    return [_class_of(value, *meanings) for value in values]
 
 
-def _class_of(value: Any, labels: tuple[str, ...]) -> float | None:
+def _class_of(
+    value: Any, names: dict[str, int], numbers: dict[float, int | None], truths: dict[bool, int | None]
+) -> float | None:
     """A class's index, from its name, from the number or truth value that its name spells, or from the index itself.
 
     Where a name spells a number, numbers are no indices, and with "true" or "false" truth values are none.
     """
-    names, numbers, truths = _spelled_by(labels)
     if isinstance(value, str):
         if value in names:
             return names[value]
@@ -256,7 +259,6 @@ def _class_of(value: Any, labels: tuple[str, ...]) -> float | None:
     return numbers.get(value, -1.0 if value == -1 else None)
 
 
-@functools.cache
 def _spelled_by(labels: tuple[str, ...]) -> tuple[dict[str, int], dict[float, int | None], dict[bool, int | None]]:
     """Name -> index, number -> index, truth value -> index; None where two names spell the same."""
     numbers: dict[float, int | None] = {}

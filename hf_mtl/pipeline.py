@@ -58,8 +58,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
     ) -> tuple[Answer, Answer, Answer]:
         if other:
             raise unknown("argument", next(iter(other)), ("task_name", "top_k", "batch_size"))
-        if isinstance(top_k, int) and top_k < 1:
-            raise InputError(f"top_k is {top_k}, wanted 1 or more, or None for all labels")
+        check_top_k(top_k)
         return {}, {} if task_name is None else {"task_name": task_name}, {} if top_k == BEST else {"top_k": top_k}
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
@@ -174,6 +173,12 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         """For each row, task -> answer."""
         by_task = {task: read_logits(values, self.model.task_heads[task], top_k) for task, values in logits.items()}
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
+
+
+def check_top_k(top_k: TopK) -> None:
+    """Raise InputError for a number of labels below 1."""
+    if isinstance(top_k, int) and top_k < 1:
+        raise InputError(f"top_k is {top_k}, wanted 1 or more, or None for all labels")
 
 
 def read_logits(logits: Tensor, head: TaskHead, top_k: TopK) -> list[Any]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import MultiTaskTrainingArguments
 from .balancing import LossBalancer
-from .combination import Combination
+from .combination import Combination, make_combination
 from .counts import StepCounts
 from .cpu import CpuKernels, RandomBits
 from .gradients import TaskGradients
@@ -18,6 +19,7 @@ from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .packing import are_known, can_pack, packed_losses
 from .publishing import TaskPublishing
+from .refusals import shards_gradients
 from .seeding import random_state, replayed
 from .sums import sum_over_processes
 
@@ -48,6 +50,21 @@ class TaskSteps(TaskPublishing):
     bits: RandomBits
     seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]]
     counts: StepCounts
+
+    def _set_up_steps(self, model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
+        """All that the steps go by; `tasks` is known, and the Trainer is not built yet."""
+        self.loss_weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
+        self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
+        self.balancer = self.combine_gradients.balancer
+        self.joint = None
+        if self.balancer is not None and shards_gradients(model, args):
+            self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
+        self.compiled = args.torch_compile
+        self.gradients = None
+        self.packs = False
+        self.bits = RandomBits()
+        self.seen = []
+        self.counts = StepCounts(list(self.tasks))
 
     def compute_loss_context_manager(self) -> ExitStack:
         """What is around every forward; on a CPU, its faster kernels too."""

@@ -19,17 +19,13 @@ from transformers.trainer_utils import TrainOutput
 
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
-from .combination import make_combination
-from .counts import StepCounts
-from .cpu import RandomBits
 from .data import TaskCollator, TaskRows
 from .errors import InputError
-from .joint import JointLoss
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
-from .refusals import refuse_unsupported, shards_gradients
+from .refusals import refuse_unsupported
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm, refuse_other_tasks
 from .schedule import UnfreezeSchedule
@@ -108,14 +104,10 @@ class MultiTaskTrainer(TaskSteps):
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
-        refuse_unsupported(model, args, tasks)
-        if kwargs.get("compute_loss_func") is not None:
-            raise InputError("compute_loss_func would not be called: a task's loss is that of its kind")
+        refuse_unsupported(model, args, tasks, kwargs.get("compute_loss_func"))
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
-        self.loss_weights = {spec.name: spec.loss_weight for spec in tasks}
-        self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
-        self.balancer = self.combine_gradients.balancer
+        self._set_up_steps(model, args)
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
@@ -129,20 +121,8 @@ class MultiTaskTrainer(TaskSteps):
         if eval_dataset is not None:
             scored = [name for name in self.tasks if name in eval_dataset]
             eval_dataset = _rows_of(scored, eval_dataset, "eval_dataset")
-        self.compiled = args.torch_compile
         if self.compiled:
             _compile_layers(model, args)
-        self.joint = None
-        if self.balancer is not None and shards_gradients(model, args):
-            self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
-        self.gradients = None
-        self.packs = False
-        self.bits = RandomBits()
-        self.seen = []
-        self.counts = StepCounts(list(self.tasks))
-        self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
-        self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
-        own = [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(
             model=model,
@@ -152,7 +132,7 @@ class MultiTaskTrainer(TaskSteps):
             processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
             compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, *own],
+            callbacks=[*callbacks, *self._own_callbacks(args)],
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
@@ -160,6 +140,12 @@ class MultiTaskTrainer(TaskSteps):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
         self.add_callback(TaskLines(tasks))
+
+    def _own_callbacks(self, args: MultiTaskTrainingArguments) -> list[TrainerCallback]:
+        """Those of every run, in the order in which they act."""
+        self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
+        self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
+        return [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
 
     # ---- data ----
 

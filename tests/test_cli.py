@@ -296,9 +296,9 @@ def test_a_bad_input_is_refused_by_its_row(saved, tmp_path, capsys, name):
         (["--model", "SAVED", "--input", "-", "--text-pair", "dull"], "wanted --text too"),
         (["--model", "SAVED", "--text", "dull", "--output", "out.jsonl"], "--output is for the answers of --input"),
         (["--model", "SAVED", "--input", "-", "--columns", "a", "b", "c"], "names 3 columns"),
-        (["--model", "SAVED", "--input", "-", "--top-k", "0"], "--top-k is 0, wanted 1 or more"),
+        (["--model", "SAVED", "--input", "-", "--top-k", "0"], "top_k is 0, wanted 1 or more"),
         (["tasks", "demo", "--model", "NOWHERE"], "cannot be loaded"),
-        (["tasks", "demo", "--max-seq-length", "-3"], "--max-seq-length is -3, wanted 8 or more"),
+        (["tasks", "demo", "--max-seq-length", "-3"], "max_seq_length is -3, wanted at least 8"),
         (["tasks", "--task", "sst2"], "belong to a task set"),
     ],
 )
