@@ -29,7 +29,8 @@ from transformers.utils import logging as transformers_logging
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.demo import demo_tokenizer
-from hf_mtl.loading import load_rows, read_labels
+from hf_mtl.labels import read_labels
+from hf_mtl.loading import load_rows
 from hf_mtl.sampling import TaskBatchSampler
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.unfreezing import train_last_layers

@@ -11,7 +11,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from .loading import load_rows, read_labels
+from .labels import read_labels
+from .loading import load_rows
 from .tasks import SPLITS, TaskSpec
 
 Facts = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Raw rows and labels of a task: read from wherever they are, and checked before anything is built on them."""
+"""Raw rows of a task: read from wherever they are, and checked before anything is built on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import functools
 import hashlib
 import logging
-import math
 import sys
 import warnings
 from itertools import islice
@@ -14,23 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
-from datasets import ClassLabel, Dataset
-from numpy.typing import NDArray
+from datasets import Dataset
 
 from .demo import demo_rows
 from .errors import InputError
-from .kinds import KINDS
+from .labels import RowErrors, label_numbers, raise_first, source_of
 from .tasks import EMBEDDED, FILE_FORMATS, SPLITS, TaskSpec
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
 READ_AT_ONCE = 10 << 20  # bytes of JSON lines
 LISTED = 20  # bad rows whose fault is spelled out
-
-Bad = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
 
 
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset | None:
@@ -61,13 +56,13 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset 
     bad = _rows_without_text(spec, rows)
     if on_bad_row == "skip" and split != "test":
         if spec.label_column in rows.column_names:
-            bad = {**_numbers(spec, rows, split)[1], **bad}
-        return _skip(rows, bad, where, _source(spec, split))
-    _raise_first(bad, where, _source(spec, split))
+            bad = {**label_numbers(spec, rows, split)[1], **bad}
+        return _skip(rows, bad, where, source_of(spec, split))
+    raise_first(bad, where, source_of(spec, split))
     return rows
 
 
-def _rows_without_text(spec: TaskSpec, rows: Dataset) -> Bad:
+def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:
     """Row -> what is wrong with it."""
     return {
         row: (f"column {column!r} has no text", "")
@@ -77,16 +72,7 @@ def _rows_without_text(spec: TaskSpec, rows: Dataset) -> Bad:
     }
 
 
-def _raise_first(bad: Bad, where: str, source: str) -> None:
-    if bad:
-        row = min(bad)
-        raise InputError(
-            f"{where}: {bad[row][0]} in row {row} (the first row is 0) of {source}{bad[row][1]}; --on_bad_row skip "
-            "leaves such training and validation rows out"
-        )
-
-
-def _skip(rows: Dataset, bad: Bad, where: str, source: str) -> Dataset:
+def _skip(rows: Dataset, bad: RowErrors, where: str, source: str) -> Dataset:
     """The rows that are not bad; says which are."""
     if not bad:
         return rows
@@ -104,11 +90,6 @@ def _skip(rows: Dataset, bad: Bad, where: str, source: str) -> Dataset:
         more,
     )
     return rows.select([row for row in range(len(rows)) if row not in bad])
-
-
-def _source(spec: TaskSpec, split: str) -> str:
-    """Where the rows of a split come from, for messages."""
-    return repr(spec.files.get(split)) if spec.files else f"{spec.dataset!r}, configuration {spec.config!r}"
 
 
 def _load(spec: TaskSpec, split: str) -> Dataset | None:
@@ -184,100 +165,3 @@ def _content_cache(source: str) -> str | None:
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / digest.hexdigest()[:32])
-
-
-def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
-    """The labels as class indices (int64) or values (float64), checked. *Shape:* (rows,)
-
-    Args:
-        spec: the task.
-        rows: its raw rows.
-        split: in "test", rows may lack a label: no column, null, NaN, or -1 where that is no label of the task. They
-            come back as NaN, and all labels as floats.
-
-    Raises:
-        InputError: for the first label that is not one the task declares; it names the row and what was wanted.
-    """
-    column, where = spec.label_column, f"task {spec.name!r}, split {split!r}"
-    unlabelled = split == "test"
-    if column not in rows.column_names:
-        if unlabelled:
-            return np.full(len(rows), np.nan)
-        raise InputError(f"{where}: no label column {column!r}; the columns are {', '.join(rows.column_names)}")
-    values, bad = _numbers(spec, rows, split)
-    _raise_first(bad, where, _source(spec, split))
-    return np.asarray(values, dtype=np.float64 if unlabelled or spec.kind == "regression" else np.int64)
-
-
-def _numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float | None], Bad]:
-    """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label."""
-    values = _as_numbers(spec, rows)
-    head, admits = spec.head, KINDS[spec.kind].admits
-    bad: Bad = {}
-    wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
-    for row, (value, found) in enumerate(zip(values, rows[spec.label_column][:], strict=True)):
-        if value is not None and not np.isnan(value) and admits(value, head):
-            continue
-        if split == "test" and (found is None or value == -1 or (value is not None and np.isnan(value))):
-            values[row] = np.nan
-        else:
-            bad[row] = f"label {found!r}", f" is not {wanted}"
-    return values, bad
-
-
-def _as_numbers(spec: TaskSpec, rows: Dataset) -> list[float | None]:
-    """Every label as a number, a class as its index; None for what is no label at all."""
-    feature, values = rows.features[spec.label_column], rows[spec.label_column][:]
-    if not spec.labels:
-        return [float(v) if isinstance(v, int | float) else None for v in values]
-    if isinstance(feature, ClassLabel):
-        if set(feature.names) != set(spec.labels):
-            return values  # other classes go by their index
-        own = [spec.labels.index(name) for name in feature.names]  # the same, maybe in another order
-        return [own[v] if v is not None and 0 <= v < len(own) else v for v in values]
-    meanings = _spelled_by(spec.labels)
-    return [_class_of(value, *meanings) for value in values]
-
-
-def _class_of(
-    value: Any, names: dict[str, int], numbers: dict[float, int | None], truths: dict[bool, int | None]
-) -> float | None:
-    """A class's index, from its name, from the number or truth value that its name spells, or from the index itself.
-
-    Where a name spells a number, numbers are no indices, and with "true" or "false" truth values are none.
-    """
-    if isinstance(value, str):
-        if value in names:
-            return names[value]
-        value = _spelled(value)
-    if isinstance(value, bool) and truths:
-        return truths.get(value)
-    if not isinstance(value, int | float):
-        return None
-    if math.isnan(value) or not numbers:
-        return float(value)
-    return numbers.get(value, -1.0 if value == -1 else None)
-
-
-def _spelled_by(labels: tuple[str, ...]) -> tuple[dict[str, int], dict[float, int | None], dict[bool, int | None]]:
-    """Name -> index, number -> index, truth value -> index; None where two names spell the same."""
-    numbers: dict[float, int | None] = {}
-    truths: dict[bool, int | None] = {}
-    for index, label in enumerate(labels):
-        value = _spelled(label)
-        if isinstance(value, bool):
-            truths[value] = None if value in truths else index
-        elif value is not None:
-            numbers[value] = None if value in numbers else index
-    return {label: index for index, label in enumerate(labels)}, numbers, truths
-
-
-def _spelled(text: str) -> float | None:
-    """The finite number or the truth value that a text spells."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -19,7 +19,8 @@ from transformers import BatchEncoding
 from hf_mtl import InputError, TaskSpec, data
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.demo import demo_tokenizer
-from hf_mtl.loading import READ_AT_ONCE, load_rows, read_labels
+from hf_mtl.labels import read_labels
+from hf_mtl.loading import READ_AT_ONCE, load_rows
 
 FRAME = pd.DataFrame(
     {

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from hf_mtl import InputError, TaskSpec, load_tasks
-from hf_mtl.loading import load_rows, read_labels
+from hf_mtl.labels import read_labels
+from hf_mtl.loading import load_rows
 from hf_mtl.metrics import METRICS
 from hf_mtl.tasks import METRIC_NAMES, TASK_SETS, read_task_file
 
