@@ -1,0 +1,224 @@
+"""The model: one shared encoder, pooling, a linear head per task. Imports torch and transformers only."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import ModelOutput
+
+from .configuration import MultiTaskConfig
+from .errors import InputError, unknown
+from .inputs import longest_input
+from .kinds import KINDS
+from .model_files import copy_code, describe_for_sentence_transformers
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):  # type: ignore[misc]  # transformers' base class is untyped
+    """What a forward gives.
+
+    Attributes:
+        loss: mean over the rows of the task's loss; only with labels. *Shape:* ()
+        logits: the head's output; `model.decode(task, logits)` reads it. *Shape:* (rows, head width)
+
+    Of several tasks, both are `{task: that}`.
+    """
+
+    loss: Tensor | dict[str, Tensor] | None = None
+    logits: Tensor | dict[str, Tensor] | None = None
+
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One vector per row from the vectors of its tokens; padding has no influence.
+
+    Args:
+        hidden: *Shape:* (rows, tokens, width)
+        mask: 1 at real tokens, 0 at padding. *Shape:* (rows, tokens)
+        how: "mean", "cls" or "max".
+
+    Returns:
+        *Shape:* (rows, width)
+    """
+    if how == "cls":
+        return hidden[:, 0]
+    real = mask.unsqueeze(-1).bool()
+    if how == "max":
+        return hidden.masked_fill(~real, torch.finfo(hidden.dtype).min).amax(dim=1)
+    return hidden.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' base class is untyped
+    """A shared encoder with a head per task.
+
+    `MultiTaskModel.from_pretrained(folder_or_hub_id)` loads a saved one; `load_model` also takes a plain encoder and
+    adds heads.
+    """
+
+    config_class = MultiTaskConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # the loss is a mean over the task's rows; the trainer does the rest
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig) -> None:
+        super().__init__(config)
+        self.encoder = _encoder_without_pooler(config.encoder_config)
+        if config.encoder_config.model_type == "mpnet" and config._attn_implementation != "eager":
+            from .mpnet import use_fused_attention  # late: transformers' MPNet takes a while to import
+
+            use_fused_attention(self.encoder)
+        self.dropout = nn.Dropout(config.head_dropout)
+        width = config.encoder_config.hidden_size
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, KINDS[head.kind].head_width(head)) for name, head in config.heads.items()}
+        )
+        self.task_heads = config.heads
+        self.source: dict[str, Any] = {}  # how it was loaded, where it was
+        self._encoder_inputs = set(inspect.signature(self.encoder.forward).parameters)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        task: str | None = None,
+        labels: Tensor | None = None,
+        batches: Mapping[str, Mapping[str, Tensor]] | None = None,
+        **inputs: Any,
+    ) -> MultiTaskOutput:
+        """Logits of one task's head and, with labels, its loss; with `batches`, the same of several tasks.
+
+        Args:
+            input_ids: *Shape:* (rows, tokens)
+            attention_mask: 1 at real tokens; all are real unless given. *Shape:* (rows, tokens)
+            task: a key of `config.heads`.
+            labels: class indices (int64) or values in the label's range. *Shape:* (rows,)
+            batches: task -> the arguments above, in place of them; losses and logits then come by task. One call for
+                all tasks is what engines that shard the parameters want.
+            inputs: what else the tokenizer gave; what the encoder does not take is left out.
+
+        Raises:
+            InputError: for a task that the model has no head for.
+        """
+        if batches is not None:
+            outputs = {name: self._of_task(name, **batch) for name, batch in batches.items()}
+            losses = {name: loss for name, (loss, _) in outputs.items() if loss is not None}
+            return MultiTaskOutput(loss=losses, logits={name: logits for name, (_, logits) in outputs.items()})
+        if input_ids is None or task is None:
+            raise InputError("forward wants input_ids and task, or batches")
+        loss, logits = self._of_task(task, input_ids, attention_mask, labels, **inputs)
+        return MultiTaskOutput(loss=loss, logits=logits)
+
+    def _of_task(
+        self,
+        task: str,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **inputs: Any,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss, if there are labels, and logits of one task."""
+        if task not in self.heads:
+            raise unknown("task", task, self.heads)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self.read(task, self._hidden(input_ids, attention_mask, **inputs), attention_mask, labels)
+
+    def read(
+        self, task: str, hidden: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Loss, if there are labels, and logits of one task from the encoder's output.
+
+        *Shapes:* (rows, tokens, width), (rows, tokens), (rows,) -> (), (rows, head width)
+        """
+        logits = self.heads[task](self.dropout(pool(hidden, attention_mask, self.config.pooling)))
+        if labels is None:
+            return None, logits
+        head = self.task_heads[task]
+        return KINDS[head.kind].loss(logits, labels, head), logits
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any) -> Tensor:
+        """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)"""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return pool(self._hidden(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+        """The encoder's output; what it does not take is left out. *Shape:* (rows, tokens) -> (rows, tokens, width)"""
+        inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
+        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        return hidden
+
+    def decode(self, task: str, logits: Tensor) -> Tensor:
+        """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)"""
+        head = self.task_heads[task]
+        return KINDS[head.kind].decode(logits, head)
+
+    def head_parameters(self) -> dict[str, list[Parameter]]:
+        """Task -> the parameters that only this task reaches."""
+        return {task: list(head.parameters()) for task, head in self.heads.items()}
+
+    def shared_parameters(self) -> list[Parameter]:
+        """The parameters that every task reaches: the encoder's."""
+        return list(self.encoder.parameters())
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, use_safetensors: bool = True, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors only unless asked otherwise: other forms are pickles, which run code."""
+        loaded = super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.source = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As in transformers, and the code beside the weights: `trust_remote_code=True` loads them without hf_mtl."""
+        if kwargs.get("is_main_process", True):
+            copy_code(Path(save_directory))
+        super().save_pretrained(save_directory, **kwargs)
+
+    def save_encoder(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Write the encoder alone, as a folder that `AutoModel` and sentence-transformers open.
+
+        sentence-transformers pools as this model does and gives the vectors of `embed`.
+
+        Args:
+            folder: is made if need be.
+            tokenizer: goes with it; the one beside the saved model that this one was loaded from unless given.
+
+        Raises:
+            InputError: without a tokenizer, for a model that was not loaded from anywhere.
+        """
+        if tokenizer is None:
+            if not self.name_or_path:
+                raise InputError("save_encoder needs the tokenizer: this model was not loaded from a folder or the Hub")
+            config = self.config.encoder_config
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self.source)
+        self.encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
+        describe_for_sentence_transformers(Path(folder), width, self.config.pooling, limit)
+
+
+def _encoder_without_pooler(config: PreTrainedConfig) -> PreTrainedModel:
+    """The bare encoder; a pooler would hold parameters that never get a gradient."""
+    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+    return AutoModel.from_config(config, **options)
