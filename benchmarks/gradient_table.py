@@ -29,12 +29,12 @@ from transformers.utils import logging as transformers_logging
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.demo import demo_tokenizer
+from hf_mtl.gradients.weightings import projection_orders
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
 from hf_mtl.sampling import TaskBatchSampler
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.unfreezing import train_last_layers
-from hf_mtl.weightings import projection_orders
 
 STEPS, ROWS, RATE, LAYERS, SEED = 8, 48, 0.01, 3, 7
 STAGES = {0: 1, 2: 2, 4: None}  # step -> last layers that train, when unfreezing is on

@@ -5,6 +5,7 @@ from ._version import __version__
 from .arguments import MultiTaskTrainingArguments
 from .configuration import MultiTaskConfig
 from .errors import InputError
+from .gradients.weightings import WEIGHTINGS, make_weighting
 from .modeling import MultiTaskModel, MultiTaskOutput
 from .pipeline import MultiTaskPipeline
 from .pretrained import load_model
@@ -12,7 +13,6 @@ from .schedule import UnfreezeSchedule
 from .tasks import TaskSpec, load_tasks
 from .trainer import MultiTaskTrainer
 from .unfreezing import GradualUnfreezing
-from .weightings import WEIGHTINGS, make_weighting
 
 __all__ = [
     "WEIGHTINGS",

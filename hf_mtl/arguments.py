@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .combination import GRADIENT_METHODS, make_combination
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
+from .gradients.method import GRADIENT_METHODS, make_combination
 from .loading import ON_BAD_ROW
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule

@@ -26,7 +26,7 @@ from .cpu import (
     sum_of_rows,
     transposed_product_pays,
 )
-from .gradient_rows import GradientRows
+from .gradients.gradient_buffer import GradientRows
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .cpu import CpuKernels, RandomBits
-from .gradients import TaskGradients
+from .gradients.task_gradients import TaskGradients
 from .modeling import MultiTaskModel
 from .packed_layers import Layer, Packed, Part
 from .unfreezing import encoder_layers

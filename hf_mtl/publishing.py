@@ -11,6 +11,7 @@ from .card import CardFacts
 from .checkpoints import write_errors_named
 from .errors import InputError
 from .evaluation import TaskEvaluation
+from .gradients.joint_loss import JointLoss
 from .hub import (
     CURVES,
     PUSH_FAILURES,
@@ -21,7 +22,6 @@ from .hub import (
     reason_of,
     write_local_card,
 )
-from .joint import JointLoss
 from .pushing import PushCheckpoints
 from .sampling import TaskBatchSampler
 from .schedule import UnfreezeSchedule

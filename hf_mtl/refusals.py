@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor
 from transformers.trainer_utils import HubStrategy
 
 from .arguments import MultiTaskTrainingArguments
-from .balancing import LOSS_METHODS
 from .errors import InputError
+from .gradients.balancing import LOSS_METHODS
 from .modeling import MultiTaskModel
 from .tasks import TaskSpec
 

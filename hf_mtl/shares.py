@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, unknown
-from .options import check_number, check_options
+from .validation import check_number, check_options
 
 Floats = NDArray[np.float64]
 

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import MultiTaskTrainingArguments
-from .balancing import LossBalancer
-from .combination import Combination, make_combination
 from .counts import StepCounts
 from .cpu import CpuKernels, RandomBits
-from .gradients import TaskGradients
-from .joint import JointLoss
+from .gradients.all_reduce import sum_over_processes
+from .gradients.balancing import LossBalancer
+from .gradients.joint_loss import JointLoss
+from .gradients.method import Combination, make_combination
+from .gradients.task_gradients import TaskGradients
 from .modeling import MultiTaskModel
 from .packing import are_known, can_pack, packed_losses
 from .publishing import TaskPublishing
 from .refusals import shards_gradients
 from .seeding import random_state, replayed
-from .sums import sum_over_processes
 
 
 class TaskSteps(TaskPublishing):

@@ -15,7 +15,7 @@ import yaml
 
 from .errors import InputError, unknown
 from .kinds import TaskHead
-from .options import check_number
+from .validation import check_number
 
 TASK_SETS = Path(__file__).parent / "task_sets"
 EMBEDDED = "embedded:demo"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hf_mtl import InputError
-from hf_mtl.balancing import FAMO, LOSS_METHODS, FixedWeights, UncertaintyWeighting
-from hf_mtl.combination import make_combination
-from hf_mtl.joint import JointLoss
+from hf_mtl.gradients.balancing import FAMO, LOSS_METHODS, FixedWeights, UncertaintyWeighting
+from hf_mtl.gradients.joint_loss import JointLoss
+from hf_mtl.gradients.method import make_combination
 
 LEARNING = ["uncertainty", "famo"]
 

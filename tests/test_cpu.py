@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from hf_mtl import cpu
 from hf_mtl.cpu import CpuKernels
-from hf_mtl.gradients import TaskGradients
+from hf_mtl.gradients.task_gradients import TaskGradients
 
 TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
 

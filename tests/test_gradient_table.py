@@ -16,8 +16,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import gradient_table  # noqa: E402
 
-from hf_mtl.combination import Combination  # noqa: E402
-from hf_mtl.gradients import TaskGradients  # noqa: E402
+from hf_mtl.gradients.method import Combination  # noqa: E402
+from hf_mtl.gradients.task_gradients import TaskGradients  # noqa: E402
 
 CELLS = [(2, "fp32", False, False), (2, "fp32", True, True), (2, "bf16", True, True)]
 START = """

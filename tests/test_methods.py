@@ -15,8 +15,8 @@ from torchjd import aggregation
 from torchjd.linalg import QuadprogProjector
 
 from hf_mtl import make_weighting
-from hf_mtl.solvers import ROUNDING, norms_and_cosines, positive_definite
-from hf_mtl.weightings import WEIGHTINGS
+from hf_mtl.gradients.solvers import ROUNDING, norms_and_cosines, positive_definite
+from hf_mtl.gradients.weightings import WEIGHTINGS
 
 KINDS = ("random", "common part", "zero row", "identical", "opposite", "nearly dependent", "own scales", "flat")
 

@@ -9,12 +9,12 @@ import torch
 from torchjd import aggregation
 
 from hf_mtl import InputError, make_weighting
-from hf_mtl.combination import make_combination
-from hf_mtl.gradients import TaskGradients
+from hf_mtl.gradients.method import make_combination
+from hf_mtl.gradients.solvers import projection_orders
+from hf_mtl.gradients.stateful import Stateful
+from hf_mtl.gradients.task_gradients import TaskGradients
+from hf_mtl.gradients.weightings import WEIGHTINGS
 from hf_mtl.seeding import seeded_generator
-from hf_mtl.solvers import projection_orders
-from hf_mtl.stateful import Stateful
-from hf_mtl.weightings import WEIGHTINGS
 
 STATEFUL = {"gradvac": {"beta": 0.3}, "nash_mtl": {"update_every": 3}}
 

@@ -9,9 +9,9 @@ from transformers import Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, TaskSpec
 from hf_mtl.data import TaskCollator, TaskRows
-from hf_mtl.gradients import TaskGradients
+from hf_mtl.gradients.task_gradients import TaskGradients
+from hf_mtl.gradients.weightings import projection_orders
 from hf_mtl.seeding import seeded_generator
-from hf_mtl.weightings import projection_orders
 
 
 def flat(tensors):
@@ -427,7 +427,7 @@ def test_other_processes_vectors_are_not_left_out(monkeypatch):
                 tensor.view(40, 3)[30] += 2
         return [Done()]
 
-    monkeypatch.setattr("hf_mtl.gradients.begin_sum_over_processes", add_theirs)
+    monkeypatch.setattr("hf_mtl.gradients.task_gradients.begin_sum_over_processes", add_theirs)
     for _ in range(2):
         gradients.clear()
         gradients.rows.add_at(0, table, torch.tensor([1]), torch.ones(1, 3))

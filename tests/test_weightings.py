@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError, make_weighting
-from hf_mtl.weightings import WEIGHTINGS, mean_weights, pcgrad_weights, projection_orders, sum_weights
+from hf_mtl.gradients.weightings import WEIGHTINGS, mean_weights, pcgrad_weights, projection_orders, sum_weights
 
 
 def generator(seed: int) -> torch.Generator:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import unknown
+from ..validation import check_number, check_options
 from . import solvers
-from .errors import unknown
-from .options import check_number, check_options
 from .solvers import Array, on_cpu, projection_orders
 from .stateful import GradVac, NashMTL
 

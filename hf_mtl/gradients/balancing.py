@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import InputError
-from .options import check_number
+from ..errors import InputError
+from ..validation import check_number
 
 Losses = NDArray[np.float64]
 SMALLEST_LOSS = 1e-8  # keeps the logarithm of a loss of zero finite

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError, unknown
+from ..seeding import seeded_generator
+from ..validation import check_options
 from .balancing import LOSS_METHODS, LossBalancer
-from .errors import InputError, unknown
-from .gradients import TaskGradients
-from .options import check_options
-from .seeding import seeded_generator
 from .stateful import Stateful
+from .task_gradients import TaskGradients
 from .weightings import WEIGHTINGS, Weighting, make_weighting
 
 MEMORY_FILE = "gradient_method.json"

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .all_reduce import sum_over_processes
 from .balancing import LossBalancer
-from .sums import sum_over_processes
 
 
 class JointLoss:

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from .gradient_rows import GradientRows
-from .sums import begin_sum_over_processes, inner_products
+from .all_reduce import begin_sum_over_processes
+from .gradient_buffer import GradientRows
+from .gramian import inner_products
 
 
 class TaskGradients:

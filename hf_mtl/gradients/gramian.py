@@ -1,11 +1,8 @@
-"""Sums that a step needs: inner products of long rows, and over the processes."""
+"""The Gramian of the tasks' gradients: inner products of long rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 # Elements whose products are summed in fp32 before the sums are added in fp64. A CPU adds up in few lanes and loses
@@ -29,18 +26,3 @@ def inner_products(rows: Tensor) -> Tensor:
             parts = [torch.dot(x, y) for x, y in zip(a.split(GPU_STRETCH), b.split(GPU_STRETCH), strict=True)]
             products[i, j] = products[j, i] = torch.stack(parts).double().sum()
     return products
-
-
-def begin_sum_over_processes(tensors: Iterable[Tensor]) -> list[dist.Work]:
-    """Begin to make every tensor the sum of what the processes hold; it is so once all that is returned is done."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return []
-    return [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
-
-
-def sum_over_processes(tensors: Iterable[Tensor]) -> int:
-    """Make every tensor the sum of what the processes hold, in place; returns the number of processes."""
-    sums = begin_sum_over_processes(tensors)
-    for each in sums:
-        each.wait()
-    return dist.get_world_size() if sums else 1

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .options import check_number
+from ..errors import InputError
+from ..validation import check_number
 from .solvers import CANCELLED, Array, fair_weights, norms_and_cosines, on_cpu, projection_orders
 
 
