@@ -26,10 +26,18 @@ from torch import Tensor
 from transformers import BertConfig
 from transformers.utils import logging as transformers_logging
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
+from hf_mtl import (
+    MultiTaskConfig,
+    MultiTaskModel,
+    MultiTaskTrainer,
+    MultiTaskTrainingArguments,
+    TaskSpec,
+    load_tasks,
+    steps,
+)
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.demo import demo_tokenizer
-from hf_mtl.gradients.weightings import projection_orders
+from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
 from hf_mtl.sampling import TaskBatchSampler
@@ -131,16 +139,19 @@ def trainer_run(
         train_sampling_strategy="random", eval_strategy="no", save_strategy="no", logging_steps=1, disable_tqdm=True,
     )  # fmt: skip
     trainer = MultiTaskTrainer(model, args, tasks, data, None, tokenizer)
-    combine = trainer.combine_gradients
+    combine = steps.combine_gradients
 
-    def watched(gradients, seed, step):
-        combine(gradients, seed, step)
+    def watched(gradients, method, seed, step):
+        combine(gradients, method, seed, step)
         if step == 0:
             result["heads"] = flat([p.grad for head in model.heads.values() for p in head.parameters()])
             result["gradient"] = flat([p.grad for p in gradients.shared])
 
-    trainer.combine_gradients = watched
-    trainer.train()
+    steps.combine_gradients = watched
+    try:
+        trainer.train()
+    finally:
+        steps.combine_gradients = combine
     norms = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
     return {**result, "norm": torch.tensor(norms).double(), "update": flat(list(model.parameters())) - start}
 

@@ -5,7 +5,7 @@ from ._version import __version__
 from .arguments import MultiTaskTrainingArguments
 from .configuration import MultiTaskConfig
 from .errors import InputError
-from .gradients.weightings import WEIGHTINGS, make_weighting
+from .gradients.method import WEIGHTINGS, GradientMethod, make_weighting, register_gradient_method
 from .modeling import MultiTaskModel, MultiTaskOutput
 from .pipeline import MultiTaskPipeline
 from .pretrained import load_model
@@ -16,6 +16,7 @@ from .unfreezing import GradualUnfreezing
 
 __all__ = [
     "WEIGHTINGS",
+    "GradientMethod",
     "GradualUnfreezing",
     "InputError",
     "MultiTaskConfig",
@@ -31,4 +32,5 @@ __all__ = [
     "load_model",
     "load_tasks",
     "make_weighting",
+    "register_gradient_method",
 ]

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
-from .gradients.method import GRADIENT_METHODS, make_combination
+from .gradients.method import GRADIENT_METHODS, make_gradient_method
 from .loading import ON_BAD_ROW
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
@@ -23,6 +23,7 @@ from .tasks import EMBEDDED
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
 DEFAULT_LENGTH = 512  # tokens
+_METHOD_NAMES = ", ".join(sorted(GRADIENT_METHODS))
 
 
 def _option(default: Any, text: str) -> Any:
@@ -73,7 +74,7 @@ class DataArguments:
 class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transformers' base class is untyped
     """`TrainingArguments` with the defaults of the recipe and the arguments of multi-task training."""
 
-    gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {', '.join(GRADIENT_METHODS)}.")
+    gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {_METHOD_NAMES}.")
     gradient_method_args: str = _option("{}", 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
     loss_weights: str = _option(
         "{}", "Factors on tasks' losses as JSON, e.g. '{\"stsb\": 2}'; the task set's own, mostly 1, unless given."
@@ -146,7 +147,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
             raise InputError(f"learning_rate is {self.learning_rate}, wanted a number >= 0")
         if self.per_device_eval_batch_size < 1:
             raise InputError(f"per_device_eval_batch_size is {self.per_device_eval_batch_size}, wanted 1 or more")
-        make_combination(self.gradient_method, **self.options("gradient_method_args"))
+        make_gradient_method(self.gradient_method, **self.options("gradient_method_args"))
         UnfreezeSchedule.parse(self.unfreeze_schedule)
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
         self.options("loss_weights")

@@ -26,7 +26,7 @@ from .cpu import (
     sum_of_rows,
     transposed_product_pays,
 )
-from .gradients.gradient_buffer import GradientRows
+from .gradients.gradient_buffer import GradientBuffer
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Packed:
         bits: for dropout.
     """
 
-    gradients: GradientRows
+    gradients: GradientBuffer
     parts: list[Part]
     bits: RandomBits
 

@@ -154,12 +154,12 @@ def packed_losses(
         rows, start = batch["input_ids"], parts[-1].tokens.stop if parts else 0
         shape = (rows.shape[0], rows.shape[1])
         alone = Part(gradients.tasks.index(task), slice(0, rows.numel()), shape)
-        with _EmbeddingKernels(Packed(gradients.rows, [alone], bits)):
+        with _EmbeddingKernels(Packed(gradients.buffer, [alone], bits)):
             types = {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
             embedded.append(model.encoder.embeddings(input_ids=rows, **types).flatten(0, 1))
             mask = _attention_mask(model.encoder, batch["attention_mask"])
         parts.append(Part(alone.task, slice(start, start + rows.numel()), shape, mask))
-    hidden, packed = torch.cat(embedded), Packed(gradients.rows, parts, bits)
+    hidden, packed = torch.cat(embedded), Packed(gradients.buffer, parts, bits)
     for layer in encoder_layers(model.encoder):
         hidden = Layer.of(layer)(hidden, packed)
     losses = {}

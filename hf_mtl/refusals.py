@@ -11,7 +11,7 @@ from transformers.trainer_utils import HubStrategy
 
 from .arguments import MultiTaskTrainingArguments
 from .errors import InputError
-from .gradients.balancing import LOSS_METHODS
+from .gradients.method import make_gradient_method
 from .modeling import MultiTaskModel
 from .tasks import TaskSpec
 
@@ -65,7 +65,8 @@ def shards_gradients(model: MultiTaskModel, args: MultiTaskTrainingArguments) ->
 
 
 def _refuse_under_sharding(args: MultiTaskTrainingArguments) -> None:
-    if args.gradient_method not in LOSS_METHODS:
+    method = make_gradient_method(args.gradient_method, **args.options("gradient_method_args"))
+    if not method.needs.startswith("losses"):
         raise InputError(
             f"gradient_method is {args.gradient_method!r}: DeepSpeed and FSDP shard the gradients that it has to "
             "compare. Add --gradient_method famo (or uncertainty, or fixed), which look at the losses alone, or use "

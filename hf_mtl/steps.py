@@ -13,15 +13,15 @@ from .arguments import MultiTaskTrainingArguments
 from .counts import StepCounts
 from .cpu import CpuKernels, RandomBits
 from .gradients.all_reduce import sum_over_processes
-from .gradients.balancing import LossBalancer
+from .gradients.combine import combine_gradients
 from .gradients.joint_loss import JointLoss
-from .gradients.method import Combination, make_combination
+from .gradients.method import GradientMethod, make_gradient_method
 from .gradients.task_gradients import TaskGradients
 from .modeling import MultiTaskModel
 from .packing import are_known, can_pack, packed_losses
 from .publishing import TaskPublishing
 from .refusals import shards_gradients
-from .seeding import random_state, replayed
+from .seeding import random_state, replayed, seeded_generator
 
 
 class TaskSteps(TaskPublishing):
@@ -29,42 +29,48 @@ class TaskSteps(TaskPublishing):
 
     Attributes:
         loss_weights: task -> factor on its loss.
-        combine_gradients: the gradient method.
-        balancer: the method's, if it looks at losses alone.
+        gradient_method: gives the tasks' weights.
         compiled: whether the encoder's layers are.
         gradients: each task's, between the first step and the end of the training; never with a joint loss.
         packs: whether all tasks share a forward and a backward.
         bits: for dropout on a CPU, new in every micro-batch.
-        seen: the step's micro-batches, each with the state of the random numbers before it; for a balancer that looks
-            back.
+        step_batches: the step's micro-batches, each with the state of the random numbers before it; for a method that
+            needs the losses after the step.
         counts: what the steps have come to.
     """
 
     model: MultiTaskModel
     loss_weights: dict[str, float]
-    combine_gradients: Combination
-    balancer: LossBalancer | None
+    gradient_method: GradientMethod
     compiled: bool
     gradients: TaskGradients | None
     packs: bool
     bits: RandomBits
-    seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]]
+    step_batches: list[tuple[Tensor, dict[str, dict[str, Tensor]]]]
     counts: StepCounts
 
     def _set_up_steps(self, model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
         """All that the steps go by; `tasks` is known, and the Trainer is not built yet."""
         self.loss_weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
-        self.combine_gradients = make_combination(args.gradient_method, **args.options("gradient_method_args"))
-        self.balancer = self.combine_gradients.balancer
+        self.gradient_method = make_gradient_method(args.gradient_method, **args.options("gradient_method_args"))
         self.joint = None
-        if self.balancer is not None and shards_gradients(model, args):
-            self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
+        if self._weighs_losses and shards_gradients(model, args):
+            self.joint = JointLoss(list(self.tasks), self.loss_weights, self.gradient_method)
         self.compiled = args.torch_compile
         self.gradients = None
         self.packs = False
         self.bits = RandomBits()
-        self.seen = []
+        self.step_batches = []
         self.counts = StepCounts(list(self.tasks))
+
+    @property
+    def _weighs_losses(self) -> bool:
+        """Whether the method looks at the losses alone."""
+        return self.gradient_method.needs in ("losses", "losses_after_step")
+
+    @property
+    def _needs_losses_after_step(self) -> bool:
+        return self.gradient_method.needs == "losses_after_step"
 
     def compute_loss_context_manager(self) -> ExitStack:
         """What is around every forward; on a CPU, its faster kernels too."""
@@ -86,10 +92,9 @@ class TaskSteps(TaskPublishing):
         Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
         of the same forwards are asked for again, and not where a subclass puts something around every forward.
         """
-        looks_back = self.balancer is not None and self.balancer.looks_back
         return (
             self.args.world_size == 1
-            and not looks_back
+            and not self._needs_losses_after_step
             and self._is_own("compute_loss_context_manager")
             and self.accelerator.mixed_precision == "no"
             and self._takes_kernels()
@@ -102,7 +107,7 @@ class TaskSteps(TaskPublishing):
 
     def begin_step(self) -> None:
         """Before the first micro-batch of a step: rows, still without content, for the parameters that train now."""
-        self.seen.clear()
+        self.step_batches.clear()
         if self.joint is not None:
             return self.joint.clear()
         shared = [p for p in self.model.shared_parameters() if p.requires_grad]
@@ -159,8 +164,8 @@ class TaskSteps(TaskPublishing):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
         self.bits = RandomBits()
-        if self.balancer is not None and self.balancer.looks_back:
-            self.seen.append((random_state(self.args.device), inputs))
+        if self._needs_losses_after_step:
+            self.step_batches.append((random_state(self.args.device), inputs))
         if self.joint is None:
             losses = self._backward_by_task(inputs)
         else:
@@ -207,7 +212,8 @@ class TaskSteps(TaskPublishing):
     ) -> dict[str, Tensor]:
         with self.compute_loss_context_manager():
             losses = model(batches=inputs).loss
-        total = joint.collect(losses, self._num_rows(inputs), step_rows)
+        generator = seeded_generator(self.args.seed, self.state.global_step)
+        total = joint.collect(losses, self._num_rows(inputs), step_rows, generator)
         if total is not None:
             # DeepSpeed would divide by the micro-batches, which the row counts have done.
             deepspeed = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
@@ -222,7 +228,7 @@ class TaskSteps(TaskPublishing):
         gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
-        self.combine_gradients(gradients, self.args.seed, self.state.global_step)
+        combine_gradients(gradients, self.gradient_method, self.args.seed, self.state.global_step)
         self.counts.add(self.state.global_step, bad, gradients.mean_losses(), gradients.conflict())
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -236,15 +242,15 @@ class TaskSteps(TaskPublishing):
     def end_step(self) -> None:
         """After the optimizer's step: a method that looks at losses learns from this step's."""
         source = self.joint or self.gradients
-        if self.balancer is None or source is None or not source.kept:
+        if not self._weighs_losses or source is None or not source.finite_tasks:
             return
-        after = self._losses_again().cpu().numpy() if self.balancer.looks_back else None
-        self.balancer.learn(source.mean_losses().cpu().numpy(), after, source.kept)
+        after = self._losses_after_step().cpu() if self._needs_losses_after_step else None
+        self.gradient_method.after_step(source.finite_losses(), after)
 
-    def _losses_again(self) -> Tensor:
+    def _losses_after_step(self) -> Tensor:
         """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
         sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
-        for state, inputs in self.seen:
+        for state, inputs in self.step_batches:
             self.bits = RandomBits()
             with torch.no_grad(), replayed(state, self.args.device), self.compute_loss_context_manager():
                 losses = self.model_wrapped(batches=inputs).loss

@@ -21,6 +21,7 @@ from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
+from .gradients.method_state import restore_method, save_method
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
@@ -196,7 +197,7 @@ class MultiTaskTrainer(TaskSteps):
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
             refuse_other_tasks(self.seal.resumed_from, list(self.tasks), list(self.model.config.heads))
-            self.combine_gradients.restore(self.seal.resumed_from)
+            restore_method(self.gradient_method, self.seal.resumed_from)
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
@@ -242,7 +243,7 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.trainer.combine_gradients.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            save_method(self.trainer.gradient_method, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()

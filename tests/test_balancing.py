@@ -7,11 +7,28 @@ import pytest
 import torch
 
 from hf_mtl import InputError
-from hf_mtl.gradients.balancing import FAMO, LOSS_METHODS, FixedWeights, UncertaintyWeighting
 from hf_mtl.gradients.joint_loss import JointLoss
-from hf_mtl.gradients.method import make_combination
+from hf_mtl.gradients.method import make_gradient_method
+from hf_mtl.gradients.methods.famo import FAMO
+from hf_mtl.gradients.methods.uncertainty import UncertaintyWeighting
+from hf_mtl.gradients.methods.unit_weights import UnitWeights
+from hf_mtl.gradients.task_gradients import only_finite
 
 LEARNING = ["uncertainty", "famo"]
+LOSS_METHODS = ["fixed", *LEARNING]
+
+
+def weigh(method, losses, tasks=None):
+    """Weights of some tasks, all unless given; the others' losses are not finite. *Shapes:* (K,) -> (tasks,)"""
+    tasks = list(range(len(losses))) if tasks is None else tasks
+    return method(only_finite(torch.as_tensor(losses), tasks), torch.Generator()).numpy()[tasks]
+
+
+def learn(method, before, after, tasks=None):
+    """A step in which some tasks took part, all unless given."""
+    tasks = list(range(len(before))) if tasks is None else tasks
+    after = None if after is None else torch.as_tensor(after)
+    method.after_step(only_finite(torch.as_tensor(before), tasks), after)
 
 
 def losses_of_step(step, num_tasks=3):
@@ -22,7 +39,7 @@ def losses_of_step(step, num_tasks=3):
 
 
 def test_fixed_weights_are_ones():
-    assert FixedWeights()(np.array([3.0, 1.0, 2.0]), [0, 2]).tolist() == [1, 1]
+    assert weigh(UnitWeights(), np.array([3.0, 1.0, 2.0]), [0, 2]).tolist() == [1, 1]
 
 
 def test_uncertainty_follows_autograd_through_the_papers_loss():
@@ -31,8 +48,8 @@ def test_uncertainty_follows_autograd_through_the_papers_loss():
     adam = torch.optim.Adam([s], lr=0.1)
     for step in range(30):
         before, _ = losses_of_step(step)
-        np.testing.assert_allclose(balancer(before, [0, 1, 2]), torch.exp(-s).detach().numpy(), rtol=1e-12)
-        balancer.learn(before, None, [0, 1, 2])
+        np.testing.assert_allclose(weigh(balancer, before, [0, 1, 2]), torch.exp(-s).detach().numpy(), rtol=1e-12)
+        learn(balancer, before, None, [0, 1, 2])
         adam.zero_grad()
         (torch.exp(-s) * torch.from_numpy(before) + s / 2).sum().backward()
         adam.step()
@@ -41,8 +58,8 @@ def test_uncertainty_follows_autograd_through_the_papers_loss():
 def test_uncertainty_settles_where_the_weight_is_half_the_inverse_loss():
     balancer, losses = UncertaintyWeighting(lr=0.05), np.array([0.2, 1.0, 5.0])
     for _ in range(2000):
-        balancer.learn(losses, None, [0, 1, 2])
-    np.testing.assert_allclose(balancer(losses, [0, 1, 2]), 0.5 / losses, rtol=1e-3)
+        learn(balancer, losses, None, [0, 1, 2])
+    np.testing.assert_allclose(weigh(balancer, losses, [0, 1, 2]), 0.5 / losses, rtol=1e-3)
 
 
 def test_famo_follows_autograd_through_the_papers_algorithm():
@@ -54,8 +71,8 @@ def test_famo_follows_autograd_through_the_papers_algorithm():
         z, losses = torch.softmax(w, 0), torch.tensor(before, requires_grad=True)
         normaliser = (z / (losses + 1e-8)).sum().detach()
         weights = torch.autograd.grad(((losses + 1e-8).log() * z.detach() / normaliser).sum(), losses)[0]
-        np.testing.assert_allclose(balancer(before, [0, 1, 2]), weights.numpy(), rtol=1e-10)
-        balancer.learn(before, after, [0, 1, 2])
+        np.testing.assert_allclose(weigh(balancer, before, [0, 1, 2]), weights.numpy(), rtol=1e-10)
+        learn(balancer, before, after, [0, 1, 2])
         delta = torch.from_numpy(np.log(before + 1e-8) - np.log(after + 1e-8))
         w.grad = torch.autograd.grad(torch.softmax(w, 0), w, grad_outputs=delta)[0]
         adam.step()
@@ -65,8 +82,8 @@ def test_famo_follows_autograd_through_the_papers_algorithm():
 def test_famo_raises_the_weight_of_the_task_that_shrinks_least():
     balancer, before = FAMO(), np.array([1.0, 1.0])
     for _ in range(20):
-        balancer.learn(before, np.array([0.5, 0.99]), [0, 1])
-    slow, fast = balancer(before, [0, 1])[::-1]
+        learn(balancer, before, np.array([0.5, 0.99]), [0, 1])
+    slow, fast = weigh(balancer, before, [0, 1])[::-1]
     assert slow > fast and slow + fast == pytest.approx(1)
 
 
@@ -74,11 +91,14 @@ def test_famo_does_not_depend_on_the_scale_of_a_loss():
     plain, scaled, factor = FAMO(), FAMO(), np.array([1.0, 100.0, 0.01])
     for step in range(10):
         before, after = losses_of_step(step)
-        plain.learn(before, after, [0, 1, 2])
-        scaled.learn(before * factor, after * factor, [0, 1, 2])
+        learn(plain, before, after, [0, 1, 2])
+        learn(scaled, before * factor, after * factor, [0, 1, 2])
     shares = [
         b * losses
-        for b, losses in ((plain(before, [0, 1, 2]), before), (scaled(before * factor, [0, 1, 2]), before * factor))
+        for b, losses in (
+            (weigh(plain, before, [0, 1, 2]), before),
+            (weigh(scaled, before * factor, [0, 1, 2]), before * factor),
+        )
     ]
     np.testing.assert_allclose(shares[0] / shares[0].sum(), shares[1] / shares[1].sum(), rtol=1e-5)  # 1e-8 in the logs
 
@@ -87,23 +107,23 @@ def test_famo_learns_nothing_from_a_loss_that_is_not_finite_after_the_step():
     balancer, others = FAMO(), FAMO()
     for step in range(3):
         before, after = losses_of_step(step)
-        others.learn(before, after, [0, 2])
+        learn(others, before, after, [0, 2])
         after[1] = np.inf
-        balancer.learn(before, after, [0, 1, 2])
-        balancer.learn(before, np.full(3, np.nan), [0, 1, 2])
+        learn(balancer, before, after, [0, 1, 2])
+        learn(balancer, before, np.full(3, np.nan), [0, 1, 2])
     assert balancer.state_dict() == others.state_dict()
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_task_left_out_keeps_what_was_learned_of_it(name):
-    balancer = LOSS_METHODS[name]()
+    balancer = make_gradient_method(name)
     for step in range(3):
-        balancer.learn(*losses_of_step(step), [0, 1, 2])
+        learn(balancer, *losses_of_step(step))
     before = balancer.state_dict()
     bad, after = losses_of_step(3)
     bad[1] = np.nan
-    weights = balancer(bad, [0, 2])
-    balancer.learn(bad, after, [0, 2])
+    weights = weigh(balancer, bad, [0, 2])
+    learn(balancer, bad, after, [0, 2])
     assert np.isfinite(weights).all() and len(weights) == 2
     assert balancer.state_dict()["numbers"][1] == before["numbers"][1]
     assert balancer.state_dict()["moments"]["1"] == before["moments"]["1"]
@@ -112,22 +132,22 @@ def test_a_task_left_out_keeps_what_was_learned_of_it(name):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_the_state_survives_json_to_the_last_bit(name):
-    straight, interrupted = LOSS_METHODS[name](), LOSS_METHODS[name]()
+    straight, interrupted = make_gradient_method(name), make_gradient_method(name)
     for step in range(6):
-        straight.learn(*losses_of_step(step), [0, 1, 2])
-        interrupted.learn(*losses_of_step(step), [0, 1, 2])
+        learn(straight, *losses_of_step(step))
+        learn(interrupted, *losses_of_step(step))
         state = json.loads(json.dumps(interrupted.state_dict()))
-        interrupted = LOSS_METHODS[name]()
+        interrupted = make_gradient_method(name)
         interrupted.load_state_dict(state)
     assert interrupted.state_dict() == straight.state_dict()
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_another_number_of_tasks_is_refused(name):
-    balancer = LOSS_METHODS[name]()
-    balancer.learn(*losses_of_step(0), [0, 1, 2])
+    balancer = make_gradient_method(name)
+    learn(balancer, *losses_of_step(0))
     with pytest.raises(InputError, match=f"{name} remembers 3 tasks, found 2"):
-        balancer(np.ones(2), [0, 1])
+        weigh(balancer, np.ones(2), [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +162,7 @@ def test_another_number_of_tasks_is_refused(name):
 )
 def test_wrong_options_are_named(name, options, named):
     with pytest.raises(InputError, match=named):
-        make_combination(name, **options)
+        make_gradient_method(name, **options)
 
 
 def gradients_of(model, total):
@@ -159,7 +179,7 @@ def test_a_step_has_the_gradient_of_the_weighted_loss_heads_included(make_traine
         batch = next(batches)
         outputs = trainer.model.train()(batches=batch)
         losses = torch.stack(list(outputs.loss.values()))
-        weights = trainer.balancer(losses.detach().double().numpy(), [0, 1])
+        weights = weigh(trainer.gradient_method, losses.detach().double())
         wanted = gradients_of(trainer.model, (losses * torch.from_numpy(weights).float()).sum())
         trainer.begin_step()
         trainer.training_step(trainer.model, batch)
@@ -170,7 +190,7 @@ def test_a_step_has_the_gradient_of_the_weighted_loss_heads_included(make_traine
                 parameter -= 0.1 * parameter.grad
         trainer.end_step()
     if name == "famo":
-        assert trainer.balancer.state_dict()["numbers"][0] != 0
+        assert trainer.gradient_method.state_dict()["numbers"][0] != 0
 
 
 def test_famo_sees_the_same_dropout_masks_again_and_disturbs_no_others(make_trainer, make_model):
@@ -181,7 +201,7 @@ def test_famo_sees_the_same_dropout_masks_again_and_disturbs_no_others(make_trai
     trainer.begin_step()
     trainer.training_step(trainer.model, batch)
     state = torch.get_rng_state()
-    before, after = trainer.gradients.mean_losses(), trainer._losses_again()
+    before, after = trainer.gradients.mean_losses(), trainer._losses_after_step()
     assert torch.equal(before, after)  # nothing has moved yet
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(trainer.model(batches=batch).loss["pairs"].double(), before[1])
@@ -198,7 +218,7 @@ def test_micro_batches_do_not_change_what_is_learned(make_trainer, name):
             train_sampling_strategy="random",
         )
         trainer.train()
-        states.append(trainer.combine_gradients.state_dict()["numbers"])
+        states.append(trainer.gradient_method.state_dict()["numbers"])
     assert states[0][0] != 0
     assert states[0] == pytest.approx(
         states[1], rel=1e-4
@@ -212,19 +232,24 @@ def test_a_resumed_run_ends_bit_equal(make_trainer, make_model, tmp_path, name):
     straight.train()
     again = make_trainer(make_model(dropout=0.1), **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
-    assert again.combine_gradients.state_dict() == straight.combine_gradients.state_dict()
+    assert again.gradient_method.state_dict() == straight.gradient_method.state_dict()
     for found, wanted in zip(again.model.parameters(), straight.model.parameters(), strict=True):
         assert torch.equal(found, wanted)
 
 
 def test_a_joint_loss_leaves_out_a_task_that_is_not_finite():
     shared = torch.nn.Parameter(torch.ones(3))
-    joint = JointLoss(["a", "b"], {"a": 1.0, "b": 2.0}, FixedWeights())
+    joint = JointLoss(["a", "b"], {"a": 1.0, "b": 2.0}, UnitWeights())
     losses = {"a": (shared * float("inf")).sum() * 0, "b": shared.sum()}
-    total = joint.collect(losses, torch.tensor([4, 2]), torch.tensor([4, 4]))
+    total = joint.collect(losses, torch.tensor([4, 2]), torch.tensor([4, 4]), torch.Generator())
     total.backward()
     assert shared.grad.tolist() == [1.0, 1.0, 1.0]  # weight 2, and 2 of the step's 4 rows
-    assert joint.bad_tasks() == ["a"] and joint.kept == [1]
-    assert joint.collect({"a": losses["a"], "b": losses["a"]}, torch.tensor([4, 2]), torch.tensor([4, 4])) is None
+    assert joint.bad_tasks() == ["a"] and joint.finite_tasks == [1]
+    assert (
+        joint.collect(
+            {"a": losses["a"], "b": losses["a"]}, torch.tensor([4, 2]), torch.tensor([4, 4]), torch.Generator()
+        )
+        is None
+    )
     joint.clear()
     assert joint.bad_tasks() == []

@@ -240,7 +240,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
         table = nn.Embedding(40, 5, padding_idx)
         head = nn.Linear(5, 1)
         gradients = TaskGradients(["a"], list(table.parameters()), {"a": list(head.parameters())}, {"a": 1.0})
-        gradients.rows.values.fill_(torch.nan)  # no content yet
+        gradients.buffer.values.fill_(torch.nan)  # no content yet
         gradients.clear()
         for part in (ids, ids[:1]):
             with around(table.parameters()):
@@ -253,7 +253,7 @@ def test_rows_take_an_embeddings_sparse_gradients(padding_idx):
             hook.remove()
             assert kinds == [around is CpuKernels]
         gradients.close()
-        rows.append(gradients.rows.values[0].clone())
+        rows.append(gradients.buffer.values[0].clone())
     assert apart(rows[0], rows[1]) < TOLERANCE
 
 
@@ -314,7 +314,7 @@ def step_rows(trainer):
     trainer._combine = lambda gradients: None
     trainer.begin_step()
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
-    return trainer.gradients.rows.values
+    return trainer.gradients.buffer.values
 
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):

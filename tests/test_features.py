@@ -5,6 +5,7 @@ import torch
 from torch._dynamo import register_backend
 
 from hf_mtl import InputError
+from hf_mtl.gradients.combine import combine_gradients
 
 
 def flat(parameters):
@@ -45,13 +46,18 @@ def test_half_precision_parameters_are_refused(make_trainer, make_model, dtype):
         make_trainer(make_model().to(dtype))
 
 
-def test_bf16_autocast_keeps_the_rows_in_fp32_and_comes_close(make_trainer, make_model):
+def test_bf16_autocast_keeps_the_rows_in_fp32_and_comes_close(make_trainer, make_model, monkeypatch):
     plain = update(make_trainer, make_model)
     model = make_model(layers=3)
     start = flat(model.parameters())
     trainer = make_trainer(model, optim="sgd", learning_rate=0.05, max_steps=6, bf16=True)
-    combine, dtypes = trainer.combine_gradients, set()
-    trainer.combine_gradients = lambda rows, *when: (dtypes.add(rows.rows.values.dtype), combine(rows, *when))
+    dtypes = set()
+
+    def noting(gradients, *how):
+        dtypes.add(gradients.buffer.values.dtype)
+        combine_gradients(gradients, *how)
+
+    monkeypatch.setattr("hf_mtl.steps.combine_gradients", noting)
     trainer.train()
     assert dtypes == {torch.float32}
     assert relative_error(flat(model.parameters()) - start, plain) <= 0.05  # bf16 carries 8 bits

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import gradient_table  # noqa: E402
 
-from hf_mtl.gradients.method import Combination  # noqa: E402
+from hf_mtl.gradients.method import make_gradient_method  # noqa: E402
 from hf_mtl.gradients.task_gradients import TaskGradients  # noqa: E402
 
 CELLS = [(2, "fp32", False, False), (2, "fp32", True, True), (2, "bf16", True, True)]
@@ -63,17 +62,9 @@ def test_it_fails_without_the_accumulation_factor(monkeypatch):
 
 
 def test_it_fails_without_the_projection(monkeypatch):
-    ones = lambda gramian, generator, **options: torch.ones(len(gramian), dtype=torch.float64)  # noqa: E731
-    monkeypatch.setattr("hf_mtl.steps.make_combination", summed(ones))
+    monkeypatch.setattr("hf_mtl.steps.make_gradient_method", lambda name: make_gradient_method("sum"))
     found = gradient_table.broken(gradient_table.measure(1))
     assert any("gradient" in line for line in found) and any("update" in line for line in found)
-
-
-def summed(weighting):
-    def make_combination(method, /, **options):
-        return Combination(method, lambda gradients, *_: gradients.write_weighted(weighting(gradients.gramian(), None)))
-
-    return make_combination
 
 
 def test_it_holds_on_two_processes(tmp_path):

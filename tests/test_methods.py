@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torchjd import aggregation
 from torchjd.linalg import QuadprogProjector
 
-from hf_mtl import make_weighting
-from hf_mtl.gradients.solvers import ROUNDING, norms_and_cosines, positive_definite
-from hf_mtl.gradients.weightings import WEIGHTINGS
+from hf_mtl import WEIGHTINGS, make_weighting
+from hf_mtl.gradients.methods.fairgrad import positive_definite
+from hf_mtl.gradients.solvers import ROUNDING, norms_and_cosines
 
 KINDS = ("random", "common part", "zero row", "identical", "opposite", "nearly dependent", "own scales", "flat")
 

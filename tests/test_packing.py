@@ -39,14 +39,14 @@ def steps(trainer, micro_batches, monkeypatch, *, packed):
     trainer._combine = lambda gradients: gradients.reduce()
     trainer._free_rows()  # of new ones nothing counts as zero already
     trainer.begin_step()
-    trainer.gradients.rows.values.fill_(torch.nan)  # no content yet
+    trainer.gradients.buffer.values.fill_(torch.nan)  # no content yet
     for i, batch in enumerate(micro_batches):
         trainer.accelerator.gradient_state._set_sync_gradients(i == len(micro_batches) - 1)
         trainer.training_step(trainer.model, batch)
     assert len(calls) == (len(micro_batches) if packed else 0)
     heads = {name: p.grad for name, p in trainer.model.heads.named_parameters()}
     assert all(p.grad is None for p in trainer.model.shared_parameters())
-    return trainer.gradients.rows.values.clone(), heads, trainer.gradients.mean_losses()
+    return trainer.gradients.buffer.values.clone(), heads, trainer.gradients.mean_losses()
 
 
 def assert_same(trainer, micro_batches, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_task_that_is_not_finite_spoils_no_other(make_trainer, monkeypatch, sp
     trainer = make_trainer()
     batch = batches_of(trainer)[0]
     _, heads, _ = steps(trainer, [batch], monkeypatch, packed=True)
-    wanted = trainer.gradients.rows.values[0].clone()
+    wanted = trainer.gradients.buffer.values[0].clone()
     if spoilt == "loss":
         batch["pairs"]["labels"][0] = torch.nan
     else:

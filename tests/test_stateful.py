@@ -9,11 +9,10 @@ import torch
 from torchjd import aggregation
 
 from hf_mtl import InputError, make_weighting
-from hf_mtl.gradients.method import make_combination
+from hf_mtl.gradients.combine import combine_gradients
+from hf_mtl.gradients.method import WEIGHTINGS, make_gradient_method
 from hf_mtl.gradients.solvers import projection_orders
-from hf_mtl.gradients.stateful import Stateful
 from hf_mtl.gradients.task_gradients import TaskGradients
-from hf_mtl.gradients.weightings import WEIGHTINGS
 from hf_mtl.seeding import seeded_generator
 
 STATEFUL = {"gradvac": {"beta": 0.3}, "nash_mtl": {"update_every": 3}}
@@ -133,11 +132,11 @@ def test_nash_mtl_solves_anew_for_a_task_that_comes_back():
 @pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("through", ["json", "torch"])
 def test_a_resumed_method_goes_on_to_the_last_bit(name, through):
-    straight = make_combination(name, **STATEFUL[name])
-    wanted = [weights_of_step(straight.memory, step) for step in range(8)]
-    first, second = (make_combination(name, **STATEFUL[name]) for _ in range(2))
+    straight = make_gradient_method(name, **STATEFUL[name])
+    wanted = [weights_of_step(straight, step) for step in range(8)]
+    first, second = (make_gradient_method(name, **STATEFUL[name]) for _ in range(2))
     for step in range(4):
-        weights_of_step(first.memory, step)
+        weights_of_step(first, step)
     if through == "json":
         state = json.loads(json.dumps(first.state_dict()))
     else:
@@ -145,9 +144,9 @@ def test_a_resumed_method_goes_on_to_the_last_bit(name, through):
         torch.save(first.state_dict(), file)
         state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
     second.load_state_dict(state)
-    assert all(torch.equal(weights_of_step(second.memory, step), wanted[step]) for step in range(4, 8))
-    forgetful = make_combination(name, **STATEFUL[name])
-    assert not torch.equal(weights_of_step(forgetful.memory, 4), wanted[4])  # the state does matter
+    assert all(torch.equal(weights_of_step(second, step), wanted[step]) for step in range(4, 8))
+    forgetful = make_gradient_method(name, **STATEFUL[name])
+    assert not torch.equal(weights_of_step(forgetful, 4), wanted[4])  # the state does matter
     assert second.state_dict() == straight.state_dict()
 
 
@@ -172,10 +171,9 @@ def test_another_number_of_tasks_is_refused(name):
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_only_methods_with_memory_have_a_state(name):
-    combination = make_combination(name)
-    assert isinstance(make_weighting(name), Stateful) == (combination.memory is not None) == (name in STATEFUL)
-    assert bool(combination.state_dict()) == (name in STATEFUL)
-    combination.load_state_dict(combination.state_dict())
+    method = make_weighting(name)
+    assert bool(method.state_dict()) == (name in STATEFUL)
+    method.load_state_dict(method.state_dict())
 
 
 def rows_of(values: torch.Tensor) -> TaskGradients:
@@ -204,11 +202,11 @@ def test_a_task_left_out_of_a_step_counts_as_zero_and_keeps_its_place(name):
     missing[1], bad[1] = 0, math.inf
     results = []
     for rows in (missing, bad):
-        combination = make_combination(name)
+        method = make_gradient_method(name)
         gradients = rows_of(rows)
         gradients.leave_out_bad_tasks(keep_overflow=False)
-        combination(gradients, 0, 0)
-        results.append((gradients.shared[0].grad.clone(), combination.state_dict()))
+        combine_gradients(gradients, method, 0, 0)
+        results.append((gradients.shared[0].grad.clone(), method.state_dict()))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=1e-7)
     assert results[0][1] == results[1][1]
 

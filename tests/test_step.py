@@ -9,8 +9,8 @@ from transformers import Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, TaskSpec
 from hf_mtl.data import TaskCollator, TaskRows
+from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.gradients.task_gradients import TaskGradients
-from hf_mtl.gradients.weightings import projection_orders
 from hf_mtl.seeding import seeded_generator
 
 
@@ -274,18 +274,18 @@ def test_inner_products_and_sum_leave_out_vectors_that_no_row_has_a_gradient_in(
     shared = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
     heads = {task: [torch.nn.Parameter(torch.zeros(1))] for task in ("a", "b")}
     gradients = TaskGradients(["a", "b"], shared, heads, {"a": 1.0, "b": 2.0})
-    gradients.rows.values.fill_(torch.nan)
+    gradients.buffer.values.fill_(torch.nan)
     gradients.clear()
     for task in (0, 1):
         for table in (0, 2, 3):
             ids = torch.tensor([[3, 2, 3], [4, 2, 2]])[task]
-            gradients.rows.add_at(task, shared[table], ids, torch.randn(3, sizes[table][1]))
-        gradients.rows.add(task, shared[1], torch.randn(7))
-        gradients.rows.add_product(task, shared[4], torch.randn(4, 2), torch.randn(2, 4))
+            gradients.buffer.add_at(task, shared[table], ids, torch.randn(3, sizes[table][1]))
+        gradients.buffer.add(task, shared[1], torch.randn(7))
+        gradients.buffer.add_product(task, shared[4], torch.randn(4, 2), torch.randn(2, 4))
         gradients.count("ab"[task], torch.tensor(1.0), 1)
-    rows = gradients.rows.values.clone()
+    rows = gradients.buffer.values.clone()
     assert rows.isfinite().all()
-    assert [None if found is None else found.tolist() for _, found, _ in gradients.rows.parts()] == [
+    assert [None if found is None else found.tolist() for _, found, _ in gradients.buffer.column_blocks()] == [
         None, [2, 3, 4], None, [2, 3, 4], None,
     ]  # fmt: skip
     gradients.reduce()
@@ -296,9 +296,9 @@ def test_inner_products_and_sum_leave_out_vectors_that_no_row_has_a_gradient_in(
     gradients.write_weighted(torch.tensor([0.5, 3.0]))
     torch.testing.assert_close(flat([p.grad for p in shared]), 0.5 * rows[0] + 6 * rows[1], rtol=1e-6, atol=1e-7)
     gradients.clear()
-    gradients.rows.add_at(0, shared[0], torch.tensor([1]), torch.ones(1, 3))
-    gradients.rows.add(1, shared[0], torch.ones(40, 3))  # a whole gradient beside
-    assert [found for _, found, _ in gradients.rows.parts()] == [None]
+    gradients.buffer.add_at(0, shared[0], torch.tensor([1]), torch.ones(1, 3))
+    gradients.buffer.add(1, shared[0], torch.ones(40, 3))  # a whole gradient beside
+    assert [found for _, found, _ in gradients.buffer.column_blocks()] == [None]
     gradients.close()
 
 
@@ -308,7 +308,7 @@ def test_a_step_finds_nothing_of_the_vectors_of_the_steps_before():
     tables = [torch.nn.Parameter(torch.zeros(40, 3)), torch.nn.Parameter(torch.zeros(30, 2))]
     heads = {task: [torch.nn.Parameter(torch.zeros(1))] for task in "abc"}
     gradients = TaskGradients(list(heads), tables, heads, dict.fromkeys(heads, 1.0))
-    gradients.rows.values.fill_(torch.nan)
+    gradients.buffer.values.fill_(torch.nan)
     few, others, whole = torch.tensor([3, 2, 3]), torch.tensor([7, 2]), torch.arange(40)
     steps = [
         {0: few, 1: others, 2: few},
@@ -331,16 +331,16 @@ def test_a_step_finds_nothing_of_the_vectors_of_the_steps_before():
                         own.fill_(torch.nan)
                     dense.index_add_(0, ids, own)
                     if ids is whole:
-                        gradients.rows.add(task, table, own)
+                        gradients.buffer.add(task, table, own)
                     else:
-                        gradients.rows.add_at(task, table, ids, own)
+                        gradients.buffer.add_at(task, table, ids, own)
             gradients.count("abc"[task], torch.tensor(1.0), 1)
         for task, row in enumerate(wanted):
             gradients.begin_sum("abc"[task])
-            assert torch.equal(gradients.rows.values[task].nan_to_num(9), flat(row).nan_to_num(9))
+            assert torch.equal(gradients.buffer.values[task].nan_to_num(9), flat(row).nan_to_num(9))
         gradients.reduce()
         assert gradients.leave_out_bad_tasks(keep_overflow=False) == ["a"] * (number == 4)
-        gradients.write_weighted(torch.ones(len(gradients.kept)))
+        gradients.write_weighted(torch.ones(len(gradients.finite_tasks)))
         good = [flat(row) for row in wanted if flat(row).isfinite().all()]
         torch.testing.assert_close(flat([table.grad for table in tables]), torch.stack(good).sum(dim=0))
         for table in tables:
@@ -373,7 +373,7 @@ def test_clipping_is_torchs(make_trainer, monkeypatch, max_norm, left_out):
         with torch.no_grad():
             trainer.model.heads["reviews"].bias.fill_(torch.nan)
     take_step(trainer, batch)
-    assert trainer.gradients.kept == ([1] if left_out else [0, 1])
+    assert trainer.gradients.finite_tasks == ([1] if left_out else [0, 1])
     copies, wanted = clipped_by_torch(trainer, max_norm)
     assert 0.1 < wanted < 1e6
     with monkeypatch.context() as without:
@@ -430,7 +430,7 @@ def test_other_processes_vectors_are_not_left_out(monkeypatch):
     monkeypatch.setattr("hf_mtl.gradients.task_gradients.begin_sum_over_processes", add_theirs)
     for _ in range(2):
         gradients.clear()
-        gradients.rows.add_at(0, table, torch.tensor([1]), torch.ones(1, 3))
+        gradients.buffer.add_at(0, table, torch.tensor([1]), torch.ones(1, 3))
         gradients.count("a", torch.tensor(1.0), 1)
         gradients.begin_sum("a")
         gradients.reduce()

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mtl import InputError, make_weighting
-from hf_mtl.gradients.weightings import WEIGHTINGS, mean_weights, pcgrad_weights, projection_orders, sum_weights
+from hf_mtl import WEIGHTINGS, InputError, make_weighting
+from hf_mtl.gradients.methods.pcgrad import pcgrad_weights
+from hf_mtl.gradients.methods.sum_and_mean import mean_weights, sum_weights
+from hf_mtl.gradients.solvers import projection_orders
 
 
 def generator(seed: int) -> torch.Generator:

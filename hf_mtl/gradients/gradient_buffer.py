@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 
-class GradientRows:
+class GradientBuffer:
     """A row per task, of which nothing is zeroed or read that no gradient went into.
 
     Args:
@@ -88,17 +88,17 @@ class GradientRows:
         self._vectors.clear()
         self._whole.clear()
 
-    def fill_gaps(self, row: int) -> None:
+    def zero_unwritten(self, row: int) -> None:
         """Zero what has no content of a row."""
         for i, view in enumerate(self.views[row]):
             if i not in self._written[row]:
                 view.zero_()
 
-    def expect_any_vector(self) -> None:
+    def mark_dense(self) -> None:
         """From now on all vectors of every parameter may have content, as after a sum over processes."""
         self._whole.update(self._vectors)
 
-    def parts(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    def column_blocks(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The rows in parts, without what is zero of them where a parameter has a gradient in few of its vectors.
 
         Yields:

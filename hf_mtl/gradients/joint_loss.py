@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .all_reduce import sum_over_processes
-from .balancing import LossBalancer
+from .method import GradientMethod
+from .task_gradients import only_finite
 
 
 class JointLoss:
@@ -21,11 +22,11 @@ class JointLoss:
     Args:
         tasks: names, in the order of the losses.
         loss_weights: task -> factor on its loss.
-        balancer: gives the tasks' weights.
+        method: gives the tasks' weights from their losses.
     """
 
-    def __init__(self, tasks: Sequence[str], loss_weights: Mapping[str, float], balancer: LossBalancer) -> None:
-        self.tasks, self.balancer = list(tasks), balancer
+    def __init__(self, tasks: Sequence[str], loss_weights: Mapping[str, float], method: GradientMethod) -> None:
+        self.tasks, self.method = list(tasks), method
         self._loss_weights = torch.tensor([loss_weights[task] for task in tasks], dtype=torch.float64)
         self.clear()
 
@@ -33,9 +34,11 @@ class JointLoss:
         """Begin a step: no loss yet, no task left out."""
         self.loss_sums = torch.zeros(len(self.tasks), dtype=torch.float64)
         self.step_rows = torch.ones(len(self.tasks), dtype=torch.float64)
-        self.kept = list(range(len(self.tasks)))
+        self.finite_tasks = list(range(len(self.tasks)))
 
-    def collect(self, losses: Mapping[str, Tensor], num_rows: Tensor, step_rows: Tensor) -> Tensor | None:
+    def collect(
+        self, losses: Mapping[str, Tensor], num_rows: Tensor, step_rows: Tensor, generator: torch.Generator
+    ) -> Tensor | None:
         """The number to run backward on, so that the engine's mean over the processes is the step's gradient.
 
         A task whose loss is not finite on any process is left out of the micro-batch on all of them.
@@ -44,6 +47,7 @@ class JointLoss:
             losses: mean of each task over the micro-batch's rows on this process. *Shape:* () each
             num_rows: how many rows those are. *Shape:* (K,)
             step_rows: rows of the whole step, over micro-batches and processes. *Shape:* (K,)
+            generator: the method's.
 
         Returns:
             *Shape:* (), or None when no task is left.
@@ -53,20 +57,24 @@ class JointLoss:
         sums *= num_rows.to(sums.device)
         world_size = sum_over_processes([sums])
         sums, self.step_rows = sums.cpu(), step_rows.double().cpu()
-        kept = torch.nonzero(sums.isfinite()).flatten().tolist()
-        self.kept = [task for task in self.kept if task in kept]
+        finite = torch.nonzero(sums.isfinite()).flatten().tolist()
+        self.finite_tasks = [task for task in self.finite_tasks if task in finite]
         self.loss_sums += sums
-        if not kept:
+        if not finite:
             return None
-        weights = torch.from_numpy(self.balancer((sums / self.step_rows).numpy(), kept))
-        factors = weights * (self._loss_weights * num_rows.cpu() / self.step_rows)[kept] * world_size
-        # A sum over the tasks kept: a factor of 0 for the others would still run backward through them, into 0 * inf.
-        return torch.stack([in_order[i] * factor.item() for i, factor in zip(kept, factors, strict=True)]).sum()
+        weights = self.method(sums / self.step_rows, generator)[finite]
+        factors = weights * (self._loss_weights * num_rows.cpu() / self.step_rows)[finite] * world_size
+        # A sum over the finite tasks: a factor of 0 for the others would still run backward through them, into 0 * inf.
+        return torch.stack([in_order[i] * factor.item() for i, factor in zip(finite, factors, strict=True)]).sum()
 
     def bad_tasks(self) -> list[str]:
         """The tasks that were left out of the step, or of a part of it."""
-        return [task for i, task in enumerate(self.tasks) if i not in self.kept]
+        return [task for i, task in enumerate(self.tasks) if i not in self.finite_tasks]
 
     def mean_losses(self) -> Tensor:
         """Mean loss of each task over the step's rows on all processes. *Shape:* (K,), fp64"""
         return self.loss_sums / self.step_rows
+
+    def finite_losses(self) -> Tensor:
+        """`mean_losses`, NaN for a task that was left out. *Shape:* (K,), fp64"""
+        return only_finite(self.mean_losses(), self.finite_tasks)

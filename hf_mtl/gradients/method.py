@@ -1,151 +1,143 @@
-"""Gradient methods at work: from the rows of a step to what the optimizer reads, and what a method remembers."""
+"""What a gradient method is, and every method by name."""
 
 from __future__ import annotations
 
 import functools
-import json
-import random
+from collections import ChainMap
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, unknown
-from ..seeding import seeded_generator
 from ..validation import check_options
-from .balancing import LOSS_METHODS, LossBalancer
-from .stateful import Stateful
-from .task_gradients import TaskGradients
-from .weightings import WEIGHTINGS, Weighting, make_weighting
 
-MEMORY_FILE = "gradient_method.json"
+Needs = Literal["gramian", "rows", "losses", "losses_after_step"]
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class Combination:
-    """What a gradient method does at the end of a step: `(gradients, seed, step)`, writing `.grad` everywhere.
+class GradientMethod:
+    """Gives every task's gradient a weight in the step. A subclass keeps state across steps; a function has none.
 
-    Args:
-        name: of the method.
-        write: does it.
-        memory: what the method remembers of earlier steps, where it does.
-        balancer: the method itself where it looks at the losses alone.
+    Attributes:
+        needs: what a call gets, and what it returns.
+
+            - "gramian": inner products of the tasks' gradients over the shared parameters, (K, K) -> weights (K,).
+              A method with a state gets all tasks, those left out of the step as zero; others get the rest alone.
+            - "rows": these gradients themselves, (K, P) -> the combined gradient (P,).
+            - "losses": mean losses, (K,) -> weights (K,), which weigh the heads' gradients too. A loss that is not
+              finite belongs to a task that is left out; its weight is not read.
+            - "losses_after_step": the same; `after_step` also gets the losses of the same rows under the new weights.
+
+        name: by which it was made.
     """
 
-    name: str
-    write: Callable[[TaskGradients, int, int], None]
-    memory: Stateful | LossBalancer | None = None
-    balancer: LossBalancer | None = None
+    needs: ClassVar[Needs] = "gramian"
+    name = ""
 
-    def __call__(self, gradients: TaskGradients, seed: int, step: int) -> None:
-        self.write(gradients, seed, step)
+    def __call__(self, given: Tensor, generator: torch.Generator) -> Tensor:
+        """Weights, or for "rows" the combined gradient.
+
+        Args:
+            given: what the method needs, fp64 but for "rows".
+            generator: on the CPU, seeded by (seed, step): the same numbers on every process and after a resume.
+        """
+        raise NotImplementedError
+
+    def after_step(self, before: Tensor, after: Tensor | None) -> None:
+        """Learn from a step's losses. *Shapes:* (K,), fp64; not finite where the task was left out.
+
+        Args:
+            before: mean losses of the step.
+            after: those of the same rows after the optimizer's step; None unless `needs` asks for them.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, as plain numbers and lists; empty for a method without memory."""
-        return self.memory.state_dict() if self.memory else {}
+        """What a checkpoint has to keep, as plain numbers and lists; empty for a method without a state."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        if self.memory:
-            self.memory.load_state_dict(state)
-
-    def save(self, checkpoint: Path) -> None:
-        """Put what the method remembers, if it does, into a checkpoint."""
-        if memory := self.state_dict():
-            text = json.dumps({"method": self.name, "memory": memory})
-            (checkpoint / MEMORY_FILE).write_text(text, encoding="utf-8")
-
-    def restore(self, checkpoint: Path) -> None:
-        """Go on from what `save` put into a checkpoint.
-
-        Raises:
-            InputError: when the method remembers and the checkpoint holds nothing of it, or holds another method's.
-        """
-        file = checkpoint / MEMORY_FILE
-        saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"method": None, "memory": {}}
-        if saved["method"] not in (None, self.name):
-            raise InputError(
-                f"resume_from_checkpoint {str(checkpoint)!r} was saved with gradient_method {saved['method']!r}, found "
-                f"{self.name!r}; resume with the method it was saved with, or start anew"
-            )
-        if self.state_dict() and saved["method"] is None:
-            raise InputError(
-                f"resume_from_checkpoint {str(checkpoint)!r} holds no state of gradient_method {self.name!r}; resume "
-                "with the method it was saved with, or start anew"
-            )
-        self.load_state_dict(saved["memory"])
 
 
-def _combine_by_weights(gradients: TaskGradients, seed: int, step: int, *, weighting: Weighting) -> None:
-    if not gradients.kept:
-        gradients.write_nothing()
-    elif gradients.overflow:  # any weights do: the scaler will skip the step
-        gradients.write_weighted(torch.ones(len(gradients.kept)))
-    else:
-        gradients.write_weighted(_weights_of_kept(gradients, weighting, seeded_generator(seed, step)))
+class _WeightFunction(GradientMethod):
+    """A function of the Gramian, with its options bound."""
+
+    def __init__(self, function: Callable[..., Tensor], options: dict[str, object]) -> None:
+        self._weigh = functools.partial(function, **options)
+
+    def __call__(self, given: Tensor, generator: torch.Generator) -> Tensor:
+        return self._weigh(given, generator)
 
 
-def _weights_of_kept(gradients: TaskGradients, weighting: Weighting, generator: torch.Generator) -> Tensor:
-    """One weight per kept task. A weighting with memory sees all tasks, those left out as zero. *Shape:* (kept,)"""
-    gramian = gradients.gramian()
-    if not isinstance(weighting, Stateful):
-        return weighting(gramian, generator)
-    kept = torch.tensor(gradients.kept, device=gramian.device)
-    padded = gramian.new_zeros(len(gradients.tasks), len(gradients.tasks))
-    padded[kept[:, None], kept] = gramian
-    return weighting(padded, generator)[kept]
+# A name stands for a function `(gramian, generator, *, options) -> weights` or a subclass of `GradientMethod`.
+WEIGHTINGS: dict[str, Callable[..., Any]] = {}
+_OTHER_METHODS: dict[str, Callable[..., Any]] = {}
+GRADIENT_METHODS = ChainMap(WEIGHTINGS, _OTHER_METHODS)
 
 
-def _combine_by_losses(gradients: TaskGradients, seed: int, step: int, *, balancer: LossBalancer) -> None:
-    if not gradients.kept:
-        gradients.write_nothing()
-    else:
-        weights = balancer(gradients.mean_losses().numpy(), gradients.kept)
-        gradients.write_weighted(torch.from_numpy(weights), heads_too=True)
+def register_gradient_method(name: str) -> Callable[[Factory], Factory]:
+    """Add a gradient method under a name, for `--gradient_method` and `make_weighting`.
 
+        @register_gradient_method("first_task")
+        def first_task(gramian, generator, *, share=1.0):
+            return torch.tensor([share] + [0.0] * (len(gramian) - 1), dtype=torch.float64, device=gramian.device)
 
-def _pcgrad_reference(gradients: TaskGradients, seed: int, step: int, *, reduction: str = "sum") -> None:
-    """PCGrad as pytorch_optimizer computes it, from copies of the rows; its shuffle is seeded by (seed, step)."""
-    if not gradients.kept:
-        return gradients.write_nothing()
-    from pytorch_optimizer import PCGrad  # late: it takes a while to import
-
-    surgeon = PCGrad(torch.optim.SGD(gradients.shared or gradients.heads[gradients.tasks[0]]), reduction=reduction)
-    rows = gradients.mean_rows()
-    state = random.getstate()
-    random.seed(f"{seed}/{step}")
-    try:
-        combined = surgeon.project_conflicting(rows, [torch.ones_like(row) for row in rows])
-    finally:
-        random.setstate(state)
-    gradients.write(combined)
-
-
-GRADIENT_METHODS = (*WEIGHTINGS, "pcgrad_reference", *LOSS_METHODS)
-
-
-def make_combination(method: str, /, **options: object) -> Combination:
-    """The gradient method of that name with its options.
-
-    Args:
-        method: a name of `WEIGHTINGS` or `LOSS_METHODS`, or "pcgrad_reference" for pytorch_optimizer's own projection.
-        options: the method's own.
+    Decorates a function of the Gramian or a subclass of `GradientMethod`; keyword-only arguments are its options.
 
     Raises:
-        InputError: for an unknown method or option, or a value that the method does not take.
+        InputError: for a name that another method has.
     """
-    if method not in GRADIENT_METHODS:
-        raise unknown("gradient_method", method, GRADIENT_METHODS)
-    if method == "pcgrad_reference":
-        check_options(method, _pcgrad_reference, options)
-        return Combination(method, functools.partial(_pcgrad_reference, **options))  # type: ignore[arg-type]
-    if method in LOSS_METHODS:
-        check_options(method, LOSS_METHODS[method], options)
-        balancer = LOSS_METHODS[method](**options)
-        return Combination(method, functools.partial(_combine_by_losses, balancer=balancer), balancer, balancer)
-    weighting = make_weighting(method, **options)
-    memory = weighting if isinstance(weighting, Stateful) else None
-    return Combination(method, functools.partial(_combine_by_weights, weighting=weighting), memory)
+
+    def register(factory: Factory) -> Factory:
+        there = GRADIENT_METHODS.get(name)
+        if there is not None and _place_of(there) != _place_of(factory):
+            raise InputError(f"gradient_method {name!r} is registered already, by {_place_of(there)}; choose another")
+        (WEIGHTINGS if _needs(factory) == "gramian" else _OTHER_METHODS)[name] = factory
+        return factory
+
+    return register
+
+
+def _place_of(factory: Callable[..., Any]) -> str:
+    """Module and name, by which a file that is imported twice is told from another."""
+    return f"{getattr(factory, '__module__', '?')}.{getattr(factory, '__qualname__', '?')}"
+
+
+def _needs(factory: Callable[..., Any]) -> Needs:
+    needs: Needs = getattr(factory, "needs", "gramian")
+    return needs
+
+
+def make_gradient_method(name: str, /, **options: object) -> GradientMethod:
+    """The gradient method of that name with its options.
+
+    Raises:
+        InputError: for a name or an option that does not exist, and the message lists those that do; for a value that
+            the method does not take.
+    """
+    if name not in GRADIENT_METHODS:
+        raise unknown("gradient_method", name, GRADIENT_METHODS)
+    factory = GRADIENT_METHODS[name]
+    check_options(name, factory, options)
+    if isinstance(factory, type):
+        method: GradientMethod = factory(**options)
+    else:
+        method = _WeightFunction(factory, options)
+        weights = method(torch.eye(2, dtype=torch.float64), torch.Generator())  # refuses a wrong option here
+        if not isinstance(weights, Tensor) or weights.shape != (2,):
+            raise InputError(f"gradient_method {name!r} gave {weights!r} for two tasks, wanted a tensor of two weights")
+    method.name = name
+    return method
+
+
+def make_weighting(name: str, /, **options: object) -> GradientMethod:
+    """The method `name` of `WEIGHTINGS`, a function of the Gramian, e.g. `make_weighting("pcgrad", reduction="mean")`.
+
+    Raises:
+        InputError: as `make_gradient_method`, and for a method that looks at something else than the Gramian.
+    """
+    if name not in WEIGHTINGS:
+        raise unknown("gradient_method", name, WEIGHTINGS)
+    return make_gradient_method(name, **options)

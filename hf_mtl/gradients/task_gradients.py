@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .all_reduce import begin_sum_over_processes
-from .gradient_buffer import GradientRows
+from .gradient_buffer import GradientBuffer
 from .gramian import inner_products
 
 
@@ -44,15 +44,15 @@ class TaskGradients:
         self.shared = list(shared)
         self.heads = {task: list(heads[task]) for task in self.tasks}
         example = (self.shared or self.heads[self.tasks[0]])[0]
-        self.rows = GradientRows(len(self.tasks), self.shared, like=example)
+        self.buffer = GradientBuffer(len(self.tasks), self.shared, like=example)
         self._losses, self._counts = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
         self.loss_scale = 1.0
         self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64)
         self._task: int | None = None  # whose backward is under way
-        self._exposed: int | None = None  # the row that `.grad` shows
+        self._grad_row: int | None = None  # the row that `.grad` shows
         self._sums: list[dist.Work] = []  # over the processes, under way
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(functools.partial(self._move, i))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._take_grad, i))  # type: ignore[no-untyped-call]
             for i, parameter in enumerate(self.shared)
         ]
 
@@ -61,19 +61,19 @@ class TaskGradients:
         for hook in self._hooks:
             hook.remove()
 
-    def _move(self, i: int, parameter: Tensor) -> None:
+    def _take_grad(self, i: int, parameter: Tensor) -> None:
         """Take a gradient that backward has just left in `.grad`."""
         if self._task is None or parameter.grad is None:
             return
         gradient, parameter.grad = parameter.grad, None
         if gradient.is_sparse:
-            self.rows.add_at(self._task, self.shared[i], gradient._indices()[0], gradient._values())
+            self.buffer.add_at(self._task, self.shared[i], gradient._indices()[0], gradient._values())
         else:
-            self.rows.add(self._task, self.shared[i], gradient)
+            self.buffer.add(self._task, self.shared[i], gradient)
 
     def clear(self) -> None:
         """Begin a step: no gradient, no loss and no row counted yet."""
-        self.rows.clear(changed=self._exposed)
+        self.buffer.clear(changed=self._grad_row)
         self._losses.zero_()
         self._counts.zero_()
         self._point_to(None)
@@ -81,9 +81,9 @@ class TaskGradients:
             self._drop_head(task)
 
     def _point_to(self, index: int | None) -> None:
-        self._exposed = index
+        self._grad_row = index
         for i, parameter in enumerate(self.shared):
-            parameter.grad = None if index is None else self.rows.views[index][i]
+            parameter.grad = None if index is None else self.buffer.views[index][i]
 
     def _drop_head(self, task: str) -> None:
         for parameter in self.heads[task]:
@@ -117,10 +117,10 @@ class TaskGradients:
         Every process calls it for every task, in the same order.
         """
         i = self.tasks.index(task)
-        self.rows.fill_gaps(i)
-        self._sums += begin_sum_over_processes([self.rows.values[i], *self._head_gradients(task)])
+        self.buffer.zero_unwritten(i)
+        self._sums += begin_sum_over_processes([self.buffer.values[i], *self._head_gradients(task)])
         if self._sums:  # other processes may have other vectors
-            self.rows.expect_any_vector()
+            self.buffer.mark_dense()
 
     def reduce(self) -> None:
         """Wait for the sums, take the rows' inner products, and fetch all numbers that decide the step."""
@@ -131,7 +131,7 @@ class TaskGradients:
         for i, task in enumerate(self.tasks):
             for gradient in self._head_gradients(task):
                 heads[i] += gradient.float().norm()
-        products = torch.stack([inner_products(own.flatten(1)) for _, _, own in self.rows.parts()]).sum(dim=0)
+        products = torch.stack([inner_products(own.flatten(1)) for _, _, own in self.buffer.column_blocks()]).sum(dim=0)
         numbers = torch.stack([self._losses, self._counts, heads, *products])
         # The one wait for the device here; encoders that look whether anything is padded have one each forward.
         self.loss_sums, self.num_rows, self._head_norms, *fetched = numbers.cpu()
@@ -150,11 +150,11 @@ class TaskGradients:
         good_loss = self.loss_sums.isfinite().tolist()
         good_gradient = (self._products.diagonal().isfinite() & self._head_norms.isfinite()).tolist()
         good = [loss and (gradient or keep_overflow) for loss, gradient in zip(good_loss, good_gradient, strict=True)]
-        self.kept = [i for i, ok in enumerate(good) if ok]
-        self.overflow = not all(good_gradient[i] for i in self.kept)
+        self.finite_tasks = [i for i, ok in enumerate(good) if ok]
+        self.overflow = not all(good_gradient[i] for i in self.finite_tasks)
         bad = [task for task, ok in zip(self.tasks, good, strict=True) if not ok]
         for task in bad:
-            self.rows.values[self.tasks.index(task)].zero_()
+            self.buffer.values[self.tasks.index(task)].zero_()
             self._drop_head(task)
         return bad
 
@@ -170,38 +170,43 @@ class TaskGradients:
         return self.loss_sums / self.num_rows.clamp(min=1)
 
     def _scales(self) -> Tensor:
-        """Factor from the gradient of a summed loss to that of the weighted mean loss. *Shape:* (kept,), fp64"""
-        return (self._loss_weights / self.num_rows.clamp(min=1))[self.kept]
+        """Factor from the gradient of a summed loss to that of the weighted mean loss. *Shape:* (finite,), fp64"""
+        return (self._loss_weights / self.num_rows.clamp(min=1))[self.finite_tasks]
 
     def gramian(self) -> Tensor:
-        """Inner products of the kept tasks' mean gradients, without the loss scale. *Shape:* (kept, kept), fp64"""
+        """Inner products of the finite tasks' mean gradients, unscaled. *Shape:* (finite, finite), fp64"""
         scales = self._scales() / self.loss_scale
-        return self._products[self.kept][:, self.kept] * scales[:, None] * scales
+        return self._products[self.finite_tasks][:, self.finite_tasks] * scales[:, None] * scales
 
-    def mean_rows(self) -> list[Tensor]:
-        """Copies of the kept tasks' mean gradients over the shared parameters. *Shape:* (P,) each"""
-        return [self.rows.values[i] * scale for i, scale in zip(self.kept, self._scales().tolist(), strict=True)]
+    def finite_losses(self) -> Tensor:
+        """`mean_losses`, NaN for a task that is left out. *Shape:* (K,), fp64"""
+        return only_finite(self.mean_losses(), self.finite_tasks)
+
+    def mean_rows(self) -> Tensor:
+        """Copies of the finite tasks' mean gradients over the shared parameters. *Shape:* (finite, P)"""
+        scales = self._scales().to(self.buffer.values)
+        return self.buffer.values[self.finite_tasks] * scales[:, None]
 
     def write_weighted(self, weights: Tensor, *, heads_too: bool = False) -> None:
-        """Make `.grad` the weighted sum of the kept tasks' mean gradients, built in place in the first row.
+        """Make `.grad` the weighted sum of the finite tasks' mean gradients, built in place in the first row.
 
         Args:
-            weights: one per kept task. *Shape:* (kept,)
+            weights: one per finite task. *Shape:* (finite,)
             heads_too: weigh each head's gradient by its task's weight, as a weighted sum of the losses would.
         """
         first, *factors = (weights * self._scales()).tolist()
-        for view, vectors, own in self.rows.parts():
-            combined = own[self.kept[0]].mul_(first)
-            for i, factor in zip(self.kept[1:], factors, strict=True):
+        for view, vectors, own in self.buffer.column_blocks():
+            combined = own[self.finite_tasks[0]].mul_(first)
+            for i, factor in zip(self.finite_tasks[1:], factors, strict=True):
                 combined.add_(own[i], alpha=factor)
             if vectors is not None:
-                view[self.kept[0]].index_copy_(0, vectors, combined)
+                view[self.finite_tasks[0]].index_copy_(0, vectors, combined)
         self._finish(weights if heads_too else torch.ones_like(weights))
 
     def write(self, combined: Tensor) -> None:
         """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
-        self.rows.values[self.kept[0]].copy_(combined)
-        self._finish(torch.ones(len(self.kept)))
+        self.buffer.values[self.finite_tasks[0]].copy_(combined)
+        self._finish(torch.ones(len(self.finite_tasks)))
 
     def clip(self, max_norm: float) -> Tensor | None:
         """As `clip_grad_norm_` after writing, but vectors that are zero are left out, and the norm is summed in fp64.
@@ -211,11 +216,11 @@ class TaskGradients:
         Returns:
             The norm before; None, with nothing done, where no gradient was written. *Shape:* ()
         """
-        row = self._exposed
+        row = self._grad_row
         if row is None:
             return None
-        heads = [gradient for i in self.kept for gradient in self._head_gradients(self.tasks[i])]
-        parts = [(view[row], vectors, own[row]) for view, vectors, own in self.rows.parts()]
+        heads = [gradient for i in self.finite_tasks for gradient in self._head_gradients(self.tasks[i])]
+        parts = [(view[row], vectors, own[row]) for view, vectors, own in self.buffer.column_blocks()]
         found = [own.reshape(1, -1) for own in (*heads, *(own for *_, own in parts))]
         norm = torch.stack([inner_products(own).squeeze() for own in found]).sum().sqrt().float()
         if norm > max_norm:
@@ -233,7 +238,14 @@ class TaskGradients:
 
     def _finish(self, head_weights: Tensor) -> None:
         """Shared parameters take the combined row, each head its own task's mean gradient times a weight."""
-        self._point_to(self.kept[0])
-        for i, scale in zip(self.kept, (self._scales() * head_weights).tolist(), strict=True):
+        self._point_to(self.finite_tasks[0])
+        for i, scale in zip(self.finite_tasks, (self._scales() * head_weights).tolist(), strict=True):
             for gradient in self._head_gradients(self.tasks[i]):
                 gradient.mul_(scale)
+
+
+def only_finite(losses: Tensor, tasks: Sequence[int]) -> Tensor:
+    """Losses of these tasks, NaN for the others. *Shapes:* (K,) -> (K,)"""
+    kept = torch.full_like(losses, torch.nan)
+    kept[tasks] = losses[tasks]
+    return kept
