@@ -211,7 +211,7 @@ class Counter:
 
 
 class PlainForward(MultiTaskTrainer):
-    """This project's step with a pass per task in torch's own kernels: without `hf_mtl.packing` and `hf_mtl.cpu`."""
+    """This project's step with a pass per task in torch's own kernels: without `hf_mtl.kernels`."""
 
     def _takes_kernels(self) -> bool:
         return False

@@ -26,12 +26,12 @@ from transformers.utils import logging as transformers_logging
 from ._version import __version__
 from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 from .configuration import MultiTaskConfig
-from .cpu import CpuKernels
 from .demo import demo_tokenizer
 from .errors import InputError, PushError
 from .hub import push_folder
 from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
+from .kernels.cpu_functions import CpuKernels
 from .modeling import MultiTaskModel
 from .pipeline import MultiTaskPipeline, Texts, check_top_k
 from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from .arguments import MultiTaskTrainingArguments
 from .counts import StepCounts
-from .cpu import CpuKernels, RandomBits
 from .gradients.all_reduce import sum_over_processes
 from .gradients.combine import combine_gradients
 from .gradients.joint_loss import JointLoss
 from .gradients.method import GradientMethod, make_gradient_method
 from .gradients.task_gradients import TaskGradients
+from .kernels.cpu_functions import CpuKernels, RandomBits
+from .kernels.packed_pass import are_known, can_pack, packed_losses
 from .modeling import MultiTaskModel
-from .packing import are_known, can_pack, packed_losses
 from .publishing import TaskPublishing
 from .refusals import shards_gradients
 from .seeding import random_state, replayed, seeded_generator

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hf_mtl import cpu
-from hf_mtl.cpu import CpuKernels
 from hf_mtl.gradients.task_gradients import TaskGradients
+from hf_mtl.kernels import cpu_functions as cpu
+from hf_mtl.kernels.cpu_functions import CpuKernels
 
 TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
 

@@ -18,7 +18,6 @@ LEVELS = {
     "inputs": 0,
     "model_files": 0,
     "mpnet": 0,
-    "cpu": 0,
     "seeding": 1,
     "schedule": 1,
     "validation": 1,
@@ -55,9 +54,8 @@ LEVELS = {
     "refusals": 6,
     "arguments": 5,
     "evaluation": 4,
+    "kernels": 4,
     "publishing": 6,
-    "packed_layers": 3,
-    "packing": 4,
     "steps": 7,
     "trainer": 8,
     "__init__": 9,
@@ -65,7 +63,7 @@ LEVELS = {
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {
     ("evaluation", "metrics"),  # evaluate, scipy.stats
-    ("gradients.method", "pytorch_optimizer"),
+    ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
     ("optimizers", "pytorch_optimizer"),
     ("publishing", "report"),  # matplotlib
     ("modeling", "mpnet"),  # transformers' MPNet
@@ -88,9 +86,10 @@ def own_imports(name: str) -> set[str]:
     for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.ImportFrom) and node.level:
             above = name.split(".")[: -node.level]
-            module = [*above, *(node.module or "").split(".")] if node.module else above
-            names = [".".join([*module, alias.name]) for alias in node.names]
-            found |= {each if each in MODULES else ".".join(module) for each in names}
+            source = ".".join([*above, node.module] if node.module else above)
+            for name_in_source in (f"{source}.{alias.name}".removeprefix(".") for alias in node.names):
+                places = (name_in_source, f"{name_in_source}.__init__", source, f"{source}.__init__")
+                found.add(next(place for place in places if place in MODULES))
     return found
 
 

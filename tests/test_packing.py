@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, BertConfig, CamembertConfig, TrainerCallback
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, cpu, packed_layers, packing
-from hf_mtl.packing import FAMILIES
+from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
+from hf_mtl.kernels import cpu_functions as cpu
+from hf_mtl.kernels import packed_encoder_layer as packed_layers
+from hf_mtl.kernels import packed_pass as packing
+from hf_mtl.kernels.packed_pass import FAMILIES
 from hf_mtl.unfreezing import train_last_layers
 
 TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .cpu import (
+from ..gradients.gradient_buffer import GradientBuffer
+from .cpu_functions import (
     RandomBits,
     add_product_,
     attend,
@@ -26,7 +27,6 @@ from .cpu import (
     sum_of_rows,
     transposed_product_pays,
 )
-from .gradients.gradient_buffer import GradientBuffer
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .cpu import CpuKernels, RandomBits
-from .gradients.task_gradients import TaskGradients
-from .modeling import MultiTaskModel
-from .packed_layers import Layer, Packed, Part
-from .unfreezing import encoder_layers
+from ..gradients.task_gradients import TaskGradients
+from ..modeling import MultiTaskModel
+from ..unfreezing import encoder_layers
+from .cpu_functions import CpuKernels, RandomBits
+from .packed_encoder_layer import Layer, Packed, Part
 
 FAMILIES = ("bert", "camembert", "mpnet", "roberta", "xlm-roberta")
-"""Encoders that are `embeddings`, then a stack of layers that `packed_layers.Layer` knows, and nothing else."""
+"""Encoders that are `embeddings`, then a stack of layers that `packed_encoder_layer.Layer` knows, and nothing else."""
 INPUTS = ("input_ids", "token_type_ids", "attention_mask", "labels")
 
 
@@ -66,7 +66,7 @@ def _is_plain(parameter: nn.Parameter) -> bool:
 
 def _is_known(module: nn.Module) -> bool:
     """Whether a module does what it does in transformers; nobody else's class has a part in it or gave it a forward."""
-    ours = ("torch.", "transformers.", f"{__package__}.")
+    ours = ("torch.", "transformers.", f"{__package__.split('.')[0]}.")
     if not all(each.__module__.startswith(ours) for each in (type(module), type(module).forward)):
         return False
     if isinstance(module, nn.Embedding):
