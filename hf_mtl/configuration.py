@@ -54,7 +54,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         if self.encoder_config is not None:
             self.encoder_config._name_or_path = ""  # would publish a folder of this machine
             kwargs.setdefault("pad_token_id", self.encoder_config.pad_token_id)
-        self.tasks = [_as_row(task) for task in tasks]
+        self.tasks = [as_row(task) for task in tasks]
         self.pooling = pooling
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
@@ -75,7 +75,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         return {**super().to_dict(), **code_names()}
 
 
-def _as_row(task: TaskHead | Mapping[str, Any]) -> dict[str, Any]:
+def as_row(task: TaskHead | Mapping[str, Any]) -> dict[str, Any]:
     """The plain dictionary that goes into config.json; checked by way of `TaskHead`."""
     row = dataclasses.asdict(task if isinstance(task, TaskHead) else _as_head(task))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items() if value is not None}
