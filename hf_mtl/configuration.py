@@ -47,6 +47,8 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
             raise unknown("pooling", pooling, POOLINGS)
         if not 0 <= head_dropout < 1:
             raise InputError(f"head_dropout is {head_dropout}, wanted a number in [0, 1)")
+        if max_seq_length is not None and (not isinstance(max_seq_length, int) or max_seq_length < 1):
+            raise InputError(f"max_seq_length is {max_seq_length!r}, wanted a number of tokens")
         self.encoder_config: Any = encoder_config
         if isinstance(encoder_config, Mapping):
             values = dict(encoder_config)

@@ -60,3 +60,18 @@ def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
             f"the tokenizer {tokenizer.name_or_path!r} has no pad_token, with which rows are made equally long; add "
             '"pad_token" to its tokenizer_config.json: the token that its encoder was trained to see there'
         )
+
+
+def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many embeddings a tokenizer's ids need; ids may have gaps."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> None:
+    """Raise InputError for a tokenizer that cannot pad or that has tokens which the encoder does not know."""
+    check_padding(tokenizer)
+    if (needed := num_tokens(tokenizer)) > encoder_config.vocab_size:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has {needed} tokens and the encoder knows "
+            f"{encoder_config.vocab_size}; wanted the tokenizer that was saved with the model"
+        )

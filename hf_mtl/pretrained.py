@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 
 from .configuration import MultiTaskConfig
 from .errors import InputError
-from .inputs import check_padding
+from .inputs import check_padding, num_tokens
 from .kinds import TaskHead
 from .model_source import check_source, check_text_files, check_weight_files, loading
 from .modeling import MultiTaskModel, pooler_option, without_load_report
@@ -26,8 +26,13 @@ from .weights import check_encoder_loaded
 
 logger = logging.getLogger(__name__)
 _CONFIG_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-# Encoders with a masked-language head that do not read plain text, or give vectors of another width than they say.
-_REFUSED_TYPES = ("reformer", "tapas")
+# Types with a masked-language head that cannot be used all the same, and why.
+_REFUSED_TYPES = {
+    "funnel": "may shorten the sequence",
+    "mra": "attends through CUDA kernels of its own, and without them to nothing",
+    "reformer": "gives vectors of another width than its hidden_size",
+    "tapas": "reads tables",
+}
 
 
 def check_encoder(config: PreTrainedConfig, name: str) -> None:
@@ -43,12 +48,14 @@ def check_encoder(config: PreTrainedConfig, name: str) -> None:
             f"model_name_or_path {name!r}: is_decoder is true in its config.json, so no token sees those after it; "
             "wanted an encoder"
         )
-    takes = inspect.signature(MODEL_MAPPING[type(config)].forward).parameters
-    reads_text = {"input_ids", "attention_mask"} <= takes.keys() and "pixel_values" not in takes
-    if not reads_text or config.model_type in _REFUSED_TYPES:
+    reason = _REFUSED_TYPES.get(config.model_type)
+    if reason is None:
+        takes = inspect.signature(MODEL_MAPPING[type(config)].forward).parameters
+        reads_text = {"input_ids", "attention_mask"} <= takes.keys() and "pixel_values" not in takes
+        reason = None if reads_text else "does not read padded text alone"
+    if reason is not None:
         raise InputError(
-            f"model_name_or_path {name!r} holds a model of type {config.model_type!r}, which does not read padded text "
-            f"alone; {wanted}"
+            f"model_name_or_path {name!r} holds a model of type {config.model_type!r}, which {reason}; {wanted}"
         )
     if config.model_type == "xmod" and not config.default_language:
         raise InputError(
@@ -191,3 +198,32 @@ def _give_pad_token(tokenizer: PreTrainedTokenizerBase, name: str, options: dict
         return check_padding(tokenizer)
     tokenizer.pad_token = token
     logger.info("the tokenizer of %s names no pad_token; it pads with %s, its encoder's pad_token_id", name, token)
+
+
+def fit_embeddings(model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, name: str, resize: bool) -> None:
+    """See that the encoder has an embedding for every token of its tokenizer.
+
+    Args:
+        model: its encoder's embeddings grow where that is asked for; never shrink.
+        tokenizer: what it knows, the encoder has to know.
+        name: of both, for the message.
+        resize: give the tokens that only the tokenizer has embeddings, drawn from the distribution of the others.
+
+    Raises:
+        InputError: for a tokenizer that is larger than the encoder, unless `resize` is true.
+    """
+    needed, known = num_tokens(tokenizer), model.config.encoder_config.vocab_size
+    if needed <= known:
+        return
+    found = f"model_name_or_path {name!r}: its tokenizer has {needed} tokens and its encoder knows {known}"
+    if not resize:
+        raise InputError(
+            f"{found}; if tokens were added, --resize_embeddings makes embeddings for them, else they do not belong "
+            "together"
+        )
+    try:
+        with without_load_report():  # of how the new ones are drawn
+            model.resize_token_embeddings(needed)
+    except NotImplementedError as error:
+        raise InputError(f"{found}; --resize_embeddings is not possible for this type of encoder") from error
+    logger.info("%s: embeddings for %d more tokens, %d in all", name, needed - known, needed)
