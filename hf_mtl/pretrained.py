@@ -191,7 +191,10 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], **options: Any) -> PreT
 
 def _give_pad_token(tokenizer: PreTrainedTokenizerBase, name: str, options: dict[str, Any]) -> None:
     """Let a tokenizer pad with the token that its encoder's configuration names, if that is no piece of text."""
-    config = load_config(name, **options)
+    try:
+        config = load_config(name, **options)
+    except InputError:  # a tokenizer alone
+        return check_padding(tokenizer)
     index = getattr(config, "encoder_config", config).pad_token_id
     token = tokenizer.convert_ids_to_tokens(index) if index is not None and 0 <= index < len(tokenizer) else None
     if token is None or not (token in tokenizer.all_special_tokens or re.fullmatch(r"<[^<>]+>|\[[^\[\]]+\]", token)):
