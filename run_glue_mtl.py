@@ -32,7 +32,7 @@ from hf_mtl.hub import CURVES
 from hf_mtl.inputs import input_limit
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
-from hf_mtl.pretrained import load_config, load_tokenizer
+from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
 from hf_mtl.tasks import EMBEDDED
@@ -191,11 +191,7 @@ def load_model_and_tokenizer(
     hub = hub_options(model_args)
     model = load_model(name, heads, **shape, **hub)
     tokenizer = load_tokenizer(name, **hub)
-    if len(tokenizer) > model.config.encoder_config.vocab_size:
-        raise InputError(
-            f"model_name_or_path {name!r}: its tokenizer has {len(tokenizer)} tokens and its encoder knows "
-            f"{model.config.encoder_config.vocab_size}; they do not belong together"
-        )
+    fit_embeddings(model, tokenizer, name, model_args.resize_embeddings)
     return model, tokenizer
 
 

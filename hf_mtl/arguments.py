@@ -42,7 +42,10 @@ class ModelArguments:
         None, f"How token vectors become one: {', '.join(POOLINGS)}. A saved model's own, or mean, unless given."
     )
     head_dropout: float | None = _option(None, "Dropout before the heads. A saved model's own, or 0.1, unless given.")
-    trust_remote_code: bool = _option(False, "Run code that a model on the Hub brings along.")
+    resize_embeddings: bool = _option(
+        False, "Where the tokenizer has more tokens than the encoder, give the encoder embeddings for them."
+    )
+    trust_remote_code: bool = _option(False, "Run code that a tokenizer brings along; an encoder's never runs.")
 
 
 @dataclass(kw_only=True)

@@ -32,6 +32,7 @@ from .errors import InputError, PushError
 from .hub import push_folder
 from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
+from .model_source import loading
 from .modeling import MultiTaskModel
 from .pipeline import MultiTaskPipeline, Texts, check_top_k
 from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts
@@ -129,19 +130,9 @@ def load_pipeline(name: str, revision: str) -> MultiTaskPipeline:
     config = load_config(name, revision=revision)
     if not isinstance(config, MultiTaskConfig):
         raise InputError(f"model {name!r} holds a model of type {config.model_type!r}, wanted a multi-task model")
-    with _named(name):
-        model = MultiTaskModel.from_pretrained(name, revision=revision)
+    model = MultiTaskModel.from_pretrained(name, revision=revision)
     tokenizer = load_tokenizer(name, revision=revision)
     return MultiTaskPipeline(model=model, tokenizer=tokenizer, task="multi-task-classification")
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Raise InputError for a model or tokenizer that cannot be loaded."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
 def _predict_one(arguments: argparse.Namespace) -> None:
@@ -212,7 +203,7 @@ def _predict_to_file(arguments: argparse.Namespace) -> None:
 def _weights(name: str, revision: str) -> Any:
     """What tells the model that began an output from a later one: the files of a folder, the commit of a Hub id."""
     if not Path(name).is_dir():
-        with _named(name):
+        with loading(name, f"model {name!r}"):
             return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(Path(name).glob("*.safe*"))]
 

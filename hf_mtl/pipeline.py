@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Pipeline
 
 from .errors import InputError, unknown
-from .inputs import longest_input
+from .inputs import check_tokenizer, longest_input
 from .kinds import KINDS, TaskHead
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_tokenizer(self.tokenizer, self.model.config.encoder_config)
         self.model.eval()  # one that comes from a trainer is in training mode
         self._left_out_was_said: set[int] = set()
 

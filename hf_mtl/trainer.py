@@ -21,6 +21,7 @@ from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .errors import InputError
+from .inputs import check_tokenizer
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
@@ -105,6 +106,9 @@ class MultiTaskTrainer(TaskSteps):
         **kwargs: Any,
     ) -> None:
         refuse_unsupported(model, args, tasks, kwargs.get("compute_loss_func"))
+        model.check_names()  # else the first save would be refused
+        if processing_class is not None:
+            check_tokenizer(processing_class, model.config.encoder_config)
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self._set_up_steps(model, args)
