@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import logging
 import sys
@@ -118,12 +117,8 @@ def _load_file(spec: TaskSpec, path: str) -> Dataset:
         # pandas takes "NA", "null" and "None" for missing, which as a text they are not, and digits for numbers; and of
         # lines with a cell too many it makes an index, or with index_col=False, cuts them off with a warning, which is
         # an error here. Of several chunks each would have its own type.
-        no_label = tuple(text for text in ("", "NA", "NaN", "nan", "null") if text not in (spec.labels or ()))
-        cells: dict[str, Any] = dict.fromkeys(spec.text_columns, _cell)
-        if spec.labels:
-            cells[spec.label_column] = functools.partial(_cell, missing=no_label)
-        missing = {spec.label_column: list(no_label)}
-        options = {"keep_default_na": False, "na_values": missing, "converters": cells, "index_col": False}
+        cells = dict.fromkeys((*spec.text_columns, spec.label_column), _cell)
+        options = {"keep_default_na": False, "converters": cells, "index_col": False}
         options["chunksize"] = sys.maxsize
     elif FILE_FORMATS[suffix] == "json" and Path(path).is_file():
         options["chunksize"] = max(Path(path).stat().st_size, READ_AT_ONCE)
@@ -137,9 +132,9 @@ def _load_file(spec: TaskSpec, path: str) -> Dataset:
         )
 
 
-def _cell(text: str, missing: tuple[str, ...] = ("",)) -> str | None:
-    """A cell's text, None for one that is missing."""
-    return None if text in missing else text
+def _cell(text: str) -> str | None:
+    """A cell's text, None for an empty one."""
+    return text or None
 
 
 def _has_no_rows(path: str, suffix: str) -> bool:

@@ -13,18 +13,16 @@ from typing import Any
 
 import yaml
 
+from .class_names import check_class_names
 from .errors import InputError, unknown
 from .kinds import TaskHead
+from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
 from .options import check_number
 
 TASK_SETS = Path(__file__).parent / "task_sets"
 EMBEDDED = "embedded:demo"
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"}
 SPLITS = ("train", "validation", "test")
-METRIC_NAMES = {
-    "classification": ("accuracy", "f1", "macro_f1", "matthews_correlation"),
-    "regression": ("pearson", "spearman", "r2"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +38,13 @@ class TaskSpec:
         files: split -> parquet, csv, tsv or jsonl file.
         splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
         label_column: column of the label.
-        labels: class names in the order of their indices (classification). Data may have the indices instead; but
-            where names spell numbers or truth values, such as "-1" or "true", these in the data mean the names.
+        labels: class names in the order of their indices (classification). Data may write them in another case where
+            that is unambiguous, or have the indices instead; but where names spell numbers or truth values, such as
+            "-1" or "true", these in the data mean the names.
         label_range: lowest and highest label (regression).
         metrics: names of the metrics to report, see `METRIC_NAMES`.
-        main_metric: the one that enters `eval_average`; the first of `metrics` unless given.
+        main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
+        positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
         loss_weight: factor on the task's loss and gradient.
         sampling_weight: factor on the task's share of every batch.
 
@@ -64,20 +64,23 @@ class TaskSpec:
     label_range: tuple[float, float] | None = None
     metrics: tuple[str, ...] = ()
     main_metric: str = ""
+    positive_label: str | None = None
     loss_weight: float = 1.0
     sampling_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.labels is not None:
+            check_class_names(self.name, self.labels)
+            object.__setattr__(self, "labels", tuple(self.labels))
         self.head  # noqa: B018  (a TaskHead checks name, kind, labels, range and number of texts)
-        known = METRIC_NAMES[self.kind]
-        object.__setattr__(self, "metrics", tuple(self.metrics) or known[:1])
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)) or METRIC_NAMES[self.kind][:1])
         object.__setattr__(self, "main_metric", self.main_metric or self.metrics[0])
-        for metric in (*self.metrics, self.main_metric):
-            if metric not in known:
-                raise unknown(f"metric for task {self.name!r} ({self.kind}):", metric, known)
-        if self.main_metric not in self.metrics:
+        check_metrics(self.name, self.kind, self.labels, self.metrics, self.main_metric)
+        labels = list(self.labels or ())
+        if self.positive_label is not None and (len(labels) != 2 or self.positive_label not in labels):
             raise InputError(
-                f"task {self.name!r}: main_metric {self.main_metric!r} is not among metrics {self.metrics}"
+                f"task {self.name!r}: positive_label is {self.positive_label!r}, wanted one of two labels; they "
+                f"are {labels}"
             )
         if (self.dataset is None) == (not self.files):
             raise InputError(
@@ -103,6 +106,24 @@ class TaskSpec:
             label_range=self.label_range,
             num_texts=len(self.text_columns),
         )
+
+    @property
+    def positive_class(self) -> int | None:
+        """Index of the class that f1, precision and recall are of; None unless there are two classes."""
+        if self.labels is None or len(self.labels) != 2:
+            return None
+        return 1 if self.positive_label is None else self.labels.index(self.positive_label)
+
+    def metric_title(self, metric: str) -> str:
+        """A metric for people, with the class that it is of, or its unit where it is no fraction."""
+        if metric in OF_ONE_CLASS and self.labels is not None and self.positive_class is not None:
+            return f"{metric} of {self.labels[self.positive_class]}"
+        return f"{metric} ({ERROR_UNITS[metric]})" if metric in ERROR_UNITS else metric
+
+
+def check_metric_names(tasks: Sequence[TaskSpec]) -> None:
+    """Raise InputError where scores of two tasks have one name."""
+    check_names_differ({spec.name: spec.metrics for spec in tasks})
 
 
 def with_loss_weights(tasks: Sequence[TaskSpec], weights: Mapping[str, Any]) -> list[TaskSpec]:
@@ -141,7 +162,9 @@ def load_tasks(
     for name in names:
         if name not in specs:
             raise unknown("task", name, specs)
-    return [specs[name] for name in names]
+    chosen = [specs[name] for name in names]
+    check_metric_names(chosen)
+    return chosen
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -231,6 +254,8 @@ def _checked(name: object, key: str, value: Any) -> Any:
         if not items or any(isinstance(v, bool | dict | list) or v is None for v in items):
             raise InputError(f"{error}a list of names (quote words that YAML reads as true, false or null)")
         return tuple(str(v) for v in items)
+    if key == "positive_label" and not isinstance(value, bool | dict | list | None):
+        return str(value)
     if key in _NUMBERS:
         value = _number(value)
         if not isinstance(value, int | float) or isinstance(value, bool):

@@ -32,7 +32,7 @@ from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm, refus
 from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
 from .steps import TaskSteps
-from .tasks import TaskSpec, with_loss_weights
+from .tasks import TaskSpec, check_metric_names, with_loss_weights
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class MultiTaskTrainer(TaskSteps):
         model.check_names()  # else the first save would be refused
         if processing_class is not None:
             check_tokenizer(processing_class, model.config.encoder_config)
+        check_metric_names(tasks)
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self._set_up_steps(model, args)

@@ -308,7 +308,7 @@ def test_what_no_name_or_more_than_one_spells_is_refused(labels, value):
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize(
     "column, found",
-    [([0, 3], "3"), ([0, -1], "-1"), ([0, 0.5], "0.5"), (["negative", "Positive"], "'Positive'"), ([0, None], "None")],
+    [([0, 3], "3"), ([0, -1], "-1"), ([0, 0.5], "0.5"), (["negative", "posit"], "'posit'"), ([0, None], "None")],
 )
 def test_a_label_outside_the_classes_is_refused_by_row_and_value(split, column, found):
     rows = Dataset.from_dict({"text": ["a", "b"], "label": column})
@@ -351,7 +351,7 @@ def test_minus_1_inside_a_declared_range_is_a_label(split):
 
 
 def test_a_wrong_label_of_a_test_split_is_refused_all_the_same():
-    for label, found in ((7, "7"), ("Positive", "'Positive'")):
+    for label, found in ((7, "7"), ("posit", "'posit'")):
         rows = Dataset.from_dict({"text": ["a"], "label": [label]})
         with pytest.raises(InputError, match=f"label {found} in row 0"):
             read_labels(task(labels=NAMES), rows, "test")
