@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .kinds import KINDS
-from .tasks import TaskSpec
+from .tasks import TaskSpec, file_list
 
+_MISSING = ("", "NA", "NaN", "nan", "null")  # texts that stand for no label, unless a class is called so
 RowErrors = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
 
 
@@ -28,7 +29,9 @@ def raise_first(bad: RowErrors, where: str, source: str) -> None:
 
 def source_of(spec: TaskSpec, split: str) -> str:
     """Where the rows of a split come from, for messages."""
-    return repr(spec.files.get(split)) if spec.files else f"{spec.dataset!r}, configuration {spec.config!r}"
+    if spec.files:
+        return ", ".join(map(repr, file_list(spec.files.get(split, ()))))
+    return f"{spec.dataset!r}, configuration {spec.config!r}"
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
@@ -56,11 +59,12 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
 
 def label_numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float | None], RowErrors]:
     """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label."""
-    values = _as_numbers(spec, rows)
+    column = _without_missing(spec, rows)
+    values = _as_numbers(spec, rows.features[spec.label_column], column)
     head, admits = spec.head, KINDS[spec.kind].admits
     bad: RowErrors = {}
     wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
-    for row, (value, found) in enumerate(zip(values, rows[spec.label_column][:], strict=True)):
+    for row, (value, found) in enumerate(zip(values, column, strict=True)):
         if value is not None and not np.isnan(value) and admits(value, head):
             continue
         if split == "test" and (found is None or value == -1 or (value is not None and np.isnan(value))):
@@ -70,10 +74,16 @@ def label_numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float
     return values, bad
 
 
-def _as_numbers(spec: TaskSpec, rows: Dataset) -> list[float | None]:
+def _without_missing(spec: TaskSpec, rows: Dataset) -> list[Any]:
+    """The labels as they are, None for texts that stand for none."""
+    missing = set(_MISSING) - set(spec.labels or ())
+    return [None if isinstance(v, str) and v in missing else v for v in rows[spec.label_column][:]]
+
+
+def _as_numbers(spec: TaskSpec, feature: Any, values: list[Any]) -> list[float | None]:
     """Every label as a number, a class as its index; None for what is no label at all."""
-    feature, values = rows.features[spec.label_column], rows[spec.label_column][:]
     if not spec.labels:
+        values = [_spelled(v) if isinstance(v, str) else v for v in values]
         return [float(v) if isinstance(v, int | float) else None for v in values]
     if isinstance(feature, ClassLabel):
         if set(feature.names) != set(spec.labels):
