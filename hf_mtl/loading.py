@@ -14,12 +14,13 @@ import datasets
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub import DatasetCard, snapshot_download
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from .columns import TextFaults, read_files
 from .demo import demo_rows
 from .errors import InputError
 from .folders import folder_splits
+from .hub import TransportError
 from .labels import RowErrors, label_numbers, raise_first, source_of
 from .tasks import EMBEDDED, SPLITS, TaskSpec, file_list
 from .text_files import format_of
@@ -27,7 +28,8 @@ from .text_files import format_of
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
 LISTED = 20  # bad rows whose fault is spelled out
-UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, yaml.YAMLError, datasets.exceptions.DatasetsError)
+UNREACHABLE = (ConnectionError, OfflineModeIsEnabled, TransportError)
+UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, yaml.YAMLError, *UNREACHABLE)
 
 
 class Files(NamedTuple):
@@ -132,8 +134,8 @@ def _load(spec: TaskSpec, split: str) -> tuple[Dataset, TextFaults] | None:
         return found, {}
     try:
         rows, faults = read_files(found.paths, spec.text_columns, spec.label_column)
-        for column, classes in found.classes.items():
-            rows = rows.cast_column(column, classes)
+        for column in found.classes.keys() & set(rows.column_names):
+            rows = rows.cast_column(column, found.classes[column])
         return rows, faults
     except ValueError as error:
         raise InputError(f"task {spec.name!r}: cannot load {error}") from error
@@ -151,7 +153,7 @@ def _find_splits(spec: TaskSpec) -> Splits:
         if not Path(spec.dataset).exists():
             return _hub_splits(spec.dataset, spec.config)
         return _local_splits(Path(spec.dataset), spec.config)
-    except UNREADABLE as error:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source}: {reason}") from error
@@ -188,9 +190,13 @@ def _hub_splits(name: str, config: str | None) -> Splits:
         raise InputError("there is no such folder")
     try:
         return _declared_splits(name, config)
-    except (ConnectionError, OfflineModeIsEnabled):
+    except UNREACHABLE as error:
         # Files of tables that were read before are in the cache, in the layout of the repository.
-        return _local_splits(Path(snapshot_download(name, repo_type="dataset", local_files_only=True)), config)
+        try:
+            folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise error from None
+    return _local_splits(Path(folder), config)
 
 
 def _declared_splits(name: str, config: str | None) -> Splits:
