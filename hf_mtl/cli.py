@@ -35,9 +35,10 @@ from .inspection import as_text, describe_task, overview
 from .model_source import loading
 from .modeling import MultiTaskModel
 from .pipeline import MultiTaskPipeline, Texts, check_top_k
-from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts
+from .prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
 from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
+from .text_files import FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from .cells import Number, is_missing, number_of, shown
 from .errors import InputError
 from .kinds import KINDS
 from .label_column import LabelColumn, read_column
-from .tasks import TaskSpec
+from .tasks import TaskSpec, file_list
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ def raise_first(bad: RowErrors, where: str, source: str) -> None:
 
 def source_of(spec: TaskSpec, split: str) -> str:
     """Where the rows of a split come from, for messages."""
-    return repr(spec.files.get(split)) if spec.files else f"{spec.dataset!r}, configuration {spec.config!r}"
+    if spec.files:
+        return ", ".join(map(repr, file_list(spec.files.get(split, ()))))
+    return f"{spec.dataset!r}, configuration {spec.config!r}"
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:

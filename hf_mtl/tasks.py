@@ -18,10 +18,11 @@ from .errors import InputError, unknown
 from .kinds import TaskHead
 from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
 from .options import check_number
+from .text_files import format_of
 
 TASK_SETS = Path(__file__).parent / "task_sets"
 EMBEDDED = "embedded:demo"
-FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"}
+FILE_FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 SPLITS = ("train", "validation", "test")
 
 
@@ -35,7 +36,7 @@ class TaskSpec:
         text_columns: one column for single texts, two for pairs.
         dataset: a Hub id or a folder for `datasets.load_dataset`; exactly one of `dataset` and `files` is given.
         config: the dataset's configuration, the second argument of `load_dataset`.
-        files: split -> parquet, csv, tsv or jsonl file.
+        files: split -> parquet, csv, tsv, jsonl or json file, or several of them, whose rows follow one another.
         splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
         label_column: column of the label.
         labels: class names in the order of their indices (classification). Data may write them in another case where
@@ -57,7 +58,7 @@ class TaskSpec:
     text_columns: tuple[str, ...]
     dataset: str | None = None
     config: str | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     label_column: str = "label"
     labels: tuple[str, ...] | None = None
@@ -89,9 +90,9 @@ class TaskSpec:
         for key in (*self.files, *self.splits):
             if key not in SPLITS:
                 raise unknown(f"split of task {self.name!r}:", key, SPLITS)
-        for path in self.files.values():
-            if Path(path).suffix.lower() not in FILE_FORMATS:
-                raise InputError(f"task {self.name!r}: file {path!r} is none of {', '.join(FILE_FORMATS)}")
+        for path in (path for paths in self.files.values() for path in file_list(paths)):
+            if format_of(path) not in FILE_FORMATS:
+                raise InputError(f"task {self.name!r}: file {path!r} is none of .{', .'.join(FILE_FORMATS)}")
         for key in ("loss_weight", "sampling_weight"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a number above 0")
@@ -124,6 +125,11 @@ class TaskSpec:
 def check_metric_names(tasks: Sequence[TaskSpec]) -> None:
     """Raise InputError where scores of two tasks have one name."""
     check_names_differ({spec.name: spec.metrics for spec in tasks})
+
+
+def file_list(paths: str | Sequence[str]) -> list[str]:
+    """The files of a split, of which `TaskSpec.files` has one or several."""
+    return [paths] if isinstance(paths, str) else list(paths)
 
 
 def with_loss_weights(tasks: Sequence[TaskSpec], weights: Mapping[str, Any]) -> list[TaskSpec]:
@@ -222,7 +228,10 @@ def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpe
     for key in ("kind", "text_columns"):
         if key not in values:
             raise InputError(f"task {name!r}: the key {key!r} is missing")
-    values["files"] = {split: str(folder / path) for split, path in values.get("files", {}).items()}
+    values["files"] = {
+        split: str(folder / paths) if isinstance(paths, str) else tuple(str(folder / path) for path in paths)
+        for split, paths in values.get("files", {}).items()
+    }
     if str(values.get("dataset") or "").startswith("."):
         values["dataset"] = str(folder / values["dataset"])
     return TaskSpec(**values)
@@ -236,11 +245,18 @@ def _number(value: Any) -> Any:
         return value
 
 
+def _is_entry(key: str, value: Any) -> bool:
+    """Whether it is a name, or for `files` one or more."""
+    if key == "files" and isinstance(value, list):
+        return bool(value) and all(isinstance(path, str) for path in value)
+    return isinstance(value, str)
+
+
 def _checked(name: object, key: str, value: Any) -> Any:
     """`value` in the type that `TaskSpec` holds."""
     error = InputError(f"task {name!r}: {key} is {value!r}, wanted ")
     if key in _MAPPINGS:
-        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        if not isinstance(value, dict) or not all(_is_entry(key, entry) for entry in value.values()):
             raise InputError(f"{error}split: name pairs, e.g. {{train: train, validation: dev}}")
         return value
     if key in _TUPLES:
