@@ -18,7 +18,7 @@ _SURROGATE = "Cs"
 
 def check_class_names(task: str, labels: Sequence[str]) -> None:
     """Raise InputError for names that a line of a file cannot hold, or that cannot be told apart."""
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
         raise InputError(f"task {task!r}: labels is {labels!r}, wanted a list of texts")
     for label in labels:
         if not label.strip():

@@ -78,28 +78,29 @@ def label_numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[Numbe
 
 def _checked(spec: TaskSpec, column: LabelColumn, split: str) -> tuple[list[Number | None], RowErrors]:
     values, head, admits = list(column.values), spec.head, KINDS[spec.kind].admits
-    bad: RowErrors = {}
+    wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
+    ending, bad = f" is not {wanted}", RowErrors()
     for row, (value, cell) in enumerate(zip(values, column.cells, strict=True)):
         if value is not None and admits(value, head):
             continue
         if split == "test" and (is_missing(cell) or number_of(cell) == -1):
             values[row] = np.nan
         else:
-            bad[row] = f"label {shown(cell)}", f" is not {_wanted(spec, cell)}"
+            bad[row] = f"label {shown(cell)}", ending if spec.labels else ending + _about_a_comma(cell)
     if spec.labels and not column.has_names and _count_from_1(values, len(spec.labels)):
+        row, last = values.index(len(spec.labels)), len(spec.labels) - 1
         raise InputError(
-            f"task {spec.name!r}, split {split!r}: the labels of {source_of(spec, split)} seem to count from 1: "
-            f"{''.join(bad[min(bad)])}, nor is one 0; write 0 to {len(spec.labels) - 1}, or the names"
+            f"task {spec.name!r}, split {split!r}: {bad[row][0]} in row {row} (the first row is 0) of "
+            f"{source_of(spec, split)}{bad[row][1]}; the labels seem to count from 1: write 0 to {last}, or the names"
         )
     return values, bad
 
 
-def _wanted(spec: TaskSpec, cell: Any) -> str:
-    if spec.labels:
-        return f"one of {list(spec.labels)}"
-    has_comma = isinstance(cell, str) and "," in cell and number_of(cell.replace(",", "")) is not None
-    advice = "; ',' is not read: write '.' before decimals, and nothing between thousands" if has_comma else ""
-    return f"a number in {list(spec.label_range or ())}{advice}"
+def _about_a_comma(cell: Any) -> str:
+    """What to do about a number with a comma, which is a decimal mark to some and a thousands' mark to others."""
+    if not isinstance(cell, str) or "," not in cell or number_of(cell.replace(",", "")) is None:
+        return ""
+    return "; ',' is not read: write '.' before decimals, and nothing between thousands"
 
 
 def _count_from_1(values: list[Number | None], num_classes: int) -> bool:

@@ -166,7 +166,8 @@ def test_an_index_0_that_never_occurs_in_training_is_warned_of(caplog, split, wa
 def test_indices_that_count_from_1_are_refused_and_none_is_skipped(tmp_path, on_bad_row):
     rows_of([1, 2, 3, 2]).to_parquet(tmp_path / "rows.parquet")
     spec = task(ONE_TWO_THREE, files={"train": str(tmp_path / "rows.parquet")})
-    with pytest.raises(InputError, match=r"seem to count from 1: label 3 is not one of .*; write 0 to 2, or the names"):
+    message = r"label 3 in row 2 .* is not one of .*; the labels seem to count from 1: write 0 to 2, or the names"
+    with pytest.raises(InputError, match=message):
         read_labels(spec, load_rows(spec, "train", on_bad_row), "train")
 
 
@@ -335,7 +336,7 @@ def test_names_that_look_alike_or_are_no_texts_are_refused():
     for labels in (("caf\u00e9", "cafe\u0301"), ("pos", "pos ")):
         with pytest.raises(InputError, match="look different"):
             task(labels)
-    for labels in ("ab", (0, 1), (["a"], "b")):
+    for labels in ("ab", 5, (0, 1), (["a"], "b"), {"b": 1, "a": 0}):
         with pytest.raises(InputError, match="wanted a list of texts"):
             task(labels)
     assert task(["a", "b"]).labels == ("a", "b")
