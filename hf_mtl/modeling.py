@@ -189,8 +189,8 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """The parameters that every task reaches: the encoder's."""
         return list(self.encoder.parameters())
 
-    def set_heads(self, heads: Iterable[TaskHead]) -> list[str]:
-        """Make these the heads, in this order: those that are there keep their weights. The names of the fresh ones."""
+    def set_heads(self, heads: Iterable[TaskHead]) -> None:
+        """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""
         wanted = {head.name: head for head in heads}
         fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
         for head in fresh.values():
@@ -199,7 +199,6 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         self.heads = nn.ModuleDict({name: fresh[name] if name in fresh else self.heads[name] for name in wanted})
         self.config.tasks = [as_row(head) for head in wanted.values()]
         self.task_heads = wanted
-        return list(fresh)
 
     def _fresh_head(self, head: TaskHead) -> nn.Linear:
         return nn.Linear(self.config.encoder_config.hidden_size, KINDS[head.kind].head_width(head))
@@ -250,14 +249,14 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             state_dict: name -> tensor; the model's own unless given.
         """
         config = self.config.encoder_config
-        wanted = {f"encoder.{name}": shape for name, shape in _shapes(_encoder_without_weights(config)).items()}
+        encoder = _shapes(_encoder_without_weights(config).state_dict())
+        wanted = {f"encoder.{name}": shape for name, shape in encoder.items()}
         for name, head in self.config.heads.items():
             width = KINDS[head.kind].head_width(head)
             wanted |= {f"heads.{name}.weight": (width, config.hidden_size), f"heads.{name}.bias": (width,)}
-        state = self.state_dict() if state_dict is None else state_dict
+        found = _shapes(self.state_dict(keep_vars=True) if state_dict is None else state_dict)
         own = ("encoder.", "heads.", "_orig_mod.")  # a subclass may have more
-        found = {name: tuple(value.shape) for name, value in state.items() if name.startswith(own)}
-        check_to_save(wanted, found, "the model")
+        check_to_save(wanted, {name: shape for name, shape in found.items() if name.startswith(own)}, "the model")
 
     def save_encoder(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write the encoder alone, as a folder that `AutoModel` and sentence-transformers open.
@@ -276,8 +275,8 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
                 raise InputError("save_encoder needs the tokenizer: this model was not loaded from a folder or the Hub")
             config = self.config.encoder_config
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self.source)
-        wanted = _shapes(_encoder_without_weights(self.config.encoder_config))
-        check_to_save(wanted, _shapes(self.encoder), "the encoder")
+        wanted = _shapes(_encoder_without_weights(self.config.encoder_config).state_dict())
+        check_to_save(wanted, _shapes(self.encoder.state_dict(keep_vars=True)), "the encoder")
         self.encoder.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
@@ -311,6 +310,6 @@ def _encoder_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
         return MODEL_MAPPING[type(config)](copy.deepcopy(config), **pooler_option(config))
 
 
-def _shapes(module: nn.Module) -> Shapes:
-    """Name -> shape of a module's tensors."""
-    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+def _shapes(state_dict: Mapping[str, Tensor]) -> Shapes:
+    """Name -> shape of tensors; of the whole one where DeepSpeed has left a part of it here."""
+    return {name: tuple(getattr(value, "ds_shape", value.shape)) for name, value in state_dict.items()}

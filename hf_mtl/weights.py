@@ -58,7 +58,7 @@ def check_to_save(wanted: Shapes, found: Shapes, what: str) -> None:
     mismatched = [(name, found[name], shape) for name, shape in wanted.items() if found.get(name, shape) != shape]
     problems = _problems(wanted.keys() - found.keys(), found.keys() - wanted.keys(), mismatched)
     if problems:
-        raise InputError(f"{what} cannot be saved, as nothing could load it: it {problems}")
+        raise InputError(f"{what} cannot be saved, as nothing could load it: its weights {problems}")
 
 
 def _problems(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any]) -> str:
