@@ -31,7 +31,7 @@ from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
 from hf_mtl.inputs import input_limit
 from hf_mtl.labels import read_labels
-from hf_mtl.loading import load_rows
+from hf_mtl.loading import load_rows, split_names
 from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
@@ -169,7 +169,8 @@ def load_splits(
         elif split == "test":
             logger.warning("task %s has no test split: no predictions for it", spec.name)
         else:
-            raise InputError(f"task {spec.name!r} has no split {spec.splits.get(split, split)!r}")
+            there = ", ".join(split_names(spec))
+            raise InputError(f"task {spec.name!r} has no split {split!r}; the splits are {there}")
     return splits
 
 

@@ -50,7 +50,7 @@ def read_files(paths: Sequence[str], text_columns: Sequence[str], label_column: 
         # Its own fingerprint would be a hash of a copy of all rows.
         return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint()), faults
     except (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException) as error:
-        raise InputError(f"{', '.join(map(repr, paths))}: its types cannot be used: {error}") from error
+        raise InputError(f"{', '.join(map(repr, paths))}: its types cannot be used: {_first_line(error)}") from error
 
 
 def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tuple[Any, TextFaults]:
@@ -62,8 +62,12 @@ def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tup
         return _with_texts(_mapped(path), text_columns)
     except InputError as error:
         raise InputError(f"{path!r}: {error}") from error
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path!r}: cannot be read: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path!r}: cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def to_table(records: Iterable[Record], text_columns: Sequence[str]) -> tuple[Any, TextFaults]:
@@ -157,11 +161,12 @@ def _with_texts(table: Any, text_columns: Sequence[str]) -> tuple[Any, TextFault
     """A table of plain types whose strings are UTF-8; and what is wrong with the texts that were not."""
     faults: TextFaults = {}
     for number, field in enumerate(table.schema):
-        column = plain(table.column(number))
+        found = table.column(number)
+        column = plain(found)
         if field.name in text_columns and _is_bytes(column.type):
             texts = _texts(field.name, cell_values(column), 0, faults)
             column = pyarrow.chunked_array(_arrays(texts, pyarrow.large_string()))
-        if column.type != field.type:
+        if column is not found:
             table = table.set_column(number, field.name, column)
     return table, faults
 

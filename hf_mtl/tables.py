@@ -50,7 +50,7 @@ def read_records(path: str, form: str, wanted: Sequence[Sequence[str]] = ()) -> 
         raise InputError(f"{path!r}: row {number} (the first row is 0) {error}") from error
     except InputError as error:
         raise InputError(f"{path!r}: {error}") from error
-    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
         reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path!r}: cannot be read: {reason}") from error
 
@@ -106,6 +106,8 @@ def _delimited_records(path: str, lines: Iterator[str], form: str, wanted: Seque
     names = _header(head, form, delimiter)
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise InputError(f"the header has the column {twice[0]!r} twice; rename one of them")
+    if "\0" in "".join(names):
+        raise InputError("the header has a NUL character; wanted plain text")
     for cells in _rows(lines, form, delimiter):
         if len(cells) != len(names):
             raise RowError(f"has {len(cells)} cells, the header has {len(names)}: {', '.join(names)}")

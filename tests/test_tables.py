@@ -193,6 +193,7 @@ def test_a_split_may_be_several_files(tmp_path):
 
 BAD = {
     "twice.csv": ("text,text\na,b\n", "the header has the column 'text' twice"),
+    "nul.csv": ("text,la\0bel\na,1\n", "the header has a NUL character"),
     "wide.csv": ("text,label\na,1\nb,1,2\n", r"row 1 \(the first row is 0\) has 3 cells, the header has 2"),
     "narrow.tsv": ("text\tlabel\nb\n", "row 0 .* has 1 cells, the header has 2"),
     "open.csv": ('text,label\na,1\n"b,1\nc,0\n', "row 1 .* a quote opens and is never closed"),
@@ -243,7 +244,14 @@ def test_bad_texts_are_skipped_with_their_rows(tmp_path, caplog):
     path = folder(tmp_path, **{"a.jsonl": "\n".join(lines)}) + "/a.jsonl"
     assert load_rows(task(files={"train": path}), "train", "skip")["text"][:] == ["a"]
     assert "row 1: column 'text' holds 5 instead of text; row 2: column 'text' holds half a surr" in caplog.text
-    pq.write_table(pa.table({"text": pa.array([b"\xe9", b"b"]), "label": [1, 0]}), tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.string(), pa.large_string()])
+def test_bytes_of_parquet_that_are_no_text_are_a_bad_row(tmp_path, kind):
+    wide = pa.large_binary() if kind == pa.large_string() else pa.binary()
+    texts = pa.array([b"\xe9", b"b"], wide)
+    table = pa.table({"text": texts if kind == pa.binary() else texts.view(kind), "label": [1, 0]})
+    pq.write_table(table, tmp_path / "a.parquet")
     assert load_rows(task(files={"train": f"{tmp_path}/a.parquet"}), "train", "skip")["text"][:] == ["b"]
     with pytest.raises(InputError, match=r"column 'text' holds b'\\xe9' instead of text in row 0"):
         rows_of(files={"train": f"{tmp_path}/a.parquet"})
