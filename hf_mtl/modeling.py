@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import ModelOutput
 
 from .configuration import MultiTaskConfig
+from .encoding import padded_right
 from .errors import InputError, unknown
 from .inputs import longest_input
 from .kinds import KINDS
@@ -212,7 +213,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             config = self.config.encoder_config
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self.source)
         self.encoder.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        padded_right(tokenizer).save_pretrained(folder)
         width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
         describe_for_sentence_transformers(Path(folder), width, self.config.pooling, limit)
 

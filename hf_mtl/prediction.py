@@ -20,7 +20,8 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from .errors import InputError
-from .pipeline import BEST, MultiTaskPipeline, Texts, TopK
+from .pipeline import MultiTaskPipeline
+from .pipeline_inputs import BEST, Texts, TopK
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
