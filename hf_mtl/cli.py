@@ -34,7 +34,8 @@ from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
 from .model_source import loading
 from .modeling import MultiTaskModel
-from .pipeline import MultiTaskPipeline, Texts, check_top_k
+from .pipeline import MultiTaskPipeline
+from .pipeline_inputs import Texts, check_count, check_top_k
 from .prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
 from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
@@ -109,8 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Answer one row, or every row of an input."""
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch-size is {arguments.batch_size}, wanted 1 or more")
+    check_count("--batch-size", arguments.batch_size)
     check_top_k(arguments.top_k)
     if arguments.columns and len(arguments.columns) > 2:
         raise InputError(f"--columns names {len(arguments.columns)} columns, wanted one, or two for a pair")

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .labels import read_labels
 from .loading import load_rows
+from .long_texts import parts
 from .metric_names import OF_ONE_CLASS
 from .tasks import SPLITS, TaskSpec
 
@@ -90,9 +91,11 @@ def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:
 def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
     """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)"""
     lengths: list[int] = []
-    for batch in rows.select_columns(list(spec.text_columns)).iter(batch_size=1000):
-        tokens = tokenizer(*(batch[column] for column in spec.text_columns), verbose=False)
-        lengths += map(len, tokens["input_ids"])
+    for batch in rows.select_columns(list(dict.fromkeys(spec.text_columns))).iter(batch_size=1000):
+        texts = list(zip(*(batch[column] for column in spec.text_columns), strict=True))
+        for part in parts(texts):
+            tokens = tokenizer(*map(list, zip(*texts[part], strict=True)), verbose=False)
+            lengths += map(len, tokens["input_ids"])
     return np.asarray(lengths, dtype=np.int64)
 
 

@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
 from .configuration import MultiTaskConfig, as_row
+from .encoding import padded_right
 from .errors import InputError, unknown
 from .inputs import longest_input
 from .kinds import KINDS, TaskHead
@@ -278,7 +279,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         wanted = _shapes(_encoder_without_weights(self.config.encoder_config).state_dict())
         check_to_save(wanted, _shapes(self.encoder.state_dict(keep_vars=True)), "the encoder")
         self.encoder.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        padded_right(tokenizer).save_pretrained(folder)
         width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
         describe_for_sentence_transformers(Path(folder), width, self.config.pooling, limit)
 

@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from .errors import InputError
-from .pipeline import BEST, MultiTaskPipeline, Texts, TopK
+from .pipeline import MultiTaskPipeline
+from .pipeline_inputs import BEST, Texts, TopK
 from .tables import read_records, text_fault
 from .text_files import FORMATS, format_of
 

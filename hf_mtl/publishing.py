@@ -9,6 +9,7 @@ from typing import Any
 from .arguments import describe_setup
 from .card import CardFacts
 from .checkpoints import write_errors_named
+from .encoding import padded_right
 from .errors import InputError
 from .evaluation import TaskEvaluation
 from .hub import (
@@ -71,7 +72,7 @@ class TaskPublishing(TaskEvaluation):
         elif main:
             self.model.save_pretrained(folder)
         if main:
-            self.processing_class.save_pretrained(folder)
+            padded_right(self.processing_class).save_pretrained(folder)
 
     def save_final(self) -> None:
         """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
