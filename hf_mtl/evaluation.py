@@ -34,6 +34,15 @@ def longest_first(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64]
     return TaskRows({task: rows.select(order)}), order
 
 
+def longest_row(encoder: nn.Module) -> int | None:
+    """The most tokens that an encoder has positions for; None where positions are relative, without end."""
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return None
+    # Where padding has a position, those of tokens begin behind it.
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
 class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
     """A Trainer that evaluates and predicts task by task; `MultiTaskTrainer` adds the training.
 
@@ -51,6 +60,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         check = functools.partial(
             checked_rows,
             vocab_size=getattr(embeddings, "num_embeddings", None),
+            positions=longest_row(self.model.encoder),
             inputs=collator.tokenizer.model_input_names if type(collator) is TaskCollator else (),
             labelled=labelled,
         )

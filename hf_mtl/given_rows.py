@@ -46,7 +46,14 @@ def rows_by_task(given: object, tasks: Sequence[str], argument: str, *, others: 
 
 
 def checked_rows(
-    rows: object, spec: TaskSpec, argument: str, *, vocab_size: int | None, inputs: Sequence[str], labelled: bool
+    rows: object,
+    spec: TaskSpec,
+    argument: str,
+    *,
+    vocab_size: int | None,
+    positions: int | None,
+    inputs: Sequence[str],
+    labelled: bool,
 ) -> Dataset:
     """Rows of one task that can be batched and scored, with labels in the dtype of the task's kind.
 
@@ -54,7 +61,8 @@ def checked_rows(
         rows: what the user gave for the task.
         spec: the task.
         argument: what the user calls the rows, for messages.
-        vocab_size: number of the encoder's token ids; None leaves them unchecked.
+        vocab_size: number of the encoder's token ids; None where any will do.
+        positions: the most tokens that the encoder takes; None where any number will do.
         inputs: columns that are padded with the tokens; none where a collator of the user's makes the batches, which
             may take columns of any kind.
         labelled: whether every row needs a label; else a row without one has NaN.
@@ -73,7 +81,7 @@ def checked_rows(
     _check_names(table.column_names, where, ["input_ids"] if inputs else [], labelled)
     if inputs:
         _check_columns(table, where, inputs)
-        _check_tokens(table, where, inputs, vocab_size)
+        _check_tokens(_check_lengths(table, where, inputs), where, vocab_size, positions)
     if "labels" not in table.column_names:
         return rows
     labels = _labels(table["labels"].combine_chunks(), spec, where, labelled)
@@ -151,8 +159,8 @@ def _first(flags: Any) -> int:
     return int(np.argmax(np.asarray(flags)))
 
 
-def _check_tokens(table: pa.Table, where: str, inputs: Sequence[str], vocab_size: int | None) -> None:
-    """Raise InputError for the first row without tokens, with tokens that the encoder lacks, or of two lengths."""
+def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> Ragged:
+    """The token ids; InputError for the first row without any, or of which another column is for more or fewer."""
     kind = table.schema.field("input_ids").type
     ids = _ragged(table["input_ids"]) if _is_list(kind) else None
     if ids is None or ids.values.dtype.kind not in "iu":
@@ -168,6 +176,17 @@ def _check_tokens(table: pa.Table, where: str, inputs: Sequence[str], vocab_size
                 f"{where}: in row {row} (the first row is 0), {name!r} is for {found[row]} tokens and there are "
                 f"{ids.lengths[row]}; {WAY}"
             )
+    return ids
+
+
+def _check_tokens(ids: Ragged, where: str, vocab_size: int | None, positions: int | None) -> None:
+    """Raise InputError for the first row that is longer than the encoder takes, or has tokens that it lacks."""
+    if positions is not None and ids.lengths.max() > positions:
+        row = _first(ids.lengths > positions)
+        raise InputError(
+            f"{where}: row {row} (the first row is 0) has {ids.lengths[row]} tokens, and the encoder takes {positions}; "
+            "cut in tokenise, by max_length"
+        )
     bad = (ids.values < 0) | (ids.values >= (np.inf if vocab_size is None else vocab_size))
     if bad.any():
         row = int(np.searchsorted(np.cumsum(ids.lengths), _first(bad), side="right"))

@@ -131,11 +131,7 @@ class MultiTaskTrainer(TaskSteps):
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         if eval_dataset is not None:
             eval_dataset = self.given_rows(eval_dataset, "eval_dataset", others=True)
-        elif args.eval_strategy != "no":
-            raise InputError(
-                "eval_strategy is not 'no', and there is no eval_dataset; give {task: rows}, or set it to 'no'"
-            )
-        if self.compiled:
+        if args.torch_compile:
             _compile_layers(model, args)
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(

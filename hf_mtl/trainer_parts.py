@@ -56,9 +56,7 @@ def check_model(model: object) -> MultiTaskModel:
     for name, module in model.named_modules():
         wrapped = isinstance(module, torch._dynamo.OptimizedModule)
         if wrapped or (_is_compiled(module) and module not in layers):
-            raise InputError(
-                f"the model's {name or 'forward'} is compiled, for one task and length at a time; {COMPILE}"
-            )
+            raise InputError(f"{name or 'the model'} is compiled, for one task and length at a time; {COMPILE}")
     return model
 
 
