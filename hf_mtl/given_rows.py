@@ -3,6 +3,7 @@ encoder knows, labels that the task declares."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -184,8 +185,8 @@ def _check_tokens(ids: Ragged, where: str, vocab_size: int | None, positions: in
     if positions is not None and ids.lengths.max() > positions:
         row = _first(ids.lengths > positions)
         raise InputError(
-            f"{where}: row {row} (the first row is 0) has {ids.lengths[row]} tokens, and the encoder takes {positions}; "
-            "cut in tokenise, by max_length"
+            f"{where}: row {row} (the first row is 0) has {ids.lengths[row]} tokens, and the encoder takes {positions}"
+            "; cut in tokenise, by max_length"
         )
     bad = (ids.values < 0) | (ids.values >= (np.inf if vocab_size is None else vocab_size))
     if bad.any():
@@ -216,7 +217,7 @@ def _labels(cells: pa.Array, spec: TaskSpec, where: str, labelled: bool) -> NDAr
     bad = ~fits if labelled else ~fits & ~missing
     if bad.any():
         row = _first(bad)
-        found = "no label" if missing[row] else f"label {values[row]}"
+        found = "no label" if missing[row] else f"label {values[row]!s}"
         hint = "; trainer.predict takes rows without labels" if missing[row] else ""
         raise InputError(f"{where}: {found} in row {row} (the first row is 0), wanted {wanted}{hint}")
     if missing.any():
@@ -229,6 +230,7 @@ def _admitted(values: NDArray[Any], spec: TaskSpec) -> NDArray[np.bool_]:
     """Whether each label is one that the task declares. *Shape:* (rows,)"""
     distinct, places = np.unique(values, return_inverse=True)
     head, admits = spec.head, KINDS[spec.kind].admits
-    # As written: the fp32 number nearest to 0.1 is above the fp64 one, and still 0.1.
-    fits = [not np.isnan(value) and admits(float(str(value)), head) for value in distinct]
+    if distinct.dtype.itemsize < 8:  # as written: the fp32 number nearest to 0.1 is above the fp64 one, and still 0.1
+        distinct = np.array([float(str(value)) for value in distinct])
+    fits = [not math.isnan(value) and admits(value, head) for value in distinct.tolist()]
     return np.array(fits, dtype=bool)[places]

@@ -1,5 +1,8 @@
 """Rows from Python: what `tokenise` makes trains, scores and predicts; anything else is one sentence with the way."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+import run_glue_mtl
 from hf_mtl import InputError, MultiTaskTrainer
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.given_rows import checked_rows
@@ -126,6 +130,27 @@ def test_rows_of_a_test_split_are_scored_where_they_have_a_label(make, specs, to
         for metric in (*spec.metrics, "loss"):
             key = f"test_{spec.name}_{metric}"
             assert some.metrics[key] == pytest.approx(wanted.metrics[key], rel=1e-5)
+
+
+def test_the_command_writes_predictions_and_the_scores_of_labelled_rows(make, rows, tmp_path):
+    trainer = make(train=None)
+    split = {"reviews": rows["validation"]["reviews"], "pairs": rows["validation"]["pairs"].remove_columns("labels")}
+    run_glue_mtl.predict(trainer, split)
+    found = json.loads((tmp_path / "out" / "test_results.json").read_text())
+    assert found == {"test_reviews_accuracy": trainer.evaluate()["eval_reviews_accuracy"]}
+    lines = (tmp_path / "out" / "predictions" / "pairs.tsv").read_text().splitlines()
+    wanted = trainer.model.decode("pairs", torch.from_numpy(trainer.predict(split)["pairs"].predictions))
+    assert [float(line.split("\t")[1]) for line in lines[1:]] == pytest.approx(wanted.tolist())
+
+
+def test_a_value_on_the_borders_of_its_range_in_half_the_digits_is_one(specs, rows, tokenizer):
+    spec = replace(specs[1], label_range=(0.0, 0.1))
+    pairs = with_column(rows["train"]["pairs"], "labels", np.full(40, 0.1, dtype=np.float32))
+    inputs = tokenizer.model_input_names
+    assert checked_rows(pairs, spec, "rows", vocab_size=None, positions=None, inputs=inputs, labelled=True) is not None
+    high = with_column(pairs, "labels", np.full(40, 0.1001, dtype=np.float32))
+    with pytest.raises(InputError, match=r"label 0.1001 in row 0 .*a number in \[0.0, 0.1\]"):
+        checked_rows(high, spec, "rows", vocab_size=None, positions=None, inputs=inputs, labelled=True)
 
 
 def test_a_trainer_without_training_rows_predicts(make, rows):
