@@ -80,7 +80,7 @@ class MultiTaskTrainer(TaskSteps):
     """A Trainer for several tasks at once.
 
     Args:
-        model: has a head for every task.
+        model: has a head for every task; `model_init` in its place is refused.
         args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
         tasks: the tasks, in the order in which they are listed everywhere.
         train_dataset: task -> rows from `tokenise`; every task has some. With one task, its rows will do.
