@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
-from hf_mtl.data import TaskRows, tokenise
+from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
@@ -67,11 +66,10 @@ def main(argv: list[str]) -> None:
     model.config.max_seq_length = limit
 
     def tokens(split: str) -> dict[str, Dataset]:
-        """Task -> the split's rows as token ids; labels of a test split stay out of them."""
+        """Task -> the split's rows as token ids, with their labels."""
         there = [spec for spec in tasks if split in raw[spec.name]]
-        labels = {spec.name: None if split == "test" else raw[spec.name][split][1] for spec in there}
         with args.main_process_first(desc="tokenising"):  # the others read what it kept
-            return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, labels[s.name]) for s in there}
+            return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, raw[s.name][split][1]) for s in there}
 
     trainer = MultiTaskTrainer(
         model=model,
@@ -86,7 +84,7 @@ def main(argv: list[str]) -> None:
     if args.do_eval:
         evaluate(trainer)
     if args.do_predict:
-        predict(trainer, tokens("test"), {name: splits["test"][1] for name, splits in raw.items() if "test" in splits})
+        predict(trainer, tokens("test"))
     if args.push_to_hub:
         trainer.push_to_hub()
         logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r)", trainer.hub_model_id)
@@ -219,21 +217,17 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
         print(closing_table(list(trainer.tasks.values()), metrics))
 
 
-def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset], labels: dict[str, NDArray[Any]]) -> None:
+def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset]) -> None:
     """Write predictions/<task>.tsv for every test split; score the rows that have a label."""
-    from hf_mtl.metrics import task_scores
     from hf_mtl.report import write_predictions
 
     metrics: dict[str, float] = {}
-    for name, split in rows.items():
+    for name, output in (trainer.predict(rows) if rows else {}).items():
         spec = trainer.tasks[name]
-        logits = torch.from_numpy(trainer.predict(TaskRows({name: split})).predictions)
-        decoded = trainer.model.decode(name, logits).numpy()
-        labelled = ~np.isnan(labels[name])
-        if labelled.any():
-            scores = task_scores(spec, decoded[labelled], labels[name][labelled])
-            metrics.update({f"test_{name}_{metric}": value for metric, value in scores.items()})
+        scores = {f"test_{name}_{metric}" for metric in spec.metrics}
+        metrics.update({key: value for key, value in output.metrics.items() if key in scores})
         if trainer.is_world_process_zero():
+            decoded = trainer.model.decode(name, torch.from_numpy(output.predictions)).numpy()
             write_predictions(spec, decoded, Path(trainer.args.output_dir) / "predictions" / f"{name}.tsv")
     trainer.save_metrics("test", metrics)
 

@@ -71,7 +71,7 @@ class TaskPublishing(TaskEvaluation):
             self.model.save_pretrained(folder, state_dict=weights, is_main_process=main)
         elif main:
             self.model.save_pretrained(folder)
-        if main:
+        if main and self.processing_class is not None:
             padded_right(self.processing_class).save_pretrained(folder)
 
     def save_final(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -17,11 +18,15 @@ from .cpu import CpuKernels, RandomBits
 from .gradients import TaskGradients
 from .joint import JointLoss
 from .modeling import MultiTaskModel
+from .own_loss import check_loss, check_loss_method
 from .packing import are_known, can_pack, packed_losses
 from .publishing import TaskPublishing
 from .refusals import shards_gradients
 from .seeding import random_state, replayed
 from .sums import sum_over_processes
+from .trainer_parts import has_compiled_layers
+
+logger = logging.getLogger(__name__)
 
 
 class TaskSteps(TaskPublishing):
@@ -59,7 +64,13 @@ class TaskSteps(TaskPublishing):
         self.joint = None
         if self.balancer is not None and shards_gradients(model, args):
             self.joint = JointLoss(list(self.tasks), self.loss_weights, self.balancer)
-        self.compiled = args.torch_compile
+        if not self.has_stock_loss():
+            check_loss_method(self.compute_loss, shards=self.joint is not None)
+            logger.info(
+                "compute_loss is not the Trainer's: in training too, it is called once per task, with "
+                "{'task': name, **batch}, and the tasks share no pass"
+            )
+        self.compiled = args.torch_compile or has_compiled_layers(model)
         self.gradients = None
         self.packs = False
         self.bits = RandomBits()
@@ -84,13 +95,15 @@ class TaskSteps(TaskPublishing):
         """Whether all tasks share a forward and a backward.
 
         Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
-        of the same forwards are asked for again, and not where a subclass puts something around every forward.
+        of the same forwards are asked for again, and not where a subclass puts something around every forward or has a
+        loss of its own.
         """
         looks_back = self.balancer is not None and self.balancer.looks_back
         return (
             self.args.world_size == 1
             and not looks_back
             and self._is_own("compute_loss_context_manager")
+            and self.has_stock_loss()
             and self.accelerator.mixed_precision == "no"
             and self._takes_kernels()
             and can_pack(self.model)
@@ -154,6 +167,7 @@ class TaskSteps(TaskPublishing):
         Returns:
             The weighted sum of the tasks' losses that are finite, divided by the micro-batches of the step. *Shape:* ()
         """
+        self.check_batch(inputs)
         self.model.train()
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
@@ -183,11 +197,17 @@ class TaskSteps(TaskPublishing):
 
     def _backward(self, gradients: TaskGradients, task: str, batch: Mapping[str, Tensor]) -> Tensor:
         num_rows = len(batch["labels"])
-        with self.compute_loss_context_manager():
-            loss = self.model(task=task, **batch).loss
+        loss = self._loss_of(task, batch)
         with gradients.collecting(task, loss, num_rows):
             self.accelerator.backward(loss * num_rows)
         return loss.detach()
+
+    def _loss_of(self, task: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean loss of one task's rows, as `compute_loss` gives it. *Shape:* ()"""
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, {"task": task, **batch})
+        check_loss(loss, task)
+        return loss
 
     def _backward_packed(
         self, gradients: TaskGradients, inputs: Mapping[str, Mapping[str, Tensor]]
@@ -241,13 +261,20 @@ class TaskSteps(TaskPublishing):
         after = self._losses_again().cpu().numpy() if self.balancer.looks_back else None
         self.balancer.learn(source.mean_losses().cpu().numpy(), after, source.kept)
 
+    def _losses_of(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Every task's mean loss; an engine that shards wants one wrapped forward for all of them."""
+        if self.joint is None:
+            return {task: self._loss_of(task, batch) for task, batch in inputs.items()}
+        with self.compute_loss_context_manager():
+            return self.model_wrapped(batches=inputs).loss
+
     def _losses_again(self) -> Tensor:
         """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
         sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
         for state, inputs in self.seen:
             self.bits = RandomBits()
-            with torch.no_grad(), replayed(state, self.args.device), self.compute_loss_context_manager():
-                losses = self.model_wrapped(batches=inputs).loss
+            with torch.no_grad(), replayed(state, self.args.device):
+                losses = self._losses_of(inputs)
             num_rows = self._num_rows(inputs).to(sums)
             sums += torch.stack([losses[task].double() for task in self.tasks]) * num_rows
             rows += num_rows

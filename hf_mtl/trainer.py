@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
@@ -33,17 +33,19 @@ from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
 from .steps import TaskSteps
 from .tasks import TaskSpec, check_metric_names, with_loss_weights
+from .trainer_parts import (
+    NO_SEARCH,
+    check_arguments,
+    check_batching,
+    check_callbacks,
+    check_model,
+    check_optimizers,
+    check_options,
+    check_tasks,
+)
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
 
 logger = logging.getLogger(__name__)
-
-
-def _rows_of(tasks: Sequence[str], given: Mapping[str, Dataset], argument: str) -> dict[str, Dataset]:
-    """Task -> its rows; InputError for a task without any."""
-    for task in tasks:
-        if len(given.get(task, ())) == 0:
-            raise InputError(f"task {task!r}: {argument} has no rows of it")
-    return {task: given[task] for task in tasks}
 
 
 def _shares(
@@ -79,14 +81,18 @@ class MultiTaskTrainer(TaskSteps):
     """A Trainer for several tasks at once.
 
     Args:
-        model: has a head for every task.
+        model: has a head for every task; `model_init` in its place is refused.
         args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
         tasks: the tasks, in the order in which they are listed everywhere.
-        train_dataset: task -> rows from `tokenise`; every task has some.
-        eval_dataset: task -> rows with labels; tasks that it lacks, or has beside `tasks`, are not scored.
+        train_dataset: task -> rows from `tokenise`; every task has some. With one task, its rows will do.
+        eval_dataset: the same; tasks that it lacks are not scored, nor those that it has beside all of `tasks`.
         processing_class: the tokenizer; it pads, and is saved with the model.
         callbacks: further callbacks.
         kwargs: for `Trainer`.
+
+    A subclass may override `compute_loss(model, inputs, return_outputs=False, num_items_in_batch=None)`. In training
+    and evaluation it is called for every task alone, with `inputs` `{"task": name, "input_ids": ..., "labels": ...}`,
+    and gives the mean of the loss over these rows.
 
     Raises:
         InputError: for a set-up that cannot train rightly, before any folder is made.
@@ -96,16 +102,20 @@ class MultiTaskTrainer(TaskSteps):
 
     def __init__(
         self,
-        model: MultiTaskModel,
-        args: MultiTaskTrainingArguments,
-        tasks: Sequence[TaskSpec],
-        train_dataset: Mapping[str, Dataset] | None = None,
-        eval_dataset: Mapping[str, Dataset] | None = None,
+        model: MultiTaskModel | None = None,
+        args: MultiTaskTrainingArguments | None = None,
+        tasks: Sequence[TaskSpec] = (),
+        train_dataset: Mapping[str, Dataset] | Dataset | None = None,
+        eval_dataset: Mapping[str, Dataset] | Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_unsupported(model, args, tasks, kwargs.get("compute_loss_func"))
+        kwargs, callbacks = check_options(kwargs), check_callbacks(callbacks)
+        model, args, tasks = check_model(model), check_arguments(args), check_tasks(tasks)
+        check_batching(processing_class, kwargs.get("data_collator"))
+        check_optimizers(args, kwargs)
+        refuse_unsupported(model, args, tasks)
         model.check_names()  # else the first save would be refused
         if processing_class is not None:
             check_tokenizer(processing_class, model.config.encoder_config)
@@ -119,14 +129,14 @@ class MultiTaskTrainer(TaskSteps):
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
         if args.optimizer is not None:
             kwargs["optimizer_cls_and_kwargs"] = _chosen_optimizer(args)
+        self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
         rows = None
         if train_dataset is not None:
-            rows = TaskRows(_rows_of(list(self.tasks), train_dataset, "train_dataset"))
+            rows = TaskRows(self._rows_for_training(train_dataset))
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         if eval_dataset is not None:
-            scored = [name for name in self.tasks if name in eval_dataset]
-            eval_dataset = _rows_of(scored, eval_dataset, "eval_dataset")
-        if self.compiled:
+            eval_dataset = self.given_rows(eval_dataset, "eval_dataset", others=True)
+        if args.torch_compile:
             _compile_layers(model, args)
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(
@@ -135,7 +145,7 @@ class MultiTaskTrainer(TaskSteps):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
+            data_collator=self.data_collator,
             compute_metrics=self.compute_metrics,
             callbacks=[*callbacks, *self._own_callbacks(args)],
             **kwargs,
@@ -154,9 +164,19 @@ class MultiTaskTrainer(TaskSteps):
 
     # ---- data ----
 
+    def _rows_for_training(self, given: Mapping[str, Dataset] | Dataset) -> dict[str, Dataset]:
+        """Task -> its rows; InputError for a task without any."""
+        rows = self.given_rows(given, "train_dataset", others=True)
+        for task in self.tasks:
+            if task not in rows:
+                raise InputError(f"task {task!r}: train_dataset has no rows of it, only of {', '.join(rows)}")
+        return rows
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches `{task: {"input_ids": (rows, tokens), ...}}` with each task's exact quota of rows."""
         rows = self.train_dataset
+        if rows is None:
+            raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
         self.batch_sampler = TaskBatchSampler(
             rows.lengths,
             batch_size=self._train_batch_size,
@@ -220,6 +240,10 @@ class MultiTaskTrainer(TaskSteps):
                     "look at the task's rows; --max_bad_steps sets the patience"
                 )
         return output
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise InputError: trials want `model_init`."""
+        raise InputError(NO_SEARCH)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what `StepCounts` has of the steps since the last line, over all processes."""

@@ -75,14 +75,17 @@ LEVELS = {
     "pushing": 5,
     "refusals": 7,
     "arguments": 6,
+    "given_rows": 3,
+    "own_loss": 1,
+    "trainer_parts": 8,
     "joint": 5,
     "evaluation": 4,
     "publishing": 7,
     "packed_layers": 1,
     "packing": 4,
-    "steps": 8,
-    "trainer": 9,
-    "__init__": 10,
+    "steps": 9,
+    "trainer": 10,
+    "__init__": 11,
 }
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {
