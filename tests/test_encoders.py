@@ -32,8 +32,8 @@ OTHERS = {
     "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "n_words": 120, "pad_index": 1},
     "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "n_words": 120, "pad_index": 1},
     "longformer": {"attention_window": 8},
-    "mobilebert": {"intra_bottleneck_size": 32, "embedding_size": 32, "true_hidden_size": 32},
-    "big_bird": {"block_size": 4, "num_random_blocks": 1},
+    "mobilebert": {"intra_bottleneck_size": 32, "embedding_size": 16, "true_hidden_size": 32},
+    "big_bird": {"block_size": 4, "num_random_blocks": 1, "max_position_embeddings": 68},  # of whole blocks
     "eurobert": {"bos_token_id": 1, "eos_token_id": 2},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "esm": {"mask_token_id": 3},
