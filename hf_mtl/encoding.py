@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from .errors import InputError
+from .inputs import check_padding
 from .long_texts import count_tokens, first_words, parts, splits_at_spaces
 
 ENCODING_VERSION = 1  # of the ids that `encode` gives; tokens that are kept on disk belong to one version
@@ -99,8 +100,7 @@ def padded_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 def padding_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """What each of the tokenizer's inputs is padded with; InputError when it has no padding token."""
-    if tokenizer.pad_token_id is None:
-        raise InputError("the tokenizer has no padding token; name one, e.g. tokenizer.pad_token = tokenizer.unk_token")
+    check_padding(tokenizer)
     fill = {**dict.fromkeys(tokenizer.model_input_names, 0), "attention_mask": 0}
     return {**fill, "input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
 

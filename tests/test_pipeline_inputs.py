@@ -224,7 +224,7 @@ def test_what_is_saved_pads_on_the_right(pipe, tokenizer, tmp_path, save, make_t
 def test_a_tokenizer_without_a_padding_token_is_refused(pipe, tokenizer):
     own = copy.deepcopy(tokenizer)
     own.pad_token = None
-    with pytest.raises(InputError, match="the tokenizer has no padding token"):
+    with pytest.raises(InputError, match="has no pad_token"):
         pipeline(PIPELINE_TASK, model=pipe.model, tokenizer=own)(TEXTS)
 
 
