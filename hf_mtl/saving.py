@@ -119,7 +119,8 @@ class SaveAfterTheEpochsEnd(TrainerCallback):  # type: ignore[misc]  # transform
         self.waiting = self.through = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.waiting, self.through = False, state.global_step >= state.max_steps
+        self.waiting = False
+        self.through = state.global_step >= state.max_steps or control.should_training_stop  # by early stopping
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_save and (state.epoch == int(state.epoch) or state.global_step >= state.max_steps):

@@ -123,9 +123,9 @@ class TaskSteps(TaskPublishing):
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)
 
-        None once the run is at its last step: resumed there in mid-epoch, the Trainer would train one more.
+        None once the run is at its last step or stopped: resumed there in mid-epoch, the Trainer would train one more.
         """
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.joint is None or not batches:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
+from .early_stopping import EarlyStopping, KeepPatience
 from .errors import InputError
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
@@ -33,6 +35,13 @@ from .shares import Floats, task_shares
 from .steps import TaskSteps
 from .tasks import TaskSpec, with_loss_weights
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
+from .watched_metric import (
+    check_own_schedule,
+    check_watched_metric,
+    go_without_evaluations,
+    refuse_watchers_without_evaluations,
+    schedule_options,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +81,19 @@ def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> 
     for layer in dict.fromkeys(encoder_layers(model.encoder)):
         layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
     args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+
+
+@contextmanager
+def _changed(args: MultiTaskTrainingArguments, **values: Any) -> Iterator[None]:
+    """Arguments with other values for a while."""
+    before = {name: getattr(args, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(args, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)
 
 
 class MultiTaskTrainer(TaskSteps):
@@ -121,6 +143,8 @@ class MultiTaskTrainer(TaskSteps):
         if eval_dataset is not None:
             scored = [name for name in self.tasks if name in eval_dataset]
             eval_dataset = _rows_of(scored, eval_dataset, "eval_dataset")
+        if rows is not None:
+            self._check_evaluations(args, list(eval_dataset or ()), callbacks)
         if self.compiled:
             _compile_layers(model, args)
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
@@ -136,6 +160,7 @@ class MultiTaskTrainer(TaskSteps):
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
+        check_own_schedule(self.lr_scheduler, args)
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -145,7 +170,26 @@ class MultiTaskTrainer(TaskSteps):
         """Those of every run, in the order in which they act."""
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
         self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
-        return [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+        patience = args.early_stopping_patience
+        stopping = [] if patience is None else [EarlyStopping(early_stopping_patience=patience)]
+        keep_patience = KeepPatience(lambda: self.callback_handler.callbacks)
+        hooks = [_StepHooks(self), *stopping, keep_patience]
+        return [*hooks, self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+
+    def _check_evaluations(
+        self, args: MultiTaskTrainingArguments, scored: Sequence[str], callbacks: Sequence[TrainerCallback]
+    ) -> None:
+        """Whether a training is evaluated, and has the metric that decides; a subclass may make metrics of its own."""
+        if not scored and args.eval_strategy != IntervalStrategy.NO:
+            go_without_evaluations(args, callbacks)
+        refuse_watchers_without_evaluations(args, callbacks)
+        if args.eval_strategy != IntervalStrategy.NO and type(self).evaluate is MultiTaskTrainer.evaluate:
+            check_watched_metric(args, [self.tasks[name] for name in scored])
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in `Trainer`; a schedule that watches the metric knows which direction is up."""
+        with _changed(self.args, lr_scheduler_kwargs=schedule_options(self.args)):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- data ----
 
