@@ -205,10 +205,17 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "optimizer steps": f"{steps:,}",
         "rows per step, over all tasks": f"{rows:,}",
         "task sampling": args.task_sampling,
-        "learning rate": f"{args.learning_rate:g}, {args.warmup_steps:g} warm-up steps, {args.lr_scheduler_type.value}",
-        "optimizer": str(args.optimizer or args.optim.value),
+        "learning rate": f"{args.learning_rate:g}, {_schedule(args)}",
+        "optimizer, weight decay": f"{args.optimizer or args.optim.value}, {args.weight_decay:g}",
         "trainable encoder layers (unit: number)": args.unfreeze_schedule,
         "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",
         "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
         "precision, seed": f"{half or 'fp32'}, {args.seed}",
     }
+
+
+def _schedule(args: MultiTaskTrainingArguments) -> str:
+    """The schedule in words, with the warm-up where it has one."""
+    kind = args.lr_scheduler_type
+    warms_up = kind not in (SchedulerType.CONSTANT, *WATCHING_SCHEDULES)
+    return f"{args.warmup_steps:g} warm-up steps, {kind.value}" if warms_up else kind.value

@@ -109,6 +109,14 @@ def _load(spec: TaskSpec, split: str) -> Dataset | None:
     return everything.get(own_name)
 
 
+def split_names(spec: TaskSpec) -> list[str]:
+    """The names of the splits that a task's data has, once they can be loaded."""
+    if spec.files or spec.dataset == EMBEDDED:
+        return list(spec.files or SPLITS)
+    assert spec.dataset is not None
+    return list(datasets.load_dataset(spec.dataset, spec.config, cache_dir=_content_cache(spec.dataset)))
+
+
 def _load_file(spec: TaskSpec, path: str) -> Dataset:
     suffix = Path(path).suffix.lower()
     if Path(path).is_file() and _has_no_rows(path, suffix):

@@ -70,8 +70,13 @@ def refuse_watchers_without_evaluations(args: TrainingArguments, callbacks: Sequ
         )
 
 
-def go_without_evaluations(args: TrainingArguments, callbacks: Sequence[object] = ()) -> None:
+def go_without_evaluations(args: TrainingArguments, there: str = "", callbacks: Sequence[object] = ()) -> None:
     """Turn evaluation off where no task has validation rows; said once.
+
+    Args:
+        args: changed.
+        there: which splits there are, to be said too.
+        callbacks: of the trainer.
 
     Raises:
         InputError: for what was asked for and wants evaluations.
@@ -80,9 +85,10 @@ def go_without_evaluations(args: TrainingArguments, callbacks: Sequence[object] 
     asked += ["eval_on_start"] if args.eval_on_start else []
     asked += ["eval_strategy steps"] if args.eval_strategy == IntervalStrategy.STEPS else []
     if asked:
-        raise InputError(f"{' and '.join(asked)}: wants validation rows, and no task has any; leave it out")
+        reason = f"no task has any{there and f' ({there})'}"
+        raise InputError(f"{' and '.join(asked)}: wants validation rows, and {reason}; leave it out")
     args.eval_strategy, args.do_eval = IntervalStrategy.NO, False
-    logger.warning("no task has validation rows: the training is not evaluated")
+    logger.warning("no task has validation rows, so the training is not evaluated%s", there and f": {there}")
 
 
 def schedule_options(args: TrainingArguments) -> dict[str, Any]:
