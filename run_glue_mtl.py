@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
-from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
+from hf_mtl.command_line import parse_arguments
 from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError
@@ -35,6 +36,7 @@ from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
 from hf_mtl.tasks import EMBEDDED
+from hf_mtl.watched_metric import go_without_evaluations
 
 logger = logging.getLogger("hf_mtl.run")
 
@@ -61,6 +63,7 @@ def main(argv: list[str]) -> None:
         refuse_fresh_heads(model_args, args, tasks)
     with args.main_process_first(desc="loading the data"):
         raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
+    scored = tasks_to_score(tasks, raw, args)
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
     model.config.max_seq_length = limit
@@ -76,12 +79,12 @@ def main(argv: list[str]) -> None:
         args=args,
         tasks=tasks,
         train_dataset=tokens("train") if args.do_train else None,
-        eval_dataset=tokens("validation") if args.do_train or args.do_eval else None,
+        eval_dataset=tokens("validation") if scored else None,
         processing_class=tokenizer,
     )
     if args.do_train:
         train(trainer)
-    if args.do_eval:
+    if args.do_eval and scored:
         evaluate(trainer)
     if args.do_predict:
         predict(trainer, tokens("test"))
@@ -166,10 +169,35 @@ def load_splits(
             splits[split] = rows, read_labels(spec, rows, split)
         elif split == "test":
             logger.warning("task %s has no test split: no predictions for it", spec.name)
-        else:
-            there = ", ".join(split_names(spec))
-            raise InputError(f"task {spec.name!r} has no split {split!r}; the splits are {there}")
+        elif split == "train":
+            raise InputError(f"task {spec.name!r} has no split 'train'; {splits_there(spec)}")
     return splits
+
+
+def splits_there(spec: TaskSpec) -> str:
+    """The splits that a task's data has, for an error."""
+    names = split_names(spec)
+    return f"it has {', '.join(map(repr, names)) or 'none'}; the key 'splits' of a task file says which is which"
+
+
+def tasks_to_score(tasks: list[TaskSpec], raw: dict[str, Any], args: MultiTaskTrainingArguments) -> list[TaskSpec]:
+    """The tasks with a validation split, where one is wanted; those without are named, and not scored.
+
+    Raises:
+        InputError: when no task has one, and nothing is to be done but evaluate.
+    """
+    if not (args.do_train or args.do_eval):
+        return []
+    scored = [spec for spec in tasks if "validation" in raw[spec.name]]
+    without = [spec for spec in tasks if spec not in scored]
+    if not scored:
+        there = "; ".join(f"task {spec.name!r}: {splits_there(spec)}" for spec in without)
+        if not args.do_train:
+            raise InputError(f"--do_eval wants a validation split, and no task has one: {there}")
+        go_without_evaluations(args, there)
+    for spec in without if scored else ():
+        logger.warning("task %s has no validation split, so it is not scored; %s", spec.name, splits_there(spec))
+    return scored
 
 
 def hub_options(model_args: ModelArguments) -> dict[str, Any]:

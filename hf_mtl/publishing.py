@@ -24,6 +24,7 @@ from .hub import (
 )
 from .joint import JointLoss
 from .pushing import PushCheckpoints
+from .resuming import changes_in_words
 from .sampling import TaskBatchSampler
 from .schedule import UnfreezeSchedule
 from .unfreezing import stage_starts, steps_per_epoch
@@ -37,6 +38,7 @@ class TaskPublishing(TaskEvaluation):
         unfreeze_schedule: given when layers are unfrozen in the course of the training.
         batch_sampler: deals the training rows.
         push_checkpoints: pushes them while the training goes on.
+        changes: of settings, where the run was resumed with others.
         conflict_share: gives the share of the run's steps in which two tasks' gradients conflicted.
     """
 
@@ -45,6 +47,7 @@ class TaskPublishing(TaskEvaluation):
     batch_sampler: TaskBatchSampler
     push_checkpoints: PushCheckpoints
     conflict_share: Callable[[], float | None]
+    changes: list[list[Any]]
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
@@ -136,6 +139,7 @@ class TaskPublishing(TaskEvaluation):
 
     def card_facts(self) -> CardFacts:
         """What the model card tells of this run."""
+        setup = describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {}
         splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
         return CardFacts(
             repo_id=self.repo_id,
@@ -143,7 +147,7 @@ class TaskPublishing(TaskEvaluation):
             metrics=self._current_scores(),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=self.conflict_share(),
-            setup=describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {},
+            setup={**setup, **changes_in_words(self.changes)},
             base_model=self.model.config.base_model,
             licence=self.args.hub_license,
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .arguments import MultiTaskTrainingArguments
 from .balancing import LossBalancer
 from .combination import Combination, make_combination
-from .counts import StepCounts
+from .counts import StepCounts, num_tokens
 from .cpu import CpuKernels, RandomBits
 from .gradients import TaskGradients
 from .joint import JointLoss
@@ -43,6 +43,7 @@ class TaskSteps(TaskPublishing):
         seen: the step's micro-batches, each with the state of the random numbers before it; for a balancer that looks
             back.
         counts: what the steps have come to.
+        counted_tokens: which tokens a training counts: all, non_padding or no.
     """
 
     model: MultiTaskModel
@@ -55,6 +56,7 @@ class TaskSteps(TaskPublishing):
     bits: RandomBits
     seen: list[tuple[Tensor, dict[str, dict[str, Tensor]]]]
     counts: StepCounts
+    counted_tokens: str
 
     def _set_up_steps(self, model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
         """All that the steps go by; `tasks` is known, and the Trainer is not built yet."""
@@ -76,6 +78,7 @@ class TaskSteps(TaskPublishing):
         self.bits = RandomBits()
         self.seen = []
         self.counts = StepCounts(list(self.tasks))
+        self.counted_tokens = "no"
 
     def compute_loss_context_manager(self) -> ExitStack:
         """What is around every forward; on a CPU, its faster kernels too."""
@@ -136,11 +139,15 @@ class TaskSteps(TaskPublishing):
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)
 
-        None once the run is at its last step: resumed there in mid-epoch, the Trainer would train one more.
+        None once the run is at its last step or stopped: resumed there in mid-epoch, the Trainer would train one more.
         """
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.counted_tokens != "no":
+            tokens = torch.tensor(num_tokens(batches, padding=self.counted_tokens == "all"), device=device)
+            sum_over_processes([tokens])
+            self.state.num_input_tokens_seen += int(tokens)
         if self.joint is None or not batches:
             return batches, None
         rows = torch.stack([self._num_rows(batch) for batch in batches]).sum(dim=0).to(device)

@@ -173,8 +173,8 @@ def load_tasks(
     return chosen
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML forbids it, and PyYAML keeps the last one without a word."""
+class UniqueKeys:
+    """For a loader of PyYAML: refuses a key that is written twice; YAML forbids it, and PyYAML keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -183,7 +183,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]  # the loader's, which comes next
+
+
+class _UniqueKeyLoader(UniqueKeys, yaml.SafeLoader):
+    """YAML's own types, and no key twice."""
 
 
 def read_task_file(path: Path) -> list[TaskSpec]:

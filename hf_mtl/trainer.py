@@ -5,30 +5,41 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
+from .early_stopping import EarlyStopping, KeepPatience
 from .errors import InputError
 from .inputs import check_tokenizer
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
-from .refusals import refuse_unsupported
+from .refusals import refuse_unsupported, shards_gradients
+from .resuming import (
+    changes_of,
+    encoder_fingerprint,
+    keep_settings,
+    refuse_other_optimizer,
+    refuse_other_run,
+    settings_of,
+    write_settings,
+)
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
-from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm, refuse_other_tasks
+from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
 from .steps import TaskSteps
@@ -44,6 +55,13 @@ from .trainer_parts import (
     check_tasks,
 )
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
+from .watched_metric import (
+    check_own_schedule,
+    check_watched_metric,
+    go_without_evaluations,
+    refuse_watchers_without_evaluations,
+    schedule_options,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +93,19 @@ def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> 
     for layer in dict.fromkeys(encoder_layers(model.encoder)):
         layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
     args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+
+
+@contextmanager
+def _changed(args: MultiTaskTrainingArguments, **values: Any) -> Iterator[None]:
+    """Arguments with other values for a while."""
+    before = {name: getattr(args, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(args, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)
 
 
 class MultiTaskTrainer(TaskSteps):
@@ -123,6 +154,8 @@ class MultiTaskTrainer(TaskSteps):
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self._set_up_steps(model, args)
+        self.encoder_at_the_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
+        self.changes: list[list[Any]] = []
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
@@ -136,6 +169,8 @@ class MultiTaskTrainer(TaskSteps):
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         if eval_dataset is not None:
             eval_dataset = self.given_rows(eval_dataset, "eval_dataset", others=True)
+        if rows is not None:
+            self._check_evaluations(args, list(eval_dataset or ()), callbacks)
         if args.torch_compile:
             _compile_layers(model, args)
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
@@ -151,6 +186,10 @@ class MultiTaskTrainer(TaskSteps):
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
+        check_own_schedule(self.lr_scheduler, args)
+        if rows is not None:
+            cls = type(self.optimizer) if self.optimizer is not None else self._class_of_optimizer()[0]
+            self.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -160,7 +199,26 @@ class MultiTaskTrainer(TaskSteps):
         """Those of every run, in the order in which they act."""
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
         self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
-        return [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+        patience = args.early_stopping_patience
+        stopping = [] if patience is None else [EarlyStopping(early_stopping_patience=patience)]
+        keep_patience = KeepPatience(lambda: self.callback_handler.callbacks)
+        hooks = [_StepHooks(self), *stopping, keep_patience]
+        return [*hooks, self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+
+    def _check_evaluations(
+        self, args: MultiTaskTrainingArguments, scored: Sequence[str], callbacks: Sequence[TrainerCallback]
+    ) -> None:
+        """Whether a training is evaluated, and has the metric that decides; a subclass may make metrics of its own."""
+        if not scored and (args.eval_strategy != IntervalStrategy.NO or args.eval_on_start):
+            go_without_evaluations(args, callbacks=callbacks)
+        refuse_watchers_without_evaluations(args, callbacks)
+        if args.eval_strategy != IntervalStrategy.NO and type(self).evaluate is MultiTaskTrainer.evaluate:
+            check_watched_metric(args, [self.tasks[name] for name in scored])
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in `Trainer`; a schedule that watches the metric knows which direction is up."""
+        with _changed(self.args, lr_scheduler_kwargs=schedule_options(self.args)):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- data ----
 
@@ -215,18 +273,21 @@ class MultiTaskTrainer(TaskSteps):
                 last checkpoint holds the state.
         """
         self.counts.clear()
+        self.changes = []
         self.seal.resumed_from = None
         if resume_from_checkpoint:
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
-            refuse_other_tasks(self.seal.resumed_from, list(self.tasks), list(self.model.config.heads))
-            self.combine_gradients.restore(self.seal.resumed_from)
+            self._resume(self.seal.resumed_from)
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
                 around.enter_context(self.seal.in_charge(self.args))
                 around.enter_context(self.push_checkpoints.in_charge(self.args))
+                around.enter_context(self._counting_tokens())
+                if resume_from_checkpoint:  # it was evaluated at the start
+                    around.enter_context(_changed(self.args, eval_on_start=False))
                 if self.args.enable_jit_checkpoint:
                     around.enter_context(self.sigterm.listening())
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
@@ -245,10 +306,58 @@ class MultiTaskTrainer(TaskSteps):
         """Raise InputError: trials want `model_init`."""
         raise InputError(NO_SEARCH)
 
+    def _resume(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint of another run; keep, or apply and say, what is changed."""
+        config, settings = self.model.config, self.settings()
+        refuse_other_run(checkpoint, list(self.tasks), config, self.encoder_at_the_start, settings)
+        self.combine_gradients.restore(checkpoint)
+        if self.optimizer is None:
+            cls, options = self._class_of_optimizer()
+            refuse_other_optimizer(checkpoint, cls([torch.nn.Parameter(torch.zeros(2, 2))], **options))
+        keep_settings(checkpoint, self.args, settings)
+        refuse_watchers_without_evaluations(self.args)  # the schedule may be one
+        self.changes = changes_of(checkpoint, settings)
+
+    @contextmanager
+    def _counting_tokens(self) -> Iterator[None]:
+        """The steps count tokens as `include_num_input_tokens_seen` asks; the Trainer finds none in nested batches."""
+        self.counted_tokens = self.args.include_num_input_tokens_seen
+        try:
+            with _changed(self.args, include_num_input_tokens_seen="no"):
+                yield
+        finally:
+            self.counted_tokens = "no"
+
+    def settings(self) -> dict[str, Any]:
+        """What the result follows from, beside the data and the order of the batches."""
+        others = {
+            "optimizer class": self.optimizer_class,
+            "loss weights": self.loss_weights,
+            "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
+        }
+        return settings_of(self.args, self.model.config, others)
+
+    def _class_of_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        """The optimizer's class and its options; InputError for one that is not installed or lacks an option."""
+        if self.optimizer_cls_and_kwargs is not None:
+            return self.optimizer_cls_and_kwargs
+        try:
+            return self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As in `Trainer`; remembers the weight decay that is asked for, which a checkpoint's would replace."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.weight_decays = [group.get("weight_decay") for group in optimizer.param_groups]
+        return optimizer
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what `StepCounts` has of the steps since the last line, over all processes."""
+        """Adds what `StepCounts` has of the steps since the last line, over all processes, and the tokens so far."""
         if "loss" in logs:
             logs.update(self.counts.line())
+        if self.counted_tokens != "no":
+            logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
 
     def conflict_share(self) -> float | None:
@@ -262,6 +371,17 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
     def __init__(self, trainer: MultiTaskTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        if self.trainer.seal.resumed_from is None:
+            return
+        check_own_schedule(lr_scheduler, args)  # of a version that did not know the direction
+        state.compute_steps(args, state.max_steps)
+        if not self.trainer.is_deepspeed_enabled:
+            for group, weight_decay in zip(optimizer.param_groups, self.trainer.weight_decays, strict=True):
+                group |= {} if weight_decay is None else {"weight_decay": weight_decay}
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
         self.trainer.batch_sampler.set_epoch(int(state.epoch or 0))
@@ -271,7 +391,9 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.trainer.combine_gradients.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            trainer, checkpoint = self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            trainer.combine_gradients.save(checkpoint)
+            write_settings(checkpoint, trainer.settings(), trainer.encoder_at_the_start, trainer.changes)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
