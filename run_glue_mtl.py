@@ -16,26 +16,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
-from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
-from hf_mtl.data import TaskRows, tokenise
+from hf_mtl.command_line import parse_arguments
+from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
 from hf_mtl.inputs import input_limit
 from hf_mtl.labels import read_labels
-from hf_mtl.loading import load_rows
-from hf_mtl.pretrained import load_config, load_tokenizer
+from hf_mtl.loading import load_rows, split_names
+from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.processes import on_main_process
 from hf_mtl.progress import BarHandler
 from hf_mtl.tasks import EMBEDDED
+from hf_mtl.watched_metric import go_without_evaluations
 
 logger = logging.getLogger("hf_mtl.run")
 
@@ -62,31 +63,31 @@ def main(argv: list[str]) -> None:
         refuse_fresh_heads(model_args, args, tasks)
     with args.main_process_first(desc="loading the data"):
         raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
+    scored = tasks_to_score(tasks, raw, args)
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
     model.config.max_seq_length = limit
 
     def tokens(split: str) -> dict[str, Dataset]:
-        """Task -> the split's rows as token ids; labels of a test split stay out of them."""
+        """Task -> the split's rows as token ids, with their labels."""
         there = [spec for spec in tasks if split in raw[spec.name]]
-        labels = {spec.name: None if split == "test" else raw[spec.name][split][1] for spec in there}
         with args.main_process_first(desc="tokenising"):  # the others read what it kept
-            return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, labels[s.name]) for s in there}
+            return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, raw[s.name][split][1]) for s in there}
 
     trainer = MultiTaskTrainer(
         model=model,
         args=args,
         tasks=tasks,
         train_dataset=tokens("train") if args.do_train else None,
-        eval_dataset=tokens("validation") if args.do_train or args.do_eval else None,
+        eval_dataset=tokens("validation") if scored else None,
         processing_class=tokenizer,
     )
     if args.do_train:
         train(trainer)
-    if args.do_eval:
+    if args.do_eval and scored:
         evaluate(trainer)
     if args.do_predict:
-        predict(trainer, tokens("test"), {name: splits["test"][1] for name, splits in raw.items() if "test" in splits})
+        predict(trainer, tokens("test"))
     if args.push_to_hub:
         trainer.push_to_hub()
         logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r)", trainer.hub_model_id)
@@ -168,9 +169,35 @@ def load_splits(
             splits[split] = rows, read_labels(spec, rows, split)
         elif split == "test":
             logger.warning("task %s has no test split: no predictions for it", spec.name)
-        else:
-            raise InputError(f"task {spec.name!r} has no split {spec.splits.get(split, split)!r}")
+        elif split == "train":
+            raise InputError(f"task {spec.name!r} has no split 'train'; {splits_there(spec)}")
     return splits
+
+
+def splits_there(spec: TaskSpec) -> str:
+    """The splits that a task's data has, for an error."""
+    names = split_names(spec)
+    return f"it has {', '.join(map(repr, names)) or 'none'}; the key 'splits' of a task file says which is which"
+
+
+def tasks_to_score(tasks: list[TaskSpec], raw: dict[str, Any], args: MultiTaskTrainingArguments) -> list[TaskSpec]:
+    """The tasks with a validation split, where one is wanted; those without are named, and not scored.
+
+    Raises:
+        InputError: when no task has one, and nothing is to be done but evaluate.
+    """
+    if not (args.do_train or args.do_eval):
+        return []
+    scored = [spec for spec in tasks if "validation" in raw[spec.name]]
+    without = [spec for spec in tasks if spec not in scored]
+    if not scored:
+        there = "; ".join(f"task {spec.name!r}: {splits_there(spec)}" for spec in without)
+        if not args.do_train:
+            raise InputError(f"--do_eval wants a validation split, and no task has one: {there}")
+        go_without_evaluations(args, there)
+    for spec in without if scored else ():
+        logger.warning("task %s has no validation split, so it is not scored; %s", spec.name, splits_there(spec))
+    return scored
 
 
 def hub_options(model_args: ModelArguments) -> dict[str, Any]:
@@ -191,11 +218,7 @@ def load_model_and_tokenizer(
     hub = hub_options(model_args)
     model = load_model(name, heads, **shape, **hub)
     tokenizer = load_tokenizer(name, **hub)
-    if len(tokenizer) > model.config.encoder_config.vocab_size:
-        raise InputError(
-            f"model_name_or_path {name!r}: its tokenizer has {len(tokenizer)} tokens and its encoder knows "
-            f"{model.config.encoder_config.vocab_size}; they do not belong together"
-        )
+    fit_embeddings(model, tokenizer, name, model_args.resize_embeddings)
     return model, tokenizer
 
 
@@ -222,21 +245,17 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
         print(closing_table(list(trainer.tasks.values()), metrics))
 
 
-def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset], labels: dict[str, NDArray[Any]]) -> None:
+def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset]) -> None:
     """Write predictions/<task>.tsv for every test split; score the rows that have a label."""
-    from hf_mtl.metrics import task_scores
     from hf_mtl.report import write_predictions
 
     metrics: dict[str, float] = {}
-    for name, split in rows.items():
+    for name, output in (trainer.predict(rows) if rows else {}).items():
         spec = trainer.tasks[name]
-        logits = torch.from_numpy(trainer.predict(TaskRows({name: split})).predictions)
-        decoded = trainer.model.decode(name, logits).numpy()
-        labelled = ~np.isnan(labels[name])
-        if labelled.any():
-            scores = task_scores(spec, decoded[labelled], labels[name][labelled])
-            metrics.update({f"test_{name}_{metric}": value for metric, value in scores.items()})
+        scores = {f"test_{name}_{metric}" for metric in spec.metrics}
+        metrics.update({key: value for key, value in output.metrics.items() if key in scores})
         if trainer.is_world_process_zero():
+            decoded = trainer.model.decode(name, torch.from_numpy(output.predictions)).numpy()
             write_predictions(spec, decoded, Path(trainer.args.output_dir) / "predictions" / f"{name}.tsv")
     trainer.save_metrics("test", metrics)
 

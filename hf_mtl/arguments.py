@@ -1,17 +1,14 @@
-"""The command line: three dataclasses, and a YAML or JSON file of the same arguments that flags override."""
+"""Every argument: of the model, of the data and of the training; and a run's set-up in words."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
+from .argument_checks import check_schedule, check_trackers, check_values
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
 from .gradients.method import GRADIENT_METHODS, make_gradient_method
@@ -20,6 +17,8 @@ from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
 from .shares import TASK_SAMPLING, check_sampling
 from .tasks import EMBEDDED
+from .validation import check_number, read_json
+from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations
 
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
 DEFAULT_LENGTH = 512  # tokens
@@ -43,7 +42,16 @@ class ModelArguments:
         None, f"How token vectors become one: {', '.join(POOLINGS)}. A saved model's own, or mean, unless given."
     )
     head_dropout: float | None = _option(None, "Dropout before the heads. A saved model's own, or 0.1, unless given.")
-    trust_remote_code: bool = _option(False, "Run code that a model on the Hub brings along.")
+    resize_embeddings: bool = _option(
+        False, "Where the tokenizer has more tokens than the encoder, give the encoder embeddings for them."
+    )
+    trust_remote_code: bool = _option(False, "Run code that a tokenizer brings along; an encoder's never runs.")
+
+    def __post_init__(self) -> None:
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise unknown("pooling", self.pooling, POOLINGS)
+        if self.head_dropout is not None:
+            check_number("head_dropout", self.head_dropout, "a number >= 0 and below 1", lambda x: 0 <= x < 1)
 
 
 @dataclass(kw_only=True)
@@ -95,6 +103,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
     optimizer_args: str = _option("{}", "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
 
+    early_stopping_patience: int | None = _option(
+        None, "Stop after so many evaluations in a row without a new best metric_for_best_model; not unless given."
+    )
     max_bad_steps: int = _option(
         10, "Stop, with a checkpoint, when a task's loss or gradient is not finite in this many steps in a row."
     )
@@ -114,9 +125,12 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     warmup_steps: float = _option(100, "Steps of linear warm-up; a number below 1 is a share of all steps.")
     eval_strategy: str = _option("epoch", "When to evaluate: no, steps or epoch.")
     save_strategy: str = _option("epoch", "When to save: no, steps, epoch or best.")
-    save_total_limit: int | None = _option(2, "Checkpoints to keep beside the best one.")
+    save_total_limit: int | None = _option(2, "Checkpoints to keep beside the best one; 0 keeps all.")
     logging_steps: float = _option(50, "Steps between two lines of losses.")
-    metric_for_best_model: str | None = _option("eval_average", "With load_best_model_at_end: the metric that decides.")
+    metric_for_best_model: str | None = _option(
+        "eval_average",
+        "Decides on the best model, on early stopping, and in the schedules reduce_lr_on_plateau and greedy.",
+    )
     train_sampling_strategy: str = _option(
         "group_by_length", "group_by_length puts rows of like length into a batch; random does not."
     )
@@ -135,18 +149,24 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         if not self.do_train:
             self.eval_strategy = "no"  # else the base class would turn --do_eval on
             self.load_best_model_at_end = False  # would want an eval_strategy
+            if self.lr_scheduler_type in WATCHING_SCHEDULES:  # would want one, too
+                self.lr_scheduler_type: Any = SchedulerType.LINEAR
         self._check_choices()
         config: Any = self.accelerator_config
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError, ImportError) as error:  # ValueError: its own checks; else, of its JSON options
+            raise InputError(str(error)) from error
         if config is None:  # a blocking copy would wait until the device has come to it
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
+        check_trackers(self.report_to)
+        check_schedule(self)
 
     def _check_choices(self) -> None:
         """Raise InputError for a wrong name, option or number here, before data and model are loaded."""
-        if self.learning_rate < 0:
-            raise InputError(f"learning_rate is {self.learning_rate}, wanted a number >= 0")
-        if self.per_device_eval_batch_size < 1:
-            raise InputError(f"per_device_eval_batch_size is {self.per_device_eval_batch_size}, wanted 1 or more")
+        check_values(self)
+        if self.do_train:
+            refuse_watchers_without_evaluations(self)
         make_gradient_method(self.gradient_method, **self.options("gradient_method_args"))
         UnfreezeSchedule.parse(self.unfreeze_schedule)
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
@@ -159,8 +179,8 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""
         text = getattr(self, name)
         try:
-            value = json.loads(text)
-        except (json.JSONDecodeError, TypeError) as error:
+            value = read_json(text)
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{name} {text!r} is no JSON: {error}") from error
         if not isinstance(value, dict):
             raise InputError(f'{name} {text!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')
@@ -189,8 +209,8 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "optimizer steps": f"{steps:,}",
         "rows per step, over all tasks": f"{rows:,}",
         "task sampling": args.task_sampling,
-        "learning rate": f"{args.learning_rate:g}, {args.warmup_steps:g} warm-up steps, {args.lr_scheduler_type.value}",
-        "optimizer": str(args.optimizer or args.optim.value),
+        "learning rate": f"{args.learning_rate:g}, {_schedule(args)}",
+        "optimizer, weight decay": f"{args.optimizer or args.optim.value}, {args.weight_decay:g}",
         "trainable encoder layers (unit: number)": args.unfreeze_schedule,
         "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",
         "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
@@ -198,94 +218,8 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
     }
 
 
-Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]
-DATACLASSES = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
-
-
-class _Parser(HfArgumentParser):  # type: ignore[misc]  # transformers' base class is untyped
-    def error(self, message: str) -> NoReturn:
-        """What argparse would answer with a page of usage."""
-        raise InputError(message)
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """The arguments of `[FILE.yaml|FILE.json] [--flag value ...]`; a flag overrides the file.
-
-    Raises:
-        InputError: for a file that cannot be read, an unknown key or flag, and a value that cannot be used.
-    """
-    argv = list(argv)
-    is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
-    from_file = file_flags(Path(argv.pop(0))) if is_file else []
-    parser = _Parser(DATACLASSES, allow_abbrev=False)
-    try:
-        *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
-    except InputError:
-        raise
-    except ValueError as error:  # from the checks of TrainingArguments
-        raise InputError(str(error)) from error
-    if rest:
-        raise (
-            unknown("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
-            if rest[0].startswith("-")
-            else InputError(f"argument {rest[0]!r} belongs to no flag; a YAML or JSON file comes first")
-        )
-    return tuple(parsed)
-
-
-def _defaults() -> dict[str, Any]:
-    """Argument -> its default, over the three dataclasses."""
-    return {f.name: f.default for c in DATACLASSES for f in dataclasses.fields(c) if f.init}
-
-
-def file_flags(path: Path) -> list[str]:
-    """The flags that a YAML or JSON file of arguments stands for.
-
-    YAML values stay the text that was written: read as YAML types, `2e-5` would be a string and `1:3` would be 63.
-    Inside a nested mapping, such as optimizer_args, they are read as JSON where that is possible.
-    """
-    is_json = path.suffix == ".json"
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if is_json else yaml.load(text, Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        raise InputError(f"argument file {str(path)!r} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"argument file {str(path)!r} holds {type(values).__name__}, wanted name: value lines")
-    defaults = _defaults()
-    flags: list[str] = []
-    for name, value in values.items():
-        if name not in defaults:
-            raise unknown(f"argument in {str(path)!r}:", name, defaults)
-        if value is None or value in _NULLS:
-            if defaults[name] not in (None, dataclasses.MISSING):
-                raise InputError(
-                    f"argument file {str(path)!r}: {name} is null, which would leave it at its default "
-                    f"{defaults[name]!r}; give a value, or leave the line out"
-                )
-        else:
-            flags += _flag(name, _typed(value) if isinstance(value, dict) and not is_json else value)
-    return flags
-
-
-_NULLS = ("null", "Null", "NULL", "~", "")
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    if isinstance(value, dict):
-        return [f"--{name}={json.dumps(value)}"]
-    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"]
-
-
-def _typed(value: Any) -> Any:
-    """A nested YAML value that was read as text, with numbers, true, false and null as what they are."""
-    if isinstance(value, dict):
-        return {name: _typed(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item) for item in value]
-    try:
-        return json.loads(value.lower() if value in ("True", "False", "Null") else value)
-    except json.JSONDecodeError:
-        return value
+def _schedule(args: MultiTaskTrainingArguments) -> str:
+    """The schedule in words, with the warm-up where it has one."""
+    kind = args.lr_scheduler_type
+    warms_up = kind not in (SchedulerType.CONSTANT, *WATCHING_SCHEDULES)
+    return f"{args.warmup_steps:g} warm-up steps, {kind.value}" if warms_up else kind.value

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from .merging import OWN_RESULT, USUAL, Card, joined, model_name, split_card
+from .metric_names import shown_score
 from .model_files import PIPELINE_TASK
 from .tasks import EMBEDDED, TaskSpec
 
@@ -112,7 +113,7 @@ def _sections(facts: CardFacts, trained: str) -> list[str]:
         for spec in facts.tasks
     ]
     scores = [
-        f"| {spec.name} | {metric} | {100 * facts.metrics[key]:.2f} |"
+        f"| {spec.name} | {_escaped(spec.metric_title(metric))} | {shown_score(metric, facts.metrics[key])} |"
         for spec in facts.tasks
         for metric in spec.metrics
         if (key := f"eval_{spec.name}_{metric}") in facts.metrics
@@ -137,9 +138,13 @@ def _training(facts: CardFacts) -> list[str]:
     return [*sections, "![losses and scores per task](training_curves.png)"] if facts.curves else sections
 
 
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _labels(spec: TaskSpec) -> str:
     if spec.labels:
-        return ", ".join(spec.labels).replace("|", "\\|")
+        return _escaped(", ".join(spec.labels))
     assert spec.label_range is not None
     return f"{spec.label_range[0]:g} to {spec.label_range[1]:g}"
 

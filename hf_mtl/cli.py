@@ -32,11 +32,14 @@ from .hub import push_folder
 from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
 from .kernels.cpu_functions import CpuKernels
+from .model_source import loading
 from .modeling import MultiTaskModel
-from .pipeline import MultiTaskPipeline, Texts, check_top_k
-from .prediction import FORMATS, ResumableOutput, answer_lines, count_rows, file_format, read_texts
+from .pipeline import MultiTaskPipeline
+from .pipeline_inputs import Texts, check_count, check_top_k
+from .prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
 from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
+from .text_files import FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,8 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Answer one row, or every row of an input."""
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch-size is {arguments.batch_size}, wanted 1 or more")
+    check_count("--batch-size", arguments.batch_size)
     check_top_k(arguments.top_k)
     if arguments.columns and len(arguments.columns) > 2:
         raise InputError(f"--columns names {len(arguments.columns)} columns, wanted one, or two for a pair")
@@ -129,19 +131,9 @@ def load_pipeline(name: str, revision: str) -> MultiTaskPipeline:
     config = load_config(name, revision=revision)
     if not isinstance(config, MultiTaskConfig):
         raise InputError(f"model {name!r} holds a model of type {config.model_type!r}, wanted a multi-task model")
-    with _named(name):
-        model = MultiTaskModel.from_pretrained(name, revision=revision)
+    model = MultiTaskModel.from_pretrained(name, revision=revision)
     tokenizer = load_tokenizer(name, revision=revision)
     return MultiTaskPipeline(model=model, tokenizer=tokenizer, task="multi-task-classification")
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Raise InputError for a model or tokenizer that cannot be loaded."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
 def _predict_one(arguments: argparse.Namespace) -> None:
@@ -212,7 +204,7 @@ def _predict_to_file(arguments: argparse.Namespace) -> None:
 def _weights(name: str, revision: str) -> Any:
     """What tells the model that began an output from a later one: the files of a folder, the commit of a Hub id."""
     if not Path(name).is_dir():
-        with _named(name):
+        with loading(name, f"model {name!r}"):
             return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(Path(name).glob("*.safe*"))]
 

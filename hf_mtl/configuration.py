@@ -47,6 +47,8 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
             raise unknown("pooling", pooling, POOLINGS)
         if not 0 <= head_dropout < 1:
             raise InputError(f"head_dropout is {head_dropout}, wanted a number in [0, 1)")
+        if max_seq_length is not None and (not isinstance(max_seq_length, int) or max_seq_length < 1):
+            raise InputError(f"max_seq_length is {max_seq_length!r}, wanted a number of tokens")
         self.encoder_config: Any = encoder_config
         if isinstance(encoder_config, Mapping):
             values = dict(encoder_config)
@@ -54,7 +56,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         if self.encoder_config is not None:
             self.encoder_config._name_or_path = ""  # would publish a folder of this machine
             kwargs.setdefault("pad_token_id", self.encoder_config.pad_token_id)
-        self.tasks = [_as_row(task) for task in tasks]
+        self.tasks = [as_row(task) for task in tasks]
         self.pooling = pooling
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
@@ -75,7 +77,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         return {**super().to_dict(), **code_names()}
 
 
-def _as_row(task: TaskHead | Mapping[str, Any]) -> dict[str, Any]:
+def as_row(task: TaskHead | Mapping[str, Any]) -> dict[str, Any]:
     """The plain dictionary that goes into config.json; checked by way of `TaskHead`."""
     row = dataclasses.asdict(task if isinstance(task, TaskHead) else _as_head(task))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,3 +83,9 @@ class StepCounts:
         total = int(steps.sum()) + self._compared_steps
         conflicts = sum(row["conflicts"] * n for row, n in zip(rows, steps, strict=True)) + float(self._conflicts)
         return conflicts / total if total else None
+
+
+def num_tokens(batches: Iterable[Mapping[str, Mapping[str, Tensor]]], *, padding: bool) -> int:
+    """Tokens of micro-batches, over all tasks; those of padding count only with `padding`."""
+    rows = [batch for by_task in batches for batch in by_task.values()]
+    return sum(batch["input_ids"].numel() if padding else int(batch["attention_mask"].sum()) for batch in rows)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .encoding import ENCODING_VERSION, encode, padding_values
 from .errors import InputError
 from .ragged import Columns, Ragged, column_of
 from .tasks import TaskSpec
@@ -50,15 +51,23 @@ def tokenise(
         Columns: the tokenizer's inputs, "length" (tokens) and, with labels, "labels".
     """
 
-    def encode(batch: Mapping[str, list[str]]) -> Rows:
-        texts = [batch[column] for column in spec.text_columns]
-        tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
-        lengths = [len(ids) for ids in tokens["input_ids"]]
-        return {**tokens, "length": lengths, "cut": _cut(tokens, texts, tokenizer, max_length)}
+    def encode_batch(batch: Mapping[str, list[str]], numbers: list[int]) -> Rows:
+        pairs = list(zip(*(batch[column] for column in spec.text_columns), strict=True))
+        for number, texts in zip(numbers, pairs, strict=True):
+            if not all(isinstance(text, str) for text in texts):
+                raise InputError(f"task {spec.name!r}: row {number} holds {texts!r}, wanted text")
+        encoded = encode(pairs, tokenizer, max_length)
+        columns = {name: [row[name] for row in encoded.rows] for name in encoded.rows[0]}
+        return {**columns, "length": list(map(len, columns["input_ids"])), "cut": encoded.cut}
 
     texts = rows.select_columns(list(dict.fromkeys(spec.text_columns)))
     make = functools.partial(
-        texts.map, encode, batched=True, remove_columns=texts.column_names, desc=f"tokenising {spec.name}"
+        texts.map,
+        encode_batch,
+        batched=True,
+        with_indices=True,
+        remove_columns=texts.column_names,
+        desc=f"tokenising {spec.name}",
     )
     tokenised = _kept(make, _cache_file(spec, texts, tokenizer, max_length), len(texts))
     if tokenised is None:
@@ -79,7 +88,7 @@ def _kept(make: Callable[..., Dataset], file: Path | None, num_rows: int) -> Dat
         if file.exists() and not _is_whole(file, num_rows):
             logger.warning("%s is damaged and made anew", file)
             file.unlink()
-        # The stock fingerprint does not notice edits to this code and would hand out old rows; the file's name does.
+        # The stock fingerprint knows no version of the encoding and could hand out old rows; the file's name knows it.
         return make(cache_file_name=str(file), new_fingerprint=file.stem, load_from_cache_file=True)
     except OSError as error:
         logger.warning("tokens are not kept for the next run: %s", error)
@@ -97,17 +106,16 @@ def _is_whole(file: Path, num_rows: int) -> bool:
 def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:
     """A file named after all that the tokens follow from; None where nothing is to be kept, or that cannot be told.
 
-    Those are the texts themselves, the tokenizer's state, the length, the versions, and this code.
+    Those are the texts themselves, the tokenizer's state, the length, and the versions.
     """
     state = _state(tokenizer)
     if state is None or not datasets.is_caching_enabled():
         return None
     kind, names = type(tokenizer), tokenizer.model_input_names
     facts = [kind.__module__, kind.__qualname__, names, tokenizer.truncation_side, tokenizer.split_special_tokens]
-    facts += [max_length, spec.text_columns, tokenizers.__version__, transformers.__version__]
+    facts += [max_length, spec.text_columns, ENCODING_VERSION, tokenizers.__version__, transformers.__version__]
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(state.encode())
-    digest.update(Path(__file__).read_bytes())
     for batch in texts.with_format("arrow")[:].combine_chunks().to_batches():
         digest.update(batch.serialize())
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / "tokens" / f"{digest.hexdigest()[:32]}.arrow"
@@ -121,15 +129,6 @@ def _state(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     # What stands before the tokens, truncation and padding, changes with every call.
     return whole[whole.index('"added_tokens"') :]
-
-
-def _cut(tokens: Any, texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[bool]:
-    """Whether each row lost its end."""
-    if tokens.encodings is not None:
-        return [bool(encoding.overflowing) for encoding in tokens.encodings]
-    # A slow tokenizer does not keep what it cut off.
-    whole = tokenizer(*texts, truncation=False, return_attention_mask=False, verbose=False)
-    return [len(ids) > max_length for ids in whole["input_ids"]]
 
 
 class TaskRows(torch.utils.data.Dataset[Rows]):
@@ -205,10 +204,11 @@ class TaskColumns(torch.utils.data.Dataset[Rows]):
 class TaskCollator:
     """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows,)}}`, each task padded alone.
 
-    As `tokenizer.pad` does, without its way through Python lists; columns that are no input of the model are stacked.
+    As `tokenizer.pad` does, on the right whatever the tokenizer's side, and without its way through Python lists.
+    Columns that are no input of the model are stacked.
 
     Args:
-        tokenizer: knows what to pad with, and on which side.
+        tokenizer: knows what to pad with.
         pad_to_multiple_of: tokens are rounded up to a multiple of it.
     """
 
@@ -218,8 +218,7 @@ class TaskCollator:
 
     def __call__(self, rows: Iterable[Rows] | Mapping[str, Columns]) -> dict[str, dict[str, Tensor]]:
         by_task = rows if isinstance(rows, Mapping) else _columns_by_task(rows)
-        fill = dict.fromkeys(self.tokenizer.model_input_names, 0)
-        fill |= {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        fill = padding_values(self.tokenizer)
         return {task: self._batch(columns, fill) for task, columns in by_task.items()}
 
     def _batch(self, columns: Columns, fill: Mapping[str, int]) -> dict[str, Tensor]:
@@ -227,8 +226,6 @@ class TaskCollator:
         assert isinstance(ids, Ragged)
         lengths, multiple = ids.lengths, self.pad_to_multiple_of or 1
         real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
-        if self.tokenizer.padding_side == "left":
-            real = real[:, ::-1]
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, column in columns.items():
             if isinstance(column, Ragged) and name in fill:

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .labels import read_labels
 from .loading import load_rows
+from .long_texts import parts
+from .metric_names import OF_ONE_CLASS
 from .tasks import SPLITS, TaskSpec
 
 Facts = dict[str, Any]
@@ -39,6 +41,7 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         "label_range": list(spec.label_range) if spec.label_range else None,
         "metrics": list(spec.metrics),
         "main_metric": spec.main_metric,
+        "positive_label": _positive_label(spec),
         "loss_weight": spec.loss_weight,
         "sampling_weight": spec.sampling_weight,
     }
@@ -47,6 +50,12 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         **{key: value for key, value in declared.items() if value is not None},
         "splits": {name: _describe_split(spec, name, rows, tokenizer, max_length) for name, rows in splits.items()},
     }
+
+
+def _positive_label(spec: TaskSpec) -> str | None:
+    """The class that some of the task's metrics are of."""
+    is_read = spec.positive_label is not None or any(metric in OF_ONE_CLASS for metric in spec.metrics)
+    return spec.labels[spec.positive_class] if spec.labels and is_read and spec.positive_class is not None else None
 
 
 def _describe_split(
@@ -82,20 +91,23 @@ def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:
 def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
     """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)"""
     lengths: list[int] = []
-    for batch in rows.select_columns(list(spec.text_columns)).iter(batch_size=1000):
-        tokens = tokenizer(*(batch[column] for column in spec.text_columns), verbose=False)
-        lengths += map(len, tokens["input_ids"])
+    for batch in rows.select_columns(list(dict.fromkeys(spec.text_columns))).iter(batch_size=1000):
+        texts = list(zip(*(batch[column] for column in spec.text_columns), strict=True))
+        for part in parts(texts):
+            tokens = tokenizer(*map(list, zip(*texts[part], strict=True)), verbose=False)
+            lengths += map(len, tokens["input_ids"])
     return np.asarray(lengths, dtype=np.int64)
 
 
 def as_text(task: Mapping[str, Any]) -> str:
     """What `describe_task` gave, for people."""
     labels = ", ".join(task["labels"]) if "labels" in task else "{} to {}".format(*task["label_range"])
+    positive = f"; the positive class is {task['positive_label']}" if "positive_label" in task else ""
     lines = [
         f"{task['name']}: {task['kind']}, {labels}",
         f"  from {task['source']}",
         f"  reads {' and '.join(task['text_columns'])}; label in {task['label_column']}",
-        f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average",
+        f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average{positive}",
         f"  loss_weight {task['loss_weight']:g}, sampling_weight {task['sampling_weight']:g}",
     ]
     for split, facts in task["splits"].items():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from numpy.typing import NDArray
 
+from .cells import Number, is_missing, number_of, shown
 from .errors import InputError
 from .kinds import KINDS
-from .tasks import TaskSpec
+from .label_column import LabelColumn, read_column
+from .tasks import TaskSpec, file_list
+
+logger = logging.getLogger(__name__)
 
 RowErrors = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
 
@@ -28,17 +33,19 @@ def raise_first(bad: RowErrors, where: str, source: str) -> None:
 
 def source_of(spec: TaskSpec, split: str) -> str:
     """Where the rows of a split come from, for messages."""
-    return repr(spec.files.get(split)) if spec.files else f"{spec.dataset!r}, configuration {spec.config!r}"
+    if spec.files:
+        return ", ".join(map(repr, file_list(spec.files.get(split, ()))))
+    return f"{spec.dataset!r}, configuration {spec.config!r}"
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
-    """The labels as class indices (int64) or values (float64), checked. *Shape:* (rows,)
+    """The labels as class indices (int64) or values (float64), checked; says what numbers mean. *Shape:* (rows,)
 
     Args:
         spec: the task.
         rows: its raw rows.
-        split: in "test", rows may lack a label: no column, null, NaN, or -1 where that is no label of the task. They
-            come back as NaN, and all labels as floats.
+        split: in "test", rows may lack a label: no column, null, NaN, a text of `cells.MISSING`, or -1, where these
+            are no label of the task. They come back as NaN, and all labels as floats.
 
     Raises:
         InputError: for the first label that is not one the task declares; it names the row and what was wanted.
@@ -49,80 +56,68 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
         if unlabelled:
             return np.full(len(rows), np.nan)
         raise InputError(f"{where}: no label column {column!r}; the columns are {', '.join(rows.column_names)}")
-    values, bad = label_numbers(spec, rows, split)
+    labels = _column(spec, rows)
+    values, bad = _checked(spec, labels, split)
     raise_first(bad, where, source_of(spec, split))
+    _say_what_indices_mean(spec, labels, split)
     return np.asarray(values, dtype=np.float64 if unlabelled or spec.kind == "regression" else np.int64)
 
 
-def label_numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[float | None], RowErrors]:
-    """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label."""
-    values = _as_numbers(spec, rows)
-    head, admits = spec.head, KINDS[spec.kind].admits
-    bad: RowErrors = {}
+def _column(spec: TaskSpec, rows: Dataset) -> LabelColumn:
+    return read_column(rows, spec.label_column, spec.labels, spec.label_range)
+
+
+def label_numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[Number | None], RowErrors]:
+    """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label.
+
+    Raises:
+        InputError: when the indices of classes count from 1, so that not some of them are wrong but all.
+    """
+    return _checked(spec, _column(spec, rows), split)
+
+
+def _checked(spec: TaskSpec, column: LabelColumn, split: str) -> tuple[list[Number | None], RowErrors]:
+    values, head, admits = list(column.values), spec.head, KINDS[spec.kind].admits
     wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
-    for row, (value, found) in enumerate(zip(values, rows[spec.label_column][:], strict=True)):
-        if value is not None and not np.isnan(value) and admits(value, head):
+    ending, bad = f" is not {wanted}", RowErrors()
+    for row, (value, cell) in enumerate(zip(values, column.cells, strict=True)):
+        if value is not None and admits(value, head):
             continue
-        if split == "test" and (found is None or value == -1 or (value is not None and np.isnan(value))):
+        if split == "test" and (is_missing(cell) or number_of(cell) == -1):
             values[row] = np.nan
         else:
-            bad[row] = f"label {found!r}", f" is not {wanted}"
+            bad[row] = f"label {shown(cell)}", ending if spec.labels else ending + _about_a_comma(cell)
+    if spec.labels and not column.has_names and _count_from_1(values, len(spec.labels)):
+        row, last = values.index(len(spec.labels)), len(spec.labels) - 1
+        raise InputError(
+            f"task {spec.name!r}, split {split!r}: {bad[row][0]} in row {row} (the first row is 0) of "
+            f"{source_of(spec, split)}{bad[row][1]}; the labels seem to count from 1: write 0 to {last}, or the names"
+        )
     return values, bad
 
 
-def _as_numbers(spec: TaskSpec, rows: Dataset) -> list[float | None]:
-    """Every label as a number, a class as its index; None for what is no label at all."""
-    feature, values = rows.features[spec.label_column], rows[spec.label_column][:]
-    if not spec.labels:
-        return [float(v) if isinstance(v, int | float) else None for v in values]
-    if isinstance(feature, ClassLabel):
-        if set(feature.names) != set(spec.labels):
-            return values  # other classes go by their index
-        own = [spec.labels.index(name) for name in feature.names]  # the same, maybe in another order
-        return [own[v] if v is not None and 0 <= v < len(own) else v for v in values]
-    meanings = _spelled_by(spec.labels)
-    return [_class_of(value, *meanings) for value in values]
+def _about_a_comma(cell: Any) -> str:
+    """What to do about a number with a comma, which is a decimal mark to some and a thousands' mark to others."""
+    if not isinstance(cell, str) or "," not in cell or number_of(cell.replace(",", "")) is None:
+        return ""
+    return "; ',' is not read: write '.' before decimals, and nothing between thousands"
 
 
-def _class_of(
-    value: Any, names: dict[str, int], numbers: dict[float, int | None], truths: dict[bool, int | None]
-) -> float | None:
-    """A class's index, from its name, from the number or truth value that its name spells, or from the index itself.
-
-    Where a name spells a number, numbers are no indices, and with "true" or "false" truth values are none.
-    """
-    if isinstance(value, str):
-        if value in names:
-            return names[value]
-        value = _spelled(value)
-    if isinstance(value, bool) and truths:
-        return truths.get(value)
-    if not isinstance(value, int | float):
-        return None
-    if math.isnan(value) or not numbers:
-        return float(value)
-    return numbers.get(value, -1.0 if value == -1 else None)
+def _count_from_1(values: list[Number | None], num_classes: int) -> bool:
+    """Whether the numbers are 1 to `num_classes`, with the first and the last of them."""
+    numbers = {value for value in values if value is not None and value != -1 and not math.isnan(value)}
+    return {1, num_classes} <= numbers <= set(range(1, num_classes + 1))
 
 
-def _spelled_by(labels: tuple[str, ...]) -> tuple[dict[str, int], dict[float, int | None], dict[bool, int | None]]:
-    """Name -> index, number -> index, truth value -> index; None where two names spell the same."""
-    numbers: dict[float, int | None] = {}
-    truths: dict[bool, int | None] = {}
-    for index, label in enumerate(labels):
-        value = _spelled(label)
-        if isinstance(value, bool):
-            truths[value] = None if value in truths else index
-        elif value is not None:
-            numbers[value] = None if value in numbers else index
-    return {label: index for index, label in enumerate(labels)}, numbers, truths
-
-
-def _spelled(text: str) -> float | None:
-    """The finite number or the truth value that a text spells."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _say_what_indices_mean(spec: TaskSpec, column: LabelColumn, split: str) -> None:
+    """Tell which index is which class where the data does not name the declared ones."""
+    if not column.by_index:
+        return
+    where, pairs = f"task {spec.name!r}, split {split!r}", ", ".join(column.by_index)
+    if column.has_names:
+        reason = "none of the data's classes is declared" if spec.labels else "the data has classes, not values"
+        logger.warning("%s: %s; they go by their indices: %s", where, reason, pairs)
+        return
+    logger.info("%s: numbers in column %r are indices: %s", where, spec.label_column, pairs)
+    if split == "train" and 0 not in column.values:
+        logger.warning("%s: index 0 never occurs; indices count from 0: %s", where, pairs)

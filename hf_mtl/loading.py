@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import functools
 import hashlib
 import logging
-import sys
-import warnings
-from itertools import islice
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import NamedTuple
 
 import datasets
-import pandas as pd  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
-from datasets import Dataset
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict
+from huggingface_hub import DatasetCard, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from .columns import TextFaults, read_files
 from .demo import demo_rows
 from .errors import InputError
+from .folders import folder_splits
+from .hub import TransportError
 from .labels import RowErrors, label_numbers, raise_first, source_of
-from .tasks import EMBEDDED, FILE_FORMATS, SPLITS, TaskSpec
+from .tasks import EMBEDDED, SPLITS, TaskSpec, file_list
+from .text_files import format_of
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
-READ_AT_ONCE = 10 << 20  # bytes of JSON lines
 LISTED = 20  # bad rows whose fault is spelled out
+UNREACHABLE = (ConnectionError, OfflineModeIsEnabled, TransportError)
+UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, yaml.YAMLError, *UNREACHABLE)
+
+
+class Files(NamedTuple):
+    """Where the rows of a split are, and what their classes are called where that is declared beside them."""
+
+    paths: list[str]
+    classes: Mapping[str, ClassLabel] = MappingProxyType({})
+
+
+Splits = Mapping[str, Dataset | Files]
 
 
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset | None:
@@ -38,13 +52,15 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset 
             "skip", which counts and lists them. In "test" every row has to be sound: predictions are numbered.
 
     Raises:
-        InputError: when the data cannot be loaded, the split is empty, a declared text column is missing or no text,
-            or a row is bad; bad labels are left to `read_labels` unless rows are skipped.
+        InputError: when the data cannot be loaded, `splits` names one that is not there, the split is empty, a
+            declared text column is missing or no text, or a row is bad; bad labels are left to `read_labels` unless
+            rows are skipped.
     """
     assert split in SPLITS and on_bad_row in ON_BAD_ROW
-    rows = _load(spec, split)
-    if rows is None:
+    found = _load(spec, split)
+    if found is None:
         return None
+    rows, faults = found
     where = f"task {spec.name!r}, split {split!r}"
     if len(rows) == 0:
         raise InputError(f"{where}: the split is empty, wanted at least one row")
@@ -53,13 +69,22 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset 
             raise InputError(f"{where}: no column {column!r}; the columns are {', '.join(rows.column_names)}")
         if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted text")
-    bad = _rows_without_text(spec, rows)
+    bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
     if on_bad_row == "skip" and split != "test":
         if spec.label_column in rows.column_names:
             bad = {**label_numbers(spec, rows, split)[1], **bad}
         return _skip(rows, bad, where, source_of(spec, split))
     raise_first(bad, where, source_of(spec, split))
     return rows
+
+
+def split_names(spec: TaskSpec) -> list[str]:
+    """The splits that a task's data have, under the data's own names.
+
+    Raises:
+        InputError: when the data cannot be found.
+    """
+    return list(_find_splits(spec))
 
 
 def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:
@@ -92,63 +117,100 @@ def _skip(rows: Dataset, bad: RowErrors, where: str, source: str) -> Dataset:
     return rows.select([row for row in range(len(rows)) if row not in bad])
 
 
-def _load(spec: TaskSpec, split: str) -> Dataset | None:
-    own_name = spec.splits.get(split, split)
+def _load(spec: TaskSpec, split: str) -> tuple[Dataset, TextFaults] | None:
+    """The rows of a split, and what is wrong with the texts of which; None where there is no such split."""
     if spec.dataset == EMBEDDED:
-        return Dataset.from_dict(demo_rows(str(spec.config), split))
+        return Dataset.from_dict(demo_rows(str(spec.config), split)), {}
+    own_name, splits = spec.splits.get(split, split), _find_splits(spec)
+    if own_name not in splits:
+        if split in spec.splits:
+            raise InputError(
+                f"task {spec.name!r}: splits names {own_name!r} for {split!r}, and there is none; the splits are "
+                f"{', '.join(splits)}"
+            )
+        return None
+    found = splits[own_name]
+    if isinstance(found, Dataset):
+        return found, {}
     try:
-        if spec.files:
-            return _load_file(spec, spec.files[split]) if split in spec.files else None
-        assert spec.dataset is not None
-        everything = datasets.load_dataset(spec.dataset, spec.config, cache_dir=_content_cache(spec.dataset))
-    except (OSError, ValueError, RuntimeError, pd.errors.ParserWarning, datasets.exceptions.DatasetsError) as error:
-        source = spec.files.get(split) or f"{spec.dataset}, configuration {spec.config}"
+        rows, faults = read_files(found.paths, spec.text_columns, spec.label_column)
+        for column in found.classes.keys() & set(rows.column_names):
+            rows = rows.cast_column(column, found.classes[column])
+        return rows, faults
+    except ValueError as error:
+        raise InputError(f"task {spec.name!r}: cannot load {error}") from error
+
+
+def _find_splits(spec: TaskSpec) -> Splits:
+    """Every split there is, under the data's own name."""
+    if spec.dataset == EMBEDDED:
+        return dict.fromkeys(SPLITS, Files([]))
+    if spec.files:
+        return {split: Files(file_list(files)) for split, files in spec.files.items()}
+    assert spec.dataset is not None
+    source = f"task {spec.name!r}: cannot load {spec.dataset!r}, configuration {spec.config!r}"
+    try:
+        if not Path(spec.dataset).exists():
+            return _hub_splits(spec.dataset, spec.config)
+        return _local_splits(Path(spec.dataset), spec.config)
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"task {spec.name!r}: cannot load {source!r}: {reason}") from error
-    return everything.get(own_name)
+        raise InputError(f"{source}: {reason}") from error
 
 
-def _load_file(spec: TaskSpec, path: str) -> Dataset:
-    suffix = Path(path).suffix.lower()
-    if Path(path).is_file() and _has_no_rows(path, suffix):
-        return Dataset.from_dict({})
-    options: dict[str, Any] = {}
-    if FILE_FORMATS[suffix] == "csv":
-        # pandas takes "NA", "null" and "None" for missing, which as a text they are not, and digits for numbers; and of
-        # lines with a cell too many it makes an index, or with index_col=False, cuts them off with a warning, which is
-        # an error here. Of several chunks each would have its own type.
-        no_label = tuple(text for text in ("", "NA", "NaN", "nan", "null") if text not in (spec.labels or ()))
-        cells: dict[str, Any] = dict.fromkeys(spec.text_columns, _cell)
-        if spec.labels:
-            cells[spec.label_column] = functools.partial(_cell, missing=no_label)
-        missing = {spec.label_column: list(no_label)}
-        options = {"keep_default_na": False, "na_values": missing, "converters": cells, "index_col": False}
-        options["chunksize"] = sys.maxsize
-    elif FILE_FORMATS[suffix] == "json" and Path(path).is_file():
-        options["chunksize"] = max(Path(path).stat().st_size, READ_AT_ONCE)
-    if suffix == ".tsv":
-        # In GLUE's tsv files a quote is a character: read as csv quoting, one that opens a field swallows rows.
-        options.update(sep="\t", quoting=csv.QUOTE_NONE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        return datasets.load_dataset(
-            FILE_FORMATS[suffix], data_files=path, split="train", cache_dir=_content_cache(path), **options
-        )
+def _local_splits(folder: Path, config: str | None) -> Splits:
+    """Of a folder that a dataset was saved to, that has configurations in its README.md, or that has files only."""
+    if not folder.is_dir():
+        raise InputError("it is a file; wanted a folder, or files: {train: ...}")
+    if (folder / "dataset_dict.json").is_file():
+        saved = DatasetDict.load_from_disk(str(folder))
+        return {split: rows.with_format(None) for split, rows in saved.items()}
+    if (folder / "state.json").is_file():
+        return {"train": Dataset.load_from_disk(str(folder)).with_format(None)}
+    declared = _declared(folder)
+    splits = {} if "configs" in declared else folder_splits(folder)
+    if declared or not splits:
+        return _declared_splits(str(folder), config)
+    if config is not None:
+        raise InputError(f"it has no README.md with the configuration; wanted one, or dataset: {folder / config}")
+    return {split: Files(paths) for split, paths in splits.items()}
 
 
-def _cell(text: str, missing: tuple[str, ...] = ("",)) -> str | None:
-    """A cell's text, None for one that is missing."""
-    return None if text in missing else text
+def _declared(folder: Path) -> set[str]:
+    """Which of "configs" and "dataset_info" a folder declares in its README.md, as repositories on the Hub do."""
+    card = DatasetCard.load(folder / "README.md").data.to_dict() if (folder / "README.md").is_file() else {}
+    own = folder / datasets.config.REPOYAML_FILENAME
+    more = yaml.safe_load(own.read_text(encoding="utf-8")) if own.is_file() else {}
+    return {"configs", "dataset_info"} & {*card, *(more or {})}
 
 
-def _has_no_rows(path: str, suffix: str) -> bool:
-    """Whether a file holds at most a header, of which every format's reader makes another error."""
-    if suffix == ".parquet":
-        return bool(pyarrow.parquet.read_metadata(path).num_rows == 0)
-    header = 0 if suffix == ".jsonl" else 1
-    with open(path, "rb") as stream:
-        return len(list(islice((line for line in stream if line.strip()), header + 1))) <= header
+def _hub_splits(name: str, config: str | None) -> Splits:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise InputError("there is no such folder")
+    try:
+        return _declared_splits(name, config)
+    except UNREACHABLE as error:
+        # Files of tables that were read before are in the cache, in the layout of the repository.
+        try:
+            folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise error from None
+    return _local_splits(Path(folder), config)
+
+
+def _declared_splits(name: str, config: str | None) -> Splits:
+    """What `datasets` finds; its own readers of csv and JSON, which guess types, are left out."""
+    builder = datasets.load_dataset_builder(name, config, cache_dir=_content_cache(name))
+    files = builder.config.data_files or {}
+    forms = {format_of(str(path)) for paths in files.values() for path in paths}
+    if not forms or forms & {None, "parquet", "txt"}:
+        builder.download_and_prepare()
+        return dict(builder.as_dataset())
+    features = builder.info.features or {}
+    classes = {column: feature for column, feature in features.items() if isinstance(feature, ClassLabel)}
+    local = datasets.DownloadManager().download({split: list(paths) for split, paths in files.items()})
+    return {str(split): Files(list(map(str, paths)), classes) for split, paths in local.items()}
 
 
 def _content_cache(source: str) -> str | None:

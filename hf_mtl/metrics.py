@@ -1,6 +1,7 @@
 """The metrics, as `evaluate.Metric` classes that need no download, and the scores of one task.
 
-All are fractions, higher is better. Where a score is undefined (a constant prediction has no correlation) it is 0.0.
+All are fractions of which more is better, but for the errors of regression, which are in the label's unit. Where a
+score is undefined (a constant prediction has no correlation, and nothing predicted no precision) it is 0.0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from .metric_names import OF_ONE_CLASS
 from .tasks import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -21,9 +23,14 @@ Array = NDArray[Any]
 
 
 class _TaskMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Shared description; a subclass gives `value_type` and `score(predictions, references) -> float`."""
+    """Shared description; a subclass gives `value_type` and `score(predictions, references) -> float`.
+
+    Attributes:
+        greater_is_better: whether the higher of two scores is the better one.
+    """
 
     value_type = "int64"
+    greater_is_better = True
 
     def _info(self) -> evaluate.MetricInfo:
         value = datasets.Value(self.value_type)
@@ -50,18 +57,46 @@ class Accuracy(_TaskMetric):
         return float(np.mean(predictions == references))
 
 
-def _f1_of_class(predictions: Array, references: Array, positive: int) -> float:
-    found = np.sum((predictions == positive) & (references == positive))
-    claimed_and_there = np.sum(predictions == positive) + np.sum(references == positive)
-    return float(2 * found / claimed_and_there) if claimed_and_there else 0.0
+class _ClassMetric(_TaskMetric):
+    """A score of one class, `positive`; a subclass gives `score(predictions, references, positive) -> float`."""
 
-
-class F1(_TaskMetric):
-    """Harmonic mean of precision and recall of class 1, as GLUE scores MRPC and QQP."""
+    def _compute(self, predictions: Any, references: Any, positive: int = 1) -> dict[str, float]:
+        return {self.name: float(self.score(np.asarray(predictions), np.asarray(references), positive))}
 
     @staticmethod
-    def score(predictions: Array, references: Array) -> float:
-        return _f1_of_class(predictions, references, 1)
+    def score(predictions: Array, references: Array, positive: int = 1) -> float:
+        raise NotImplementedError
+
+
+def _share(part: Any, whole: Any) -> float:
+    return float(part / whole) if whole else 0.0
+
+
+class Precision(_ClassMetric):
+    """Share of the rows predicted as positive that are; 0.0 when none is predicted."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array, positive: int = 1) -> float:
+        predicted = predictions == positive
+        return _share(np.sum(predicted & (references == positive)), np.sum(predicted))
+
+
+class Recall(_ClassMetric):
+    """Share of the positive rows that are predicted as such; 0.0 when there is none."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array, positive: int = 1) -> float:
+        actual = references == positive
+        return _share(np.sum((predictions == positive) & actual), np.sum(actual))
+
+
+class F1(_ClassMetric):
+    """Harmonic mean of precision and recall of the positive class, as GLUE scores MRPC and QQP."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array, positive: int = 1) -> float:
+        predicted, actual = predictions == positive, references == positive
+        return _share(2 * np.sum(predicted & actual), np.sum(predicted) + np.sum(actual))
 
 
 class MacroF1(_TaskMetric):
@@ -70,7 +105,20 @@ class MacroF1(_TaskMetric):
     @staticmethod
     def score(predictions: Array, references: Array) -> float:
         classes = np.union1d(predictions, references)
-        return float(np.mean([_f1_of_class(predictions, references, c) for c in classes]))
+        return float(np.mean([F1.score(predictions, references, c) for c in classes]))
+
+
+class WeightedF1(_TaskMetric):
+    """Mean over the classes of each class's F1, weighted by the rows that have the class."""
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        classes, rows = np.unique(references, return_counts=True)
+        return float(np.average([F1.score(predictions, references, c) for c in classes], weights=rows))
+
+
+class MicroF1(Accuracy):
+    """F1 over all rows and classes together: with one class per row, the accuracy."""
 
 
 class MatthewsCorrelation(_TaskMetric):
@@ -127,14 +175,42 @@ class R2(_TaskMetric):
         return float(1 - np.sum((references - predictions) ** 2) / total) if total else 0.0
 
 
+class MeanSquaredError(_TaskMetric):
+    """Mean of the squared difference of prediction and label, in the square of the label's unit."""
+
+    value_type = "float64"
+    greater_is_better = False
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        return float(np.mean((predictions - references) ** 2))
+
+
+class MeanAbsoluteError(_TaskMetric):
+    """Mean of the absolute difference of prediction and label, in the label's unit."""
+
+    value_type = "float64"
+    greater_is_better = False
+
+    @staticmethod
+    def score(predictions: Array, references: Array) -> float:
+        return float(np.mean(np.abs(predictions - references)))
+
+
 METRICS: dict[str, type[_TaskMetric]] = {
     "accuracy": Accuracy,
     "f1": F1,
     "macro_f1": MacroF1,
+    "micro_f1": MicroF1,
+    "weighted_f1": WeightedF1,
+    "precision": Precision,
+    "recall": Recall,
     "matthews_correlation": MatthewsCorrelation,
     "pearson": Pearson,
     "spearman": Spearman,
     "r2": R2,
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
 }
 
 
@@ -162,7 +238,8 @@ def task_scores(spec: TaskSpec, predictions: Array, references: Array) -> dict[s
         logger.warning("task %r: all %s are equal, so %s is reported as 0.0", spec.name, side, ", ".join(undefined))
     scores = {}
     for name in spec.metrics:
-        result = make_metric(name).compute(predictions=predictions.tolist(), references=references.tolist())
+        options = {"positive": spec.positive_class} if name in OF_ONE_CLASS else {}
+        result = make_metric(name).compute(predictions=predictions.tolist(), references=references.tolist(), **options)
         scores[name] = float(next(iter(result.values())))
     return scores
 

@@ -12,7 +12,20 @@ from typing import Any
 
 PIPELINE_TASK = "multi-task-classification"
 # The modules that a saved model needs, which import each other, torch and transformers; one folder, no subfolders.
-CODE = ("configuration", "errors", "inputs", "kinds", "modeling", "pipeline", "model_files", "mpnet")
+CODE = (
+    *(
+        "configuration",
+        "encoding",
+        "errors",
+        "inputs",
+        "kinds",
+        "long_texts",
+        "modeling",
+        "model_files",
+        "model_source",
+    ),
+    *("mpnet", "pipeline", "pipeline_inputs", "weights"),
+)
 _HERE = Path(__file__).parent
 
 

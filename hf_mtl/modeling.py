@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,16 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import ModelOutput
+from transformers.utils import logging as transformers_logging
 
-from .configuration import MultiTaskConfig
+from .configuration import MultiTaskConfig, as_row
+from .encoding import padded_right
 from .errors import InputError, unknown
 from .inputs import longest_input
-from .kinds import KINDS
+from .kinds import KINDS, TaskHead
 from .model_files import copy_code, describe_for_sentence_transformers
+from .model_source import check_weight_files, loading
+from .weights import Shapes, check_all_loaded, check_to_save
 
 
 @dataclass
@@ -77,18 +83,22 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
-    def __init__(self, config: MultiTaskConfig) -> None:
+    def __init__(self, config: MultiTaskConfig, encoder: PreTrainedModel | None = None) -> None:
+        """A model with fresh heads around a fresh encoder, or around a given one of the same configuration."""
+        if config.encoder_config is None:
+            raise InputError(
+                "this configuration has no encoder_config, so it is no multi-task model's; load_model(name, heads) "
+                "puts heads on a plain encoder"
+            )
         super().__init__(config)
-        self.encoder = _encoder_without_pooler(config.encoder_config)
+        self.encoder = _encoder_without_pooler(config.encoder_config) if encoder is None else encoder
+        config.encoder_config = self.encoder.config  # one object, so that what changes the encoder is saved
         if config.encoder_config.model_type == "mpnet" and config._attn_implementation != "eager":
             from .mpnet import use_fused_attention  # late: transformers' MPNet takes a while to import
 
             use_fused_attention(self.encoder)
         self.dropout = nn.Dropout(config.head_dropout)
-        width = config.encoder_config.hidden_size
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, KINDS[head.kind].head_width(head)) for name, head in config.heads.items()}
-        )
+        self.heads = nn.ModuleDict({name: self._fresh_head(head) for name, head in config.heads.items()})
         self.task_heads = config.heads
         self.source: dict[str, Any] = {}  # how it was loaded, where it was
         self._encoder_inputs = set(inspect.signature(self.encoder.forward).parameters)
@@ -180,19 +190,74 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """The parameters that every task reaches: the encoder's."""
         return list(self.encoder.parameters())
 
+    def set_heads(self, heads: Iterable[TaskHead]) -> None:
+        """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""
+        wanted = {head.name: head for head in heads}
+        fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
+        for head in fresh.values():
+            self._init_weights(head)
+            head.to(self.device, self.dtype)
+        self.heads = nn.ModuleDict({name: fresh[name] if name in fresh else self.heads[name] for name in wanted})
+        self.config.tasks = [as_row(head) for head in wanted.values()]
+        self.task_heads = wanted
+
+    def _fresh_head(self, head: TaskHead) -> nn.Linear:
+        return nn.Linear(self.config.encoder_config.hidden_size, KINDS[head.kind].head_width(head))
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers, of the encoder: its configuration holds the number of tokens."""
+        return self.encoder.resize_token_embeddings(*args, **kwargs)
+
     @classmethod
-    def from_pretrained(cls, *args: Any, use_safetensors: bool = True, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors only unless asked otherwise: other forms are pickles, which run code."""
-        loaded = super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        use_safetensors: bool = True,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, from safetensors only unless asked otherwise: other forms are pickles, which run code.
+
+        Raises:
+            InputError: when the weights cannot be read, or are not exactly those that the configuration names.
+        """
+        what, name = f"model {str(pretrained_model_name_or_path)!r}", str(pretrained_model_name_or_path)
+        options = {"use_safetensors": use_safetensors, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        with loading(name, what), without_load_report():
+            if Path(name).is_dir() and use_safetensors and not kwargs.keys() & {"subfolder", "variant", "gguf_file"}:
+                check_weight_files(Path(name), what, cls.__name__)
+            model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **options})
+        check_all_loaded(report, what)
         model.source = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
-        return loaded
+        return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As in transformers, and the code beside the weights: `trust_remote_code=True` loads them without hf_mtl."""
+        """As in transformers, and the code beside the weights: `trust_remote_code=True` loads them without hf_mtl.
+
+        Raises:
+            InputError: when the weights are not those that the configuration names; nothing is written then.
+        """
         if kwargs.get("is_main_process", True):
+            self.check_names(kwargs.get("state_dict"))
             copy_code(Path(save_directory))
         super().save_pretrained(save_directory, **kwargs)
+
+    def check_names(self, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Raise InputError for weights that could not be loaded again, such as those of a wrapped encoder.
+
+        Args:
+            state_dict: name -> tensor; the model's own unless given.
+        """
+        config = self.config.encoder_config
+        encoder = _shapes(_encoder_without_weights(config).state_dict())
+        wanted = {f"encoder.{name}": shape for name, shape in encoder.items()}
+        for name, head in self.config.heads.items():
+            width = KINDS[head.kind].head_width(head)
+            wanted |= {f"heads.{name}.weight": (width, config.hidden_size), f"heads.{name}.bias": (width,)}
+        found = _shapes(self.state_dict(keep_vars=True) if state_dict is None else state_dict)
+        own = ("encoder.", "heads.", "_orig_mod.")  # a subclass may have more
+        check_to_save(wanted, {name: shape for name, shape in found.items() if name.startswith(own)}, "the model")
 
     def save_encoder(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write the encoder alone, as a folder that `AutoModel` and sentence-transformers open.
@@ -211,14 +276,41 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
                 raise InputError("save_encoder needs the tokenizer: this model was not loaded from a folder or the Hub")
             config = self.config.encoder_config
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self.source)
+        wanted = _shapes(_encoder_without_weights(self.config.encoder_config).state_dict())
+        check_to_save(wanted, _shapes(self.encoder.state_dict(keep_vars=True)), "the encoder")
         self.encoder.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        padded_right(tokenizer).save_pretrained(folder)
         width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
         describe_for_sentence_transformers(Path(folder), width, self.config.pooling, limit)
 
 
-def _encoder_without_pooler(config: PreTrainedConfig) -> PreTrainedModel:
-    """The bare encoder; a pooler would hold parameters that never get a gradient."""
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keeps transformers' table of tensors that were missing or left over out of the log: we judge those ourselves."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def pooler_option(config: PreTrainedConfig) -> dict[str, bool]:
+    """What makes an encoder leave out its pooler, which would hold parameters that never get a gradient."""
     accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
-    options = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
-    return AutoModel.from_config(config, **options)
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+
+
+def _encoder_without_pooler(config: PreTrainedConfig) -> PreTrainedModel:
+    return AutoModel.from_config(config, **pooler_option(config))
+
+
+def _encoder_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    """The encoder on torch's meta device: names and shapes, no memory; made by one process, whatever the engine."""
+    with torch.device("meta"):
+        return MODEL_MAPPING[type(config)](copy.deepcopy(config), **pooler_option(config))
+
+
+def _shapes(state_dict: Mapping[str, Tensor]) -> Shapes:
+    """Name -> shape of tensors; of the whole one where DeepSpeed has left a part of it here."""
+    return {name: tuple(getattr(value, "ds_shape", value.shape)) for name, value in state_dict.items()}

@@ -6,22 +6,34 @@ Imports torch and transformers only: it travels with a saved model's code.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from transformers import Pipeline
 
+from .encoding import Encoded, encode, padded
 from .errors import InputError, unknown
-from .inputs import longest_input
+from .inputs import check_tokenizer, longest_input
 from .kinds import KINDS, TaskHead
+from .pipeline_inputs import (
+    ARGUMENTS,
+    BEST,
+    Texts,
+    TopK,
+    as_texts,
+    check_count,
+    check_task_name,
+    check_top_k,
+    check_truncation,
+    in_words,
+    is_one_row,
+    rows_of,
+)
 
 logger = logging.getLogger(__name__)
-Texts = tuple[str, ...]
 Answer = dict[str, Any]
-BEST: Literal["best"] = "best"
-TopK = int | None | Literal["best"]
 # Rows are sorted by length within this many batches: enough for little padding, few enough for constant memory.
 WINDOW = 64
 
@@ -37,7 +49,10 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
             named in a warning.
         top_k: classification: the k likeliest labels, as a list, the likeliest first; None for all of them. The
             likeliest alone, not in a list, unless given.
+        max_length: lowers the limit of an input, in tokens; never raises it.
         batch_size: rows in one pass; 32 unless given.
+        truncation, padding, num_workers: taken, as in other pipelines, and without effect. Inputs are always cut to
+            the limit, batches padded to their longest row, and tokens made in this process.
 
     Returns:
         For each row `{"label": "positive", "score": 0.98}` (classification) or `{"value": 3.2}` (regression, in the
@@ -50,21 +65,45 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_tokenizer(self.tokenizer, self.model.config.encoder_config)
+        if self._batch_size is not None:
+            check_count("batch_size", self._batch_size)
+        if self._num_workers is not None:
+            check_count("num_workers", self._num_workers, least=0)
         self.model.eval()  # one that comes from a trainer is in training mode
         self._left_out_was_said: set[int] = set()
 
     def _sanitize_parameters(
-        self, task_name: str | Sequence[str] | None = None, top_k: TopK = BEST, **other: Any
+        self,
+        task_name: str | Sequence[str] | None = None,
+        top_k: TopK = BEST,
+        max_length: int | None = None,
+        truncation: bool | str | None = True,
+        padding: bool | str | None = True,
+        **other: Any,
     ) -> tuple[Answer, Answer, Answer]:
         if other:
-            raise unknown("argument", next(iter(other)), ("task_name", "top_k", "batch_size"))
+            raise unknown("argument", next(iter(other)), ARGUMENTS)
+        check_task_name(task_name)
         check_top_k(top_k)
-        return {}, {} if task_name is None else {"task_name": task_name}, {} if top_k == BEST else {"top_k": top_k}
+        check_truncation(truncation, padding)
+        if max_length is not None:
+            check_count("max_length", max_length)
+        return (
+            {} if max_length is None else {"max_length": max_length},
+            {} if task_name is None else {"task_name": task_name},
+            {} if top_k == BEST else {"top_k": top_k},
+        )
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
+    def __call__(
+        self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **parameters: Any
+    ) -> Any:
         """See the class."""
-        is_row = isinstance(inputs, str | Mapping) or (isinstance(inputs, tuple) and all_text(inputs))
-        answers = self._answers([inputs] if is_row else inputs, batch_size, parameters)
+        if num_workers is not None:
+            check_count("num_workers", num_workers, least=0)
+        is_row = is_one_row(inputs)
+        rows = [as_texts(inputs)] if is_row else rows_of(inputs)
+        answers = self._answers(rows, self._batch_size if batch_size is None else batch_size, parameters)
         if isinstance(inputs, Iterator):
             return answers
         if not is_row:
@@ -74,15 +113,19 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
     def _answers(self, rows: Iterable[Any], batch_size: int | None, parameters: Answer) -> Iterator[Answer]:
         """The answers as the caller wants them; says how many rows were cut."""
-        _, forward, postprocess = self._sanitize_parameters(**parameters)
+        preprocess, forward, postprocess = self._sanitize_parameters(**parameters)
         wanted = {**self._forward_params, **forward}.get("task_name")
-        options = {**self._postprocess_params, **postprocess}
+        options = {**self._preprocess_params, **self._postprocess_params, **preprocess, **postprocess}
+        answers = self.stream(rows, wanted, batch_size=32 if batch_size is None else batch_size, **options)
+        return self._told(answers, wanted, min(self.limit, options.get("max_length", self.limit)))
+
+    def _told(self, answers: Iterator[tuple[Answer, bool]], wanted: Any, limit: int) -> Iterator[Answer]:
         cut = total = 0
-        for answer, was_cut in self.stream(rows, wanted, batch_size=batch_size or self._batch_size or 32, **options):
+        for answer, was_cut in answers:
             cut, total = cut + was_cut, total + 1
             yield answer[wanted] if isinstance(wanted, str) else answer
         if cut:
-            logger.warning("%d of %d inputs were cut to %d tokens", cut, total, self.limit)
+            logger.warning("%d of %d inputs were cut to %d tokens", cut, total, limit)
 
     @property
     def limit(self) -> int:
@@ -96,38 +139,52 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         *,
         batch_size: int = 32,
         top_k: TopK = BEST,
+        max_length: int | None = None,
     ) -> Iterator[tuple[Answer, bool]]:
         """For each row, in order, the answers by task and whether its end was cut off. Memory does not grow.
 
         Args:
             rows: texts or pairs, all of them one or the other.
-            task_name, top_k: see the class.
+            task_name, top_k, max_length: see the class.
             batch_size: rows in one pass; rows of like length share one.
 
         Raises:
             InputError: for an unknown task, and for rows that no task or not every task named takes.
         """
-        rows = iter(rows)
-        num_texts, tasks = 0, []
-        while window := [as_texts(row) for row in islice(rows, batch_size * WINDOW)]:
+        check_task_name(task_name)
+        check_top_k(top_k)
+        check_count("batch_size", batch_size)
+        return self._stream(rows, task_name, int(batch_size), top_k, max_length)
+
+    def _stream(
+        self, rows: Iterable[Any], task_name: Any, batch_size: int, top_k: TopK, max_length: int | None
+    ) -> Iterator[tuple[Answer, bool]]:
+        numbered = enumerate(rows)
+        num_texts = first = 0
+        tasks: list[str] = []
+        while window := [as_texts(row, number) for number, row in islice(numbered, batch_size * WINDOW)]:
             if not num_texts:
                 num_texts = len(window[0])
                 tasks = self._tasks(task_name, num_texts)
-            if any(len(texts) != num_texts for texts in window):
-                raise InputError("the rows are texts and pairs; wanted one or the other in a call")
-            yield from self._window(window, tasks, batch_size, top_k)
+            other = next((number for number, texts in enumerate(window, first) if len(texts) != num_texts), None)
+            if other is not None:
+                raise InputError(
+                    f"row 0 is {in_words(num_texts)} and row {other} is {in_words(3 - num_texts)}; wanted one or the "
+                    "other in a call"
+                )
+            first += len(window)
+            yield from self._window(window, tasks, batch_size, top_k, max_length)
 
     def _window(
-        self, window: list[Texts], tasks: list[str], batch_size: int, top_k: TopK
+        self, window: list[Texts], tasks: list[str], batch_size: int, top_k: TopK, max_length: int | None
     ) -> Iterator[tuple[Answer, bool]]:
         """One window's answers, in order; its rows go through the encoder longest first."""
-        tokens, cut = self.preprocess(window)
+        tokens, cut = self.preprocess(window, max_length)
         longest_first = sorted(range(len(window)), key=lambda row: -len(tokens[row]["input_ids"]))
         answers: list[Answer] = [{}] * len(window)
         for start in range(0, len(window), batch_size):
             places = longest_first[start : start + batch_size]
-            batch = self.tokenizer.pad([tokens[row] for row in places], return_tensors="pt")
-            logits = self.forward(dict(batch), tasks=tasks)
+            logits = self.forward(padded([tokens[row] for row in places], self.tokenizer), tasks=tasks)
             for place, answer in zip(places, self.postprocess(logits, top_k=top_k), strict=True):
                 answers[place] = answer
         return zip(answers, cut, strict=True)
@@ -151,18 +208,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
             raise InputError(f"no task takes {in_words(num_texts)}; the tasks are {', '.join(heads)}")
         return names
 
-    def preprocess(self, rows: list[Texts]) -> tuple[list[dict[str, list[int]]], list[bool]]:
+    def preprocess(self, rows: list[Texts], max_length: int | None = None) -> Encoded:
         """Each row's token ids, without padding, and whether its end was cut off."""
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        encoded = self.tokenizer(*columns, truncation=True, max_length=self.limit, padding=False)
-        tokens = [{name: values[row] for name, values in encoded.items()} for row in range(len(rows))]
-        at_limit = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) == self.limit]
-        cut = [False] * len(rows)
-        if at_limit:  # only these can have been longer
-            whole = self.tokenizer(*([column[row] for row in at_limit] for column in columns), verbose=False)
-            for row, ids in zip(at_limit, whole["input_ids"], strict=True):
-                cut[row] = len(ids) > self.limit
-        return tokens, cut
+        return encode(rows, self.tokenizer, self.limit if max_length is None else min(int(max_length), self.limit))
 
     def _forward(self, tokens: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
         """Task -> logits, of one pass through the encoder. *Shape:* (rows, head width)"""
@@ -173,12 +221,6 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         """For each row, task -> answer."""
         by_task = {task: read_logits(values, self.model.task_heads[task], top_k) for task, values in logits.items()}
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
-
-
-def check_top_k(top_k: TopK) -> None:
-    """Raise InputError for a number of labels below 1."""
-    if isinstance(top_k, int) and top_k < 1:
-        raise InputError(f"top_k is {top_k}, wanted 1 or more, or None for all labels")
 
 
 def read_logits(logits: Tensor, head: TaskHead, top_k: TopK) -> list[Any]:
@@ -192,24 +234,3 @@ def read_logits(logits: Tensor, head: TaskHead, top_k: TopK) -> list[Any]:
         for row in zip(classes[:, :most].tolist(), scores[:, :most].tolist(), strict=True)
     ]
     return [row[0] for row in ranked] if top_k == BEST else ranked
-
-
-def as_texts(row: Any) -> Texts:
-    """A text or a pair as a tuple of texts; InputError for anything else."""
-    if isinstance(row, str):
-        return (row,)
-    if isinstance(row, Mapping) and set(row) in ({"text"}, {"text", "text_pair"}):
-        row = [row[key] for key in ("text", "text_pair") if key in row]
-    if isinstance(row, Sequence) and len(row) in (1, 2) and all_text(row):
-        return tuple(row)
-    raise InputError(f"found {row!r}, wanted a text, a pair (one, other), or {{'text': one, 'text_pair': other}}")
-
-
-def all_text(row: Sequence[Any]) -> bool:
-    """Whether every item is a string."""
-    return all(isinstance(text, str) for text in row)
-
-
-def in_words(num_texts: int) -> str:
-    """1 as "a text", 2 as "a pair of texts"."""
-    return {1: "a text", 2: "a pair of texts"}[num_texts]

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
-import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from .errors import InputError
-from .pipeline import BEST, MultiTaskPipeline, Texts, TopK
+from .pipeline import MultiTaskPipeline
+from .pipeline_inputs import BEST, Texts, TopK
+from .tables import read_records, text_fault
+from .text_files import FORMATS, format_of
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
 STATE_EVERY = 4096
-_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "newline": ""}  # the csv module wants the line ends as they are
-csv.field_size_limit(sys.maxsize)  # the standard 131,072 characters are fewer than a long text has
 
 
 def file_format(path: str, named: str | None) -> str:
-    """The format of an input: the one named, or that of the suffix; standard input is JSON lines unless named."""
-    found = named or ("jsonl" if path == "-" else Path(path).suffix.lower().removeprefix("."))
+    """The format of an input: the one named, or that of its name; standard input is JSON lines unless named."""
+    found = named or ("jsonl" if path == "-" else format_of(path))
     if found not in FORMATS:
         raise InputError(f"input {path!r} is none of {', '.join(FORMATS)}; name its format with --format")
     if path == "-" and found == "parquet":
@@ -42,50 +38,6 @@ def file_format(path: str, named: str | None) -> str:
 def count_rows(path: str, form: str) -> int | None:
     """The rows of a parquet file; None for what would have to be read through."""
     return int(pyarrow.parquet.read_metadata(path).num_rows) if form == "parquet" else None
-
-
-def read_records(path: str, form: str) -> Generator[Mapping[str, Any]]:
-    """The rows of an input as dictionaries, one at a time; a txt file's lines are its column "text".
-
-    Raises:
-        InputError: for what is not of the format; it names the row.
-    """
-    try:
-        if form == "parquet":
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024):
-                    yield from batch.to_pylist()
-        elif path == "-":
-            yield from _text_records(io.TextIOWrapper(sys.stdin.buffer, **_TEXT), path, form)
-        else:
-            with open(path, **_TEXT) as stream:
-                yield from _text_records(stream, path, form)
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
-        raise InputError(f"input {path!r} cannot be read: {error}") from error
-
-
-def _text_records(stream: TextIO, path: str, form: str) -> Iterator[Mapping[str, Any]]:
-    if form == "txt":
-        yield from ({"text": line.rstrip("\r\n")} for line in stream)
-    elif form == "jsonl":
-        for number, line in enumerate(line for line in stream if line.strip()):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"input {path!r}: row {number} (the first row is 0) is no JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise InputError(f"input {path!r}: row {number} (the first row is 0) is no JSON object")
-            yield record
-    else:
-        # In a tsv file a quote is a character, as in GLUE's: read as csv quoting, one that opens a field swallows rows.
-        options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if form == "tsv" else {"strict": True}
-        try:
-            for number, record in enumerate(csv.DictReader(stream, **options)):
-                if None in record or None in record.values():
-                    raise InputError(f"input {path!r}: row {number} (the first row is 0) has not the header's columns")
-                yield record
-        except csv.Error as error:
-            raise InputError(f"input {path!r} is no {form}: {error}") from error
 
 
 def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator[Texts]:
@@ -100,26 +52,18 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator
         InputError: when the columns are not there, or hold no text; it names the row.
     """
     chosen = tuple(columns or ())
-    with closing(read_records(path, form)) as records:
-        for number, record in enumerate(records):
-            chosen = chosen or _usual_columns(path, list(record))
-            for column in chosen:
-                if column not in record:
-                    raise InputError(f"input {path!r}: no column {column!r}; the columns are {', '.join(record)}")
-                if not _is_text(record[column]):
-                    raise InputError(
-                        f"input {path!r}: column {column!r} has no text in row {number} (the first row is 0), found "
-                        f"{record[column]!r}"
-                    )
-            yield tuple(record[column] for column in chosen)
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is a string that can be written; half a surrogate pair, which JSON can hold, cannot."""
     try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
+        with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS)) as records:
+            for number, record in enumerate(records):
+                chosen = chosen or _usual_columns(path, list(record))
+                if number == 0 and (absent := [column for column in chosen if column not in record]):
+                    raise InputError(f"{path!r}: no column {absent[0]!r}; the columns are {', '.join(record)}")
+                for column in chosen:
+                    if fault := text_fault(record.get(column)):
+                        raise InputError(f"{path!r}: column {column!r} {fault} in row {number} (the first row is 0)")
+                yield tuple(record[column] for column in chosen)
+    except InputError as error:
+        raise InputError(f"input {error}") from error
 
 
 def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
@@ -128,7 +72,7 @@ def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
             return columns
     if len(there) == 1:
         return (there[0],)
-    raise InputError(f"input {path!r} has the columns {', '.join(there)}; name one, or two for a pair, with --columns")
+    raise InputError(f"{path!r} has the columns {', '.join(there)}; name one, or two for a pair, with --columns")
 
 
 @dataclass

@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
 from .configuration import MultiTaskConfig
 from .errors import InputError
+from .inputs import check_padding, num_tokens
 from .kinds import TaskHead
-from .modeling import MultiTaskModel
+from .model_source import check_source, check_text_files, check_weight_files, loading
+from .modeling import MultiTaskModel, pooler_option, without_load_report
+from .weights import check_encoder_loaded
 
 logger = logging.getLogger(__name__)
+_CONFIG_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+# Types with a masked-language head that cannot be used all the same, and why.
+_REFUSED_TYPES = {
+    "funnel": "may shorten the sequence",
+    "mra": "attends through CUDA kernels of its own, and without them to nothing",
+    "reformer": "gives vectors of another width than its hidden_size",
+    "tapas": "reads tables",
+}
 
 
 def check_encoder(config: PreTrainedConfig, name: str) -> None:
     """Raise InputError unless `config` belongs to a bidirectional text encoder, one that has a masked-language head."""
+    wanted = "wanted one like BERT, RoBERTa, MPNet, DistilBERT, ELECTRA, DeBERTa, ALBERT or ModernBERT"
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
             f"model_name_or_path {name!r} holds a model of type {config.model_type!r}, which is no text encoder; "
-            "wanted one like BERT, RoBERTa, MPNet, DistilBERT, ELECTRA, DeBERTa, ALBERT or ModernBERT"
+            f"{wanted}"
+        )
+    if getattr(config, "is_decoder", False):
+        raise InputError(
+            f"model_name_or_path {name!r}: is_decoder is true in its config.json, so no token sees those after it; "
+            "wanted an encoder"
+        )
+    reason = _REFUSED_TYPES.get(config.model_type)
+    if reason is None:
+        takes = inspect.signature(MODEL_MAPPING[type(config)].forward).parameters
+        reads_text = {"input_ids", "attention_mask"} <= takes.keys() and "pixel_values" not in takes
+        reason = None if reads_text else "does not read padded text alone"
+    if reason is not None:
+        raise InputError(
+            f"model_name_or_path {name!r} holds a model of type {config.model_type!r}, which {reason}; {wanted}"
+        )
+    if config.model_type == "xmod" and not config.default_language:
+        raise InputError(
+            f'model_name_or_path {name!r} needs a language: write "default_language" into its config.json, one of '
+            f"{', '.join(config.languages)}"
         )
 
 
 def load_model(
-    name_or_path: str,
+    name_or_path: str | os.PathLike[str],
     heads: Iterable[TaskHead],
     *,
     pooling: str | None = None,
     head_dropout: float | None = None,
     **options: Any,
 ) -> MultiTaskModel:
-    """A model with the given heads from an encoder or a saved multi-task model; says which heads are fresh.
+    """A model in fp32 with the given heads, from an encoder or a saved multi-task model; says which heads are fresh.
 
     Args:
         name_or_path: folder or Hub id of a plain encoder or of a `MultiTaskModel`.
@@ -46,76 +81,152 @@ def load_model(
         options: for `from_pretrained`, e.g. revision, token, attn_implementation.
 
     Raises:
-        InputError: when nothing can be loaded from there, it is no encoder, or a saved head has other labels.
+        InputError: when nothing can be loaded from there, it is no encoder, its weights are not those that its
+            configuration names, or a saved head has other labels.
     """
-    config = load_config(name_or_path, **options)
-    wanted = {head.name: head for head in heads}
-    saved: dict[str, TaskHead] = {}
+    name, wanted = str(name_or_path), list(heads)
+    config = load_config(name, **options)
+    options.pop("trust_remote_code", None)  # of the tokenizer's code; neither kind of model brings any of its own
     chosen: dict[str, Any] = {k: v for k, v in (("pooling", pooling), ("head_dropout", head_dropout)) if v is not None}
-    chosen["base_model"] = None if os.path.isdir(name_or_path) else name_or_path
     if isinstance(config, MultiTaskConfig):
         saved = config.heads
-        for name, head in wanted.items():
-            if name in saved and saved[name] != head:
-                raise InputError(
-                    f"task {name!r} is saved in {name_or_path!r} as {saved[name]} and is declared as {head}"
-                )
-        chosen = {"pooling": config.pooling, "head_dropout": config.head_dropout, **chosen}
-        chosen["base_model"] = config.base_model
-        config = config.encoder_config
+        model = _load_saved(name, config, wanted, chosen, options)
     else:
-        check_encoder(config, name_or_path)
-    model = _load_quietly(name_or_path, MultiTaskConfig(config, list(wanted.values()), **chosen), options)
-    fresh, dropped = [n for n in wanted if n not in saved], [n for n in saved if n not in wanted]
-    kept = [n for n in wanted if n in saved]
+        saved = {}
+        model = _load_encoder(name, config, wanted, chosen, options)
+    fresh, dropped = [head.name for head in wanted if head.name not in saved], saved.keys() - model.task_heads.keys()
+    kept = [head.name for head in wanted if head.name in saved]
     logger.info(
         "loaded %s%s%s%s",
-        name_or_path,
+        name,
         f"; fresh heads: {', '.join(fresh)}" if fresh else "",
         f"; heads with their saved weights: {', '.join(kept)}" if kept else "",
-        f"; saved heads left out: {', '.join(dropped)}" if dropped else "",
+        f"; saved heads left out: {', '.join(n for n in saved if n in dropped)}" if dropped else "",
     )
     return model
 
 
-def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
-    """The configuration at a folder or Hub id; InputError with the reason when there is none."""
-    known = ("revision", "token", "cache_dir", "trust_remote_code", "local_files_only")
-    hub_options = {key: value for key, value in options.items() if key in known}
-    try:
-        return AutoConfig.from_pretrained(name_or_path, **hub_options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model_name_or_path {name_or_path!r} cannot be loaded: {reason}") from error
-
-
-def _load_quietly(name_or_path: str, config: MultiTaskConfig, options: dict[str, Any]) -> MultiTaskModel:
-    """`from_pretrained` in fp32 without its load report: fresh heads are expected, anything else is an error."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        model, report = MultiTaskModel.from_pretrained(
-            name_or_path, config=config, output_loading_info=True, dtype=torch.float32, **options
-        )
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model_name_or_path {name_or_path!r} cannot be loaded: {reason}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("heads."))
-    if missing:
-        raise InputError(f"model_name_or_path {name_or_path!r} lacks weights of the encoder: {', '.join(missing[:5])}")
+def _load_saved(
+    name: str, config: MultiTaskConfig, heads: list[TaskHead], chosen: dict[str, Any], options: dict[str, Any]
+) -> MultiTaskModel:
+    """A saved multi-task model, all of it, with its heads then made those wanted."""
+    saved = config.heads
+    for head in heads:
+        if saved.get(head.name, head) != head:
+            raise InputError(f"task {head.name!r} is saved in {name!r} as {saved[head.name]} and is declared as {head}")
+    kept = ("pooling", "head_dropout", "max_seq_length", "base_model")
+    shape = {**{key: getattr(config, key) for key in kept}, **chosen}
+    config = MultiTaskConfig(config.encoder_config, saved.values(), **shape)
+    _check_weights(name, "MultiTaskModel", options)
+    model: MultiTaskModel = MultiTaskModel.from_pretrained(name, config=config, dtype=torch.float32, **options)
+    model.set_heads(heads)
     return model
 
 
-def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer at a folder or Hub id; InputError when there is none."""
-    try:
+def _load_encoder(
+    name: str, config: PreTrainedConfig, heads: list[TaskHead], chosen: dict[str, Any], options: dict[str, Any]
+) -> MultiTaskModel:
+    """A plain encoder's weights as `AutoModel` reads them, in a model with fresh heads."""
+    check_encoder(config, name)
+    if "distributed_config" in options:
+        raise InputError("distributed_config is for a saved multi-task model: load this encoder without, and save that")
+    what = f"model_name_or_path {name!r}"
+    _check_weights(name, "AutoModel", options)
+    how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
+    with loading(name, what), without_load_report():
+        encoder, report = AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, trust_remote_code=False, **pooler_option(config), **how, **options
+        )
+    check_encoder_loaded(report, dict(encoder.named_children()), encoder.base_model_prefix, what)
+    base_model = None if os.path.isdir(name) else name
+    # A copy: the model's constructor would turn off the attention of an encoder that shared its configuration.
+    config = MultiTaskConfig(copy.deepcopy(encoder.config), heads, base_model=base_model, **chosen)
+    if "attn_implementation" in options:
+        config._attn_implementation = options["attn_implementation"]
+    config.name_or_path = name
+    encoder.config._name_or_path = ""  # would publish a folder of this machine
+    model = MultiTaskModel(config, encoder).eval()
+    model.heads.to(encoder.device)
+    model.source = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    return model
+
+
+def _check_weights(name: str, opener: str, options: dict[str, Any]) -> None:
+    """Look at a folder's weight files before anything is read, so that the message names the argument."""
+    if os.path.isdir(name) and not options.keys() & {"subfolder", "variant"}:
+        check_weight_files(Path(name), f"model_name_or_path {name!r}", opener)
+
+
+def load_config(name_or_path: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
+    """The configuration at a folder or Hub id, without running code of theirs; InputError with the reason if none."""
+    name = str(name_or_path)
+    what, known = f"model_name_or_path {name!r}", {k: v for k, v in options.items() if k in _CONFIG_OPTIONS}
+    if "subfolder" not in options:
+        check_source(name, what)
+    with loading(name, what):
+        values, _ = PreTrainedConfig.get_config_dict(name, **known)
+        model_type = values.get("model_type")
+        if values.get("auto_map") and model_type not in CONFIG_MAPPING:
+            raise InputError(
+                f"{what} holds an encoder of type {model_type!r} that needs code of its own, which is not supported, "
+                "with --trust_remote_code neither; wanted a type that transformers has, like BERT or ModernBERT"
+            )
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **known)
+
+
+def load_tokenizer(name_or_path: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer at a folder or Hub id, with a token to pad with; InputError when there is none."""
+    name = str(name_or_path)
+    if os.path.isdir(name):
+        check_text_files(Path(name), f"model_name_or_path {name!r}")
+    with loading(name, f"the tokenizer of model_name_or_path {name!r}"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the tokenizer of model_name_or_path {name!r} cannot be loaded: {reason}") from error
     # Where there are no tokenizer files, transformers makes a tokenizer that knows special tokens only.
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 10:
         raise InputError(f"model_name_or_path {name!r} holds no tokenizer; wanted its files beside the model's")
+    if tokenizer.pad_token_id is None:
+        _give_pad_token(tokenizer, name, options)
     return tokenizer
+
+
+def _give_pad_token(tokenizer: PreTrainedTokenizerBase, name: str, options: dict[str, Any]) -> None:
+    """Let a tokenizer pad with the token that its encoder's configuration names, if that is no piece of text."""
+    try:
+        config = load_config(name, **options)
+    except InputError:  # a tokenizer alone
+        return check_padding(tokenizer)
+    index = getattr(config, "encoder_config", config).pad_token_id
+    token = tokenizer.convert_ids_to_tokens(index) if index is not None and 0 <= index < len(tokenizer) else None
+    if token is None or not (token in tokenizer.all_special_tokens or re.fullmatch(r"<[^<>]+>|\[[^\[\]]+\]", token)):
+        return check_padding(tokenizer)
+    tokenizer.pad_token = token
+    logger.info("the tokenizer of %s names no pad_token; it pads with %s, its encoder's pad_token_id", name, token)
+
+
+def fit_embeddings(model: MultiTaskModel, tokenizer: PreTrainedTokenizerBase, name: str, resize: bool) -> None:
+    """See that the encoder has an embedding for every token of its tokenizer.
+
+    Args:
+        model: its encoder's embeddings grow where that is asked for; never shrink.
+        tokenizer: what it knows, the encoder has to know.
+        name: of both, for the message.
+        resize: give the tokens that only the tokenizer has embeddings, drawn from the distribution of the others.
+
+    Raises:
+        InputError: for a tokenizer that is larger than the encoder, unless `resize` is true.
+    """
+    needed, known = num_tokens(tokenizer), model.config.encoder_config.vocab_size
+    if needed <= known:
+        return
+    found = f"model_name_or_path {name!r}: its tokenizer has {needed} tokens and its encoder knows {known}"
+    if not resize:
+        raise InputError(
+            f"{found}; if tokens were added, --resize_embeddings makes embeddings for them, else they do not belong "
+            "together"
+        )
+    try:
+        with without_load_report():  # of how the new ones are drawn
+            model.resize_token_embeddings(needed)
+    except NotImplementedError as error:
+        raise InputError(f"{found}; --resize_embeddings is not possible for this type of encoder") from error
+    logger.info("%s: embeddings for %d more tokens, %d in all", name, needed - known, needed)

@@ -10,15 +10,16 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from .metric_names import shown_score
 from .tasks import TaskSpec
 
 
 def score_text(tasks: Sequence[TaskSpec], metrics: Mapping[str, float], prefix: str) -> str:
-    """Every task's scores in per cent, e.g. "sst2 accuracy 92.32 | stsb pearson 84.71, spearman 84.50"."""
+    """Every task's scores, fractions in per cent, e.g. "sst2 accuracy 92.32 | stsb pearson 84.71, spearman 84.50"."""
     parts = []
     for spec in tasks:
         keys = [(metric, f"{prefix}_{spec.name}_{metric}") for metric in spec.metrics]
-        scores = ", ".join(f"{metric} {100 * metrics[key]:.2f}" for metric, key in keys if key in metrics)
+        scores = ", ".join(f"{metric} {shown_score(metric, metrics[key])}" for metric, key in keys if key in metrics)
         if scores:
             parts.append(f"{spec.name} {scores}")
     return " | ".join(parts)

@@ -9,6 +9,7 @@ from typing import Any
 from .arguments import describe_setup
 from .card import CardFacts
 from .checkpoints import write_errors_named
+from .encoding import padded_right
 from .errors import InputError
 from .evaluation import TaskEvaluation
 from .gradients.joint_loss import JointLoss
@@ -23,6 +24,7 @@ from .hub import (
     write_local_card,
 )
 from .pushing import PushCheckpoints
+from .resuming import changes_in_words
 from .sampling import TaskBatchSampler
 from .schedule import UnfreezeSchedule
 from .unfreezing import stage_starts, steps_per_epoch
@@ -36,6 +38,7 @@ class TaskPublishing(TaskEvaluation):
         unfreeze_schedule: given when layers are unfrozen in the course of the training.
         batch_sampler: deals the training rows.
         push_checkpoints: pushes them while the training goes on.
+        changes: of settings, where the run was resumed with others.
         conflict_share: gives the share of the run's steps in which two tasks' gradients conflicted.
     """
 
@@ -44,6 +47,7 @@ class TaskPublishing(TaskEvaluation):
     batch_sampler: TaskBatchSampler
     push_checkpoints: PushCheckpoints
     conflict_share: Callable[[], float | None]
+    changes: list[list[Any]]
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
@@ -70,8 +74,8 @@ class TaskPublishing(TaskEvaluation):
             self.model.save_pretrained(folder, state_dict=weights, is_main_process=main)
         elif main:
             self.model.save_pretrained(folder)
-        if main:
-            self.processing_class.save_pretrained(folder)
+        if main and self.processing_class is not None:
+            padded_right(self.processing_class).save_pretrained(folder)
 
     def save_final(self) -> None:
         """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
@@ -135,6 +139,7 @@ class TaskPublishing(TaskEvaluation):
 
     def card_facts(self) -> CardFacts:
         """What the model card tells of this run."""
+        setup = describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {}
         splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
         return CardFacts(
             repo_id=self.repo_id,
@@ -142,7 +147,7 @@ class TaskPublishing(TaskEvaluation):
             metrics=self._current_scores(),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=self.conflict_share(),
-            setup=describe_setup(self.args, self.model.config, steps) if (steps := self.state.global_step) else {},
+            setup={**setup, **changes_in_words(self.changes)},
             base_model=self.model.config.base_model,
             licence=self.args.hub_license,
         )

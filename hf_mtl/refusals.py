@@ -16,12 +16,8 @@ from .modeling import MultiTaskModel
 from .tasks import TaskSpec
 
 
-def refuse_unsupported(
-    model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec], loss_function: object = None
-) -> None:
+def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
     """Raise InputError for a set-up in which the gradients would be wrong, with what to use instead."""
-    if loss_function is not None:
-        raise InputError("compute_loss_func would not be called: a task's loss is that of its kind")
     if args.n_gpu > 1:
         raise InputError(
             f"{args.n_gpu} GPUs in one process would use nn.DataParallel, which mixes the tasks' gradients; start with "

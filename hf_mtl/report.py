@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from .metric_names import greater_is_better, shown_score
 from .tasks import TaskSpec
 
 matplotlib.use("Agg")
@@ -25,7 +26,7 @@ def series(history: Iterable[Mapping[str, float]], key: str) -> tuple[list[float
 def plot_curves(
     history: Sequence[Mapping[str, float]], tasks: Sequence[TaskSpec], marks: Mapping[float, str], path: Path
 ) -> None:
-    """Write a PNG: each task's loss over the steps on the left, its scores on the right.
+    """Write a PNG: each task's loss over the steps on the left, its scores on the right, but for errors in label units.
 
     Args:
         history: `trainer.state.log_history`.
@@ -38,7 +39,8 @@ def plot_curves(
     for number, spec in enumerate(tasks):
         colour = f"C{number}"
         losses.plot(*series(history, f"loss_{spec.name}"), color=colour, label=spec.name)
-        for metric, marker in zip(spec.metrics, "os^Dv", strict=False):
+        fractions = filter(greater_is_better, spec.metrics)
+        for metric, marker in zip(fractions, "os^DvP*X", strict=False):
             steps, values = series(history, f"eval_{spec.name}_{metric}")
             scores.plot(steps, values, color=colour, marker=marker, label=f"{spec.name} {metric}")
         steps, values = series(history, f"train_{spec.name}_{spec.main_metric}")
@@ -65,17 +67,18 @@ def plot_curves(
 
 
 def closing_table(tasks: Sequence[TaskSpec], metrics: Mapping[str, float]) -> str:
-    """A table of every task's scores, in per cent, on validation and on the training sample."""
+    """A table of every task's scores on validation and on the training sample: per cent, errors in label units."""
 
-    def cell(key: str) -> str:
-        return f"{100 * metrics[key]:>12.2f}" if key in metrics else f"{'-':>12}"
+    def cell(key: str, metric: str = "") -> str:
+        return f"{shown_score(metric, metrics[key]) if key in metrics else '-':>12}"
 
-    lines = [f"{'task':<16}{'metric':<24}{'validation':>12}{'training':>12}"]
-    for spec in tasks:
-        for metric in spec.metrics:
-            name = f"{spec.name}_{metric}"
-            lines.append(f"{spec.name:<16}{metric:<24}{cell('eval_' + name)}{cell('train_' + name)}")
-    lines.append(f"{'average':<16}{'of the main metrics':<24}{cell('eval_average')}{cell('train_average')}")
+    titles = {(spec.name, metric): spec.metric_title(metric) for spec in tasks for metric in spec.metrics}
+    width = max([24, *(len(title) + 2 for title in titles.values())])
+    lines = [f"{'task':<16}{'metric':<{width}}{'validation':>12}{'training':>12}"]
+    for (task, metric), title in titles.items():
+        cells = (cell(f"{prefix}_{task}_{metric}", metric) for prefix in ("eval", "train"))
+        lines.append(f"{task:<16}{title:<{width}}{''.join(cells)}")
+    lines.append(f"{'average':<16}{'of the main metrics':<{width}}{cell('eval_average')}{cell('train_average')}")
     rule = "-" * len(lines[0])
     return "\n".join([rule, lines[0], rule, *lines[1:-1], rule, lines[-1], rule])
 

@@ -9,7 +9,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments
 
 from .checkpoints import lock_output_folder, remove_old_checkpoints, unlock_output_folder, write_manifest
-from .errors import InputError
 from .processes import on_any_process, on_main_process
+from .resuming import read_json_file
 
 logger = logging.getLogger(__name__)
 ORDER_FILE = "data_order.json"
@@ -119,7 +119,8 @@ class SaveAfterTheEpochsEnd(TrainerCallback):  # type: ignore[misc]  # transform
         self.waiting = self.through = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.waiting, self.through = False, state.global_step >= state.max_steps
+        self.waiting = False
+        self.through = state.global_step >= state.max_steps or control.should_training_stop  # by early stopping
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_save and (state.epoch == int(state.epoch) or state.global_step >= state.max_steps):
@@ -132,25 +133,9 @@ class SaveAfterTheEpochsEnd(TrainerCallback):  # type: ignore[misc]  # transform
             control.should_log = control.should_evaluate = control.should_save = False
 
 
-def refuse_other_tasks(checkpoint: Path, tasks: Sequence[str], heads: Sequence[str]) -> None:
-    """Raise InputError unless a checkpoint has the same tasks, and its model the same heads, in the same order.
-
-    Optimizers and gradient methods keep what they know by position: one task's would be taken for another's without a
-    word, and a fused optimizer would write behind the end of what has another shape.
-    """
-    order, config = _read(checkpoint / ORDER_FILE), _read(checkpoint / "config.json")
-    saved_tasks, saved_heads = list(order.get("rows", ())), [head["name"] for head in config.get("tasks", ())]
-    for what, before, found in (("tasks", saved_tasks, tasks), ("heads", saved_heads, heads)):
-        if before and before != list(found):
-            raise InputError(
-                f"resume_from_checkpoint {str(checkpoint)!r} has the {what} {', '.join(before)}, found "
-                f"{', '.join(found)}; name the same ones in the same order, or start a new run"
-            )
-
-
 def say_if_order_differs(checkpoint: Path, now: Mapping[str, Any]) -> None:
     """Log whether a run that goes on from a checkpoint sees the batches that the run before would have seen."""
-    before = _read(checkpoint / ORDER_FILE)
+    before = read_json_file(checkpoint / ORDER_FILE)
     changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
     if not changed:
         return
@@ -159,11 +144,6 @@ def say_if_order_differs(checkpoint: Path, now: Mapping[str, Any]) -> None:
         logger.warning("resumed with the same batches in every step, and other random numbers for dropout: %s", words)
     else:
         logger.warning("resumed with other batches than the run before: rows may repeat or be left out: %s", words)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What a file of JSON holds; empty where there is none."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _batches(order: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import MultiTaskTrainingArguments
-from .counts import StepCounts
+from .counts import StepCounts, num_tokens
 from .gradients.all_reduce import sum_over_processes
 from .gradients.combine import combine_gradients
 from .gradients.joint_loss import JointLoss
@@ -19,9 +20,13 @@ from .gradients.task_gradients import TaskGradients
 from .kernels.cpu_functions import CpuKernels, RandomBits
 from .kernels.packed_pass import are_known, can_pack, packed_losses
 from .modeling import MultiTaskModel
+from .own_loss import check_loss, check_loss_method
 from .publishing import TaskPublishing
 from .refusals import shards_gradients
 from .seeding import random_state, replayed, seeded_generator
+from .trainer_parts import has_compiled_layers
+
+logger = logging.getLogger(__name__)
 
 
 class TaskSteps(TaskPublishing):
@@ -37,6 +42,7 @@ class TaskSteps(TaskPublishing):
         step_batches: the step's micro-batches, each with the state of the random numbers before it; for a method that
             needs the losses after the step.
         counts: what the steps have come to.
+        counted_tokens: which tokens a training counts: all, non_padding or no.
     """
 
     model: MultiTaskModel
@@ -48,6 +54,7 @@ class TaskSteps(TaskPublishing):
     bits: RandomBits
     step_batches: list[tuple[Tensor, dict[str, dict[str, Tensor]]]]
     counts: StepCounts
+    counted_tokens: str
 
     def _set_up_steps(self, model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
         """All that the steps go by; `tasks` is known, and the Trainer is not built yet."""
@@ -56,12 +63,19 @@ class TaskSteps(TaskPublishing):
         self.joint = None
         if self._weighs_losses and shards_gradients(model, args):
             self.joint = JointLoss(list(self.tasks), self.loss_weights, self.gradient_method)
-        self.compiled = args.torch_compile
+        if not self.has_stock_loss():
+            check_loss_method(self.compute_loss, shards=self.joint is not None)
+            logger.info(
+                "compute_loss is not the Trainer's: in training too, it is called once per task, with "
+                "{'task': name, **batch}, and the tasks share no pass"
+            )
+        self.compiled = args.torch_compile or has_compiled_layers(model)
         self.gradients = None
         self.packs = False
         self.bits = RandomBits()
         self.step_batches = []
         self.counts = StepCounts(list(self.tasks))
+        self.counted_tokens = "no"
 
     @property
     def _weighs_losses(self) -> bool:
@@ -90,12 +104,14 @@ class TaskSteps(TaskPublishing):
         """Whether all tasks share a forward and a backward.
 
         Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
-        of the same forwards are asked for again, and not where a subclass puts something around every forward.
+        of the same forwards are asked for again, and not where a subclass puts something around every forward or has a
+        loss of its own.
         """
         return (
             self.args.world_size == 1
             and not self._needs_losses_after_step
             and self._is_own("compute_loss_context_manager")
+            and self.has_stock_loss()
             and self.accelerator.mixed_precision == "no"
             and self._takes_kernels()
             and can_pack(self.model)
@@ -128,11 +144,15 @@ class TaskSteps(TaskPublishing):
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of a step and, for a joint loss, the step's rows of each task over all processes. (K,)
 
-        None once the run is at its last step: resumed there in mid-epoch, the Trainer would train one more.
+        None once the run is at its last step or stopped: resumed there in mid-epoch, the Trainer would train one more.
         """
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.counted_tokens != "no":
+            tokens = torch.tensor(num_tokens(batches, padding=self.counted_tokens == "all"), device=device)
+            sum_over_processes([tokens])
+            self.state.num_input_tokens_seen += int(tokens)
         if self.joint is None or not batches:
             return batches, None
         rows = torch.stack([self._num_rows(batch) for batch in batches]).sum(dim=0).to(device)
@@ -159,6 +179,7 @@ class TaskSteps(TaskPublishing):
         Returns:
             The weighted sum of the tasks' losses that are finite, divided by the micro-batches of the step. *Shape:* ()
         """
+        self.check_batch(inputs)
         self.model.train()
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
@@ -188,11 +209,17 @@ class TaskSteps(TaskPublishing):
 
     def _backward(self, gradients: TaskGradients, task: str, batch: Mapping[str, Tensor]) -> Tensor:
         num_rows = len(batch["labels"])
-        with self.compute_loss_context_manager():
-            loss = self.model(task=task, **batch).loss
+        loss = self._loss_of(task, batch)
         with gradients.collecting(task, loss, num_rows):
             self.accelerator.backward(loss * num_rows)
         return loss.detach()
+
+    def _loss_of(self, task: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean loss of one task's rows, as `compute_loss` gives it. *Shape:* ()"""
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, {"task": task, **batch})
+        check_loss(loss, task)
+        return loss
 
     def _backward_packed(
         self, gradients: TaskGradients, inputs: Mapping[str, Mapping[str, Tensor]]
@@ -247,13 +274,20 @@ class TaskSteps(TaskPublishing):
         after = self._losses_after_step().cpu() if self._needs_losses_after_step else None
         self.gradient_method.after_step(source.finite_losses(), after)
 
+    def _losses_of(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Every task's mean loss; an engine that shards wants one wrapped forward for all of them."""
+        if self.joint is None:
+            return {task: self._loss_of(task, batch) for task, batch in inputs.items()}
+        with self.compute_loss_context_manager():
+            return self.model_wrapped(batches=inputs).loss
+
     def _losses_after_step(self) -> Tensor:
         """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
         sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
         for state, inputs in self.step_batches:
             self.bits = RandomBits()
-            with torch.no_grad(), replayed(state, self.args.device), self.compute_loss_context_manager():
-                losses = self.model_wrapped(batches=inputs).loss
+            with torch.no_grad(), replayed(state, self.args.device):
+                losses = self._losses_of(inputs)
             num_rows = self._num_rows(inputs).to(sums)
             sums += torch.stack([losses[task].double() for task in self.tasks]) * num_rows
             rows += num_rows

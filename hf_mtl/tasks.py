@@ -13,18 +13,17 @@ from typing import Any
 
 import yaml
 
+from .class_names import check_class_names
 from .errors import InputError, unknown
 from .kinds import TaskHead
+from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
+from .text_files import format_of
 from .validation import check_number
 
 TASK_SETS = Path(__file__).parent / "task_sets"
 EMBEDDED = "embedded:demo"
-FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"}
+FILE_FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 SPLITS = ("train", "validation", "test")
-METRIC_NAMES = {
-    "classification": ("accuracy", "f1", "macro_f1", "matthews_correlation"),
-    "regression": ("pearson", "spearman", "r2"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,16 @@ class TaskSpec:
         text_columns: one column for single texts, two for pairs.
         dataset: a Hub id or a folder for `datasets.load_dataset`; exactly one of `dataset` and `files` is given.
         config: the dataset's configuration, the second argument of `load_dataset`.
-        files: split -> parquet, csv, tsv or jsonl file.
+        files: split -> parquet, csv, tsv, jsonl or json file, or several of them, whose rows follow one another.
         splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
         label_column: column of the label.
-        labels: class names in the order of their indices (classification). Data may have the indices instead; but
-            where names spell numbers or truth values, such as "-1" or "true", these in the data mean the names.
+        labels: class names in the order of their indices (classification). Data may write them in another case where
+            that is unambiguous, or have the indices instead; but where names spell numbers or truth values, such as
+            "-1" or "true", these in the data mean the names.
         label_range: lowest and highest label (regression).
         metrics: names of the metrics to report, see `METRIC_NAMES`.
-        main_metric: the one that enters `eval_average`; the first of `metrics` unless given.
+        main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
+        positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
         loss_weight: factor on the task's loss and gradient.
         sampling_weight: factor on the task's share of every batch.
 
@@ -57,27 +58,30 @@ class TaskSpec:
     text_columns: tuple[str, ...]
     dataset: str | None = None
     config: str | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     label_column: str = "label"
     labels: tuple[str, ...] | None = None
     label_range: tuple[float, float] | None = None
     metrics: tuple[str, ...] = ()
     main_metric: str = ""
+    positive_label: str | None = None
     loss_weight: float = 1.0
     sampling_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.labels is not None:
+            check_class_names(self.name, self.labels)
+            object.__setattr__(self, "labels", tuple(self.labels))
         self.head  # noqa: B018  (a TaskHead checks name, kind, labels, range and number of texts)
-        known = METRIC_NAMES[self.kind]
-        object.__setattr__(self, "metrics", tuple(self.metrics) or known[:1])
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)) or METRIC_NAMES[self.kind][:1])
         object.__setattr__(self, "main_metric", self.main_metric or self.metrics[0])
-        for metric in (*self.metrics, self.main_metric):
-            if metric not in known:
-                raise unknown(f"metric for task {self.name!r} ({self.kind}):", metric, known)
-        if self.main_metric not in self.metrics:
+        check_metrics(self.name, self.kind, self.labels, self.metrics, self.main_metric)
+        labels = list(self.labels or ())
+        if self.positive_label is not None and (len(labels) != 2 or self.positive_label not in labels):
             raise InputError(
-                f"task {self.name!r}: main_metric {self.main_metric!r} is not among metrics {self.metrics}"
+                f"task {self.name!r}: positive_label is {self.positive_label!r}, wanted one of two labels; they "
+                f"are {labels}"
             )
         if (self.dataset is None) == (not self.files):
             raise InputError(
@@ -86,9 +90,9 @@ class TaskSpec:
         for key in (*self.files, *self.splits):
             if key not in SPLITS:
                 raise unknown(f"split of task {self.name!r}:", key, SPLITS)
-        for path in self.files.values():
-            if Path(path).suffix.lower() not in FILE_FORMATS:
-                raise InputError(f"task {self.name!r}: file {path!r} is none of {', '.join(FILE_FORMATS)}")
+        for path in (path for paths in self.files.values() for path in file_list(paths)):
+            if format_of(path) not in FILE_FORMATS:
+                raise InputError(f"task {self.name!r}: file {path!r} is none of .{', .'.join(FILE_FORMATS)}")
         for key in ("loss_weight", "sampling_weight"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a number above 0")
@@ -103,6 +107,29 @@ class TaskSpec:
             label_range=self.label_range,
             num_texts=len(self.text_columns),
         )
+
+    @property
+    def positive_class(self) -> int | None:
+        """Index of the class that f1, precision and recall are of; None unless there are two classes."""
+        if self.labels is None or len(self.labels) != 2:
+            return None
+        return 1 if self.positive_label is None else self.labels.index(self.positive_label)
+
+    def metric_title(self, metric: str) -> str:
+        """A metric for people, with the class that it is of, or its unit where it is no fraction."""
+        if metric in OF_ONE_CLASS and self.labels is not None and self.positive_class is not None:
+            return f"{metric} of {self.labels[self.positive_class]}"
+        return f"{metric} ({ERROR_UNITS[metric]})" if metric in ERROR_UNITS else metric
+
+
+def check_metric_names(tasks: Sequence[TaskSpec]) -> None:
+    """Raise InputError where scores of two tasks have one name."""
+    check_names_differ({spec.name: spec.metrics for spec in tasks})
+
+
+def file_list(paths: str | Sequence[str]) -> list[str]:
+    """The files of a split, of which `TaskSpec.files` has one or several."""
+    return [paths] if isinstance(paths, str) else list(paths)
 
 
 def with_loss_weights(tasks: Sequence[TaskSpec], weights: Mapping[str, Any]) -> list[TaskSpec]:
@@ -141,11 +168,13 @@ def load_tasks(
     for name in names:
         if name not in specs:
             raise unknown("task", name, specs)
-    return [specs[name] for name in names]
+    chosen = [specs[name] for name in names]
+    check_metric_names(chosen)
+    return chosen
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML forbids it, and PyYAML keeps the last one without a word."""
+class UniqueKeys:
+    """For a loader of PyYAML: refuses a key that is written twice; YAML forbids it, and PyYAML keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -154,7 +183,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]  # the loader's, which comes next
+
+
+class _UniqueKeyLoader(UniqueKeys, yaml.SafeLoader):
+    """YAML's own types, and no key twice."""
 
 
 def read_task_file(path: Path) -> list[TaskSpec]:
@@ -199,7 +232,10 @@ def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpe
     for key in ("kind", "text_columns"):
         if key not in values:
             raise InputError(f"task {name!r}: the key {key!r} is missing")
-    values["files"] = {split: str(folder / path) for split, path in values.get("files", {}).items()}
+    values["files"] = {
+        split: str(folder / paths) if isinstance(paths, str) else tuple(str(folder / path) for path in paths)
+        for split, paths in values.get("files", {}).items()
+    }
     if str(values.get("dataset") or "").startswith("."):
         values["dataset"] = str(folder / values["dataset"])
     return TaskSpec(**values)
@@ -213,11 +249,18 @@ def _number(value: Any) -> Any:
         return value
 
 
+def _is_entry(key: str, value: Any) -> bool:
+    """Whether it is a name, or for `files` one or more."""
+    if key == "files" and isinstance(value, list):
+        return bool(value) and all(isinstance(path, str) for path in value)
+    return isinstance(value, str)
+
+
 def _checked(name: object, key: str, value: Any) -> Any:
     """`value` in the type that `TaskSpec` holds."""
     error = InputError(f"task {name!r}: {key} is {value!r}, wanted ")
     if key in _MAPPINGS:
-        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        if not isinstance(value, dict) or not all(_is_entry(key, entry) for entry in value.values()):
             raise InputError(f"{error}split: name pairs, e.g. {{train: train, validation: dev}}")
         return value
     if key in _TUPLES:
@@ -231,6 +274,8 @@ def _checked(name: object, key: str, value: Any) -> Any:
         if not items or any(isinstance(v, bool | dict | list) or v is None for v in items):
             raise InputError(f"{error}a list of names (quote words that YAML reads as true, false or null)")
         return tuple(str(v) for v in items)
+    if key == "positive_label" and not isinstance(value, bool | dict | list | None):
+        return str(value)
     if key in _NUMBERS:
         value = _number(value)
         if not isinstance(value, int | float) or isinstance(value, bool):

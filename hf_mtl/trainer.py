@@ -5,45 +5,66 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
+from .early_stopping import EarlyStopping, KeepPatience
 from .errors import InputError
 from .gradients.method_state import restore_method, save_method
+from .inputs import check_tokenizer
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
-from .refusals import refuse_unsupported
+from .refusals import refuse_unsupported, shards_gradients
+from .resuming import (
+    changes_of,
+    encoder_fingerprint,
+    keep_settings,
+    refuse_other_optimizer,
+    refuse_other_run,
+    settings_of,
+    write_settings,
+)
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
-from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm, refuse_other_tasks
+from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
 from .steps import TaskSteps
-from .tasks import TaskSpec, with_loss_weights
+from .tasks import TaskSpec, check_metric_names, with_loss_weights
+from .trainer_parts import (
+    NO_SEARCH,
+    check_arguments,
+    check_batching,
+    check_callbacks,
+    check_model,
+    check_optimizers,
+    check_options,
+    check_tasks,
+)
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
+from .watched_metric import (
+    check_own_schedule,
+    check_watched_metric,
+    go_without_evaluations,
+    refuse_watchers_without_evaluations,
+    schedule_options,
+)
 
 logger = logging.getLogger(__name__)
-
-
-def _rows_of(tasks: Sequence[str], given: Mapping[str, Dataset], argument: str) -> dict[str, Dataset]:
-    """Task -> its rows; InputError for a task without any."""
-    for task in tasks:
-        if len(given.get(task, ())) == 0:
-            raise InputError(f"task {task!r}: {argument} has no rows of it")
-    return {task: given[task] for task in tasks}
 
 
 def _shares(
@@ -75,18 +96,35 @@ def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> 
     args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
 
 
+@contextmanager
+def _changed(args: MultiTaskTrainingArguments, **values: Any) -> Iterator[None]:
+    """Arguments with other values for a while."""
+    before = {name: getattr(args, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(args, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)
+
+
 class MultiTaskTrainer(TaskSteps):
     """A Trainer for several tasks at once.
 
     Args:
-        model: has a head for every task.
+        model: has a head for every task; `model_init` in its place is refused.
         args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
         tasks: the tasks, in the order in which they are listed everywhere.
-        train_dataset: task -> rows from `tokenise`; every task has some.
-        eval_dataset: task -> rows with labels; tasks that it lacks, or has beside `tasks`, are not scored.
+        train_dataset: task -> rows from `tokenise`; every task has some. With one task, its rows will do.
+        eval_dataset: the same; tasks that it lacks are not scored, nor those that it has beside all of `tasks`.
         processing_class: the tokenizer; it pads, and is saved with the model.
         callbacks: further callbacks.
         kwargs: for `Trainer`.
+
+    A subclass may override `compute_loss(model, inputs, return_outputs=False, num_items_in_batch=None)`. In training
+    and evaluation it is called for every task alone, with `inputs` `{"task": name, "input_ids": ..., "labels": ...}`,
+    and gives the mean of the loss over these rows.
 
     Raises:
         InputError: for a set-up that cannot train rightly, before any folder is made.
@@ -96,33 +134,45 @@ class MultiTaskTrainer(TaskSteps):
 
     def __init__(
         self,
-        model: MultiTaskModel,
-        args: MultiTaskTrainingArguments,
-        tasks: Sequence[TaskSpec],
-        train_dataset: Mapping[str, Dataset] | None = None,
-        eval_dataset: Mapping[str, Dataset] | None = None,
+        model: MultiTaskModel | None = None,
+        args: MultiTaskTrainingArguments | None = None,
+        tasks: Sequence[TaskSpec] = (),
+        train_dataset: Mapping[str, Dataset] | Dataset | None = None,
+        eval_dataset: Mapping[str, Dataset] | Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_unsupported(model, args, tasks, kwargs.get("compute_loss_func"))
+        kwargs, callbacks = check_options(kwargs), check_callbacks(callbacks)
+        model, args, tasks = check_model(model), check_arguments(args), check_tasks(tasks)
+        check_batching(processing_class, kwargs.get("data_collator"))
+        check_optimizers(args, kwargs)
+        refuse_unsupported(model, args, tasks)
+        model.check_names()  # else the first save would be refused
+        if processing_class is not None:
+            check_tokenizer(processing_class, model.config.encoder_config)
+        check_metric_names(tasks)
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self._set_up_steps(model, args)
+        self.encoder_at_the_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
+        self.changes: list[list[Any]] = []
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
         if args.optimizer is not None:
             kwargs["optimizer_cls_and_kwargs"] = _chosen_optimizer(args)
+        self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
         rows = None
         if train_dataset is not None:
-            rows = TaskRows(_rows_of(list(self.tasks), train_dataset, "train_dataset"))
+            rows = TaskRows(self._rows_for_training(train_dataset))
             _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         if eval_dataset is not None:
-            scored = [name for name in self.tasks if name in eval_dataset]
-            eval_dataset = _rows_of(scored, eval_dataset, "eval_dataset")
-        if self.compiled:
+            eval_dataset = self.given_rows(eval_dataset, "eval_dataset", others=True)
+        if rows is not None:
+            self._check_evaluations(args, list(eval_dataset or ()), callbacks)
+        if args.torch_compile:
             _compile_layers(model, args)
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
         super().__init__(
@@ -131,12 +181,16 @@ class MultiTaskTrainer(TaskSteps):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=kwargs.pop("data_collator", None) or TaskCollator(processing_class),
+            data_collator=self.data_collator,
             compute_metrics=self.compute_metrics,
             callbacks=[*callbacks, *self._own_callbacks(args)],
             **kwargs,
         )
         args.enable_jit_checkpoint = stop_on_sigterm
+        check_own_schedule(self.lr_scheduler, args)
+        if rows is not None:
+            cls = type(self.optimizer) if self.optimizer is not None else self._class_of_optimizer()[0]
+            self.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -146,13 +200,42 @@ class MultiTaskTrainer(TaskSteps):
         """Those of every run, in the order in which they act."""
         self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
         self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
-        return [_StepHooks(self), self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+        patience = args.early_stopping_patience
+        stopping = [] if patience is None else [EarlyStopping(early_stopping_patience=patience)]
+        keep_patience = KeepPatience(lambda: self.callback_handler.callbacks)
+        hooks = [_StepHooks(self), *stopping, keep_patience]
+        return [*hooks, self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+
+    def _check_evaluations(
+        self, args: MultiTaskTrainingArguments, scored: Sequence[str], callbacks: Sequence[TrainerCallback]
+    ) -> None:
+        """Whether a training is evaluated, and has the metric that decides; a subclass may make metrics of its own."""
+        if not scored and (args.eval_strategy != IntervalStrategy.NO or args.eval_on_start):
+            go_without_evaluations(args, callbacks=callbacks)
+        refuse_watchers_without_evaluations(args, callbacks)
+        if args.eval_strategy != IntervalStrategy.NO and type(self).evaluate is MultiTaskTrainer.evaluate:
+            check_watched_metric(args, [self.tasks[name] for name in scored])
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in `Trainer`; a schedule that watches the metric knows which direction is up."""
+        with _changed(self.args, lr_scheduler_kwargs=schedule_options(self.args)):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- data ----
+
+    def _rows_for_training(self, given: Mapping[str, Dataset] | Dataset) -> dict[str, Dataset]:
+        """Task -> its rows; InputError for a task without any."""
+        rows = self.given_rows(given, "train_dataset", others=True)
+        for task in self.tasks:
+            if task not in rows:
+                raise InputError(f"task {task!r}: train_dataset has no rows of it, only of {', '.join(rows)}")
+        return rows
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches `{task: {"input_ids": (rows, tokens), ...}}` with each task's exact quota of rows."""
         rows = self.train_dataset
+        if rows is None:
+            raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
         self.batch_sampler = TaskBatchSampler(
             rows.lengths,
             batch_size=self._train_batch_size,
@@ -191,18 +274,21 @@ class MultiTaskTrainer(TaskSteps):
                 last checkpoint holds the state.
         """
         self.counts.clear()
+        self.changes = []
         self.seal.resumed_from = None
         if resume_from_checkpoint:
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
-            refuse_other_tasks(self.seal.resumed_from, list(self.tasks), list(self.model.config.heads))
-            restore_method(self.gradient_method, self.seal.resumed_from)
+            self._resume(self.seal.resumed_from)
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
                 around.enter_context(self.seal.in_charge(self.args))
                 around.enter_context(self.push_checkpoints.in_charge(self.args))
+                around.enter_context(self._counting_tokens())
+                if resume_from_checkpoint:  # it was evaluated at the start
+                    around.enter_context(_changed(self.args, eval_on_start=False))
                 if self.args.enable_jit_checkpoint:
                     around.enter_context(self.sigterm.listening())
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
@@ -217,10 +303,62 @@ class MultiTaskTrainer(TaskSteps):
                 )
         return output
 
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise InputError: trials want `model_init`."""
+        raise InputError(NO_SEARCH)
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint of another run; keep, or apply and say, what is changed."""
+        config, settings = self.model.config, self.settings()
+        refuse_other_run(checkpoint, list(self.tasks), config, self.encoder_at_the_start, settings)
+        restore_method(self.gradient_method, checkpoint)
+        if self.optimizer is None:
+            cls, options = self._class_of_optimizer()
+            refuse_other_optimizer(checkpoint, cls([torch.nn.Parameter(torch.zeros(2, 2))], **options))
+        keep_settings(checkpoint, self.args, settings)
+        refuse_watchers_without_evaluations(self.args)  # the schedule may be one
+        self.changes = changes_of(checkpoint, settings)
+
+    @contextmanager
+    def _counting_tokens(self) -> Iterator[None]:
+        """The steps count tokens as `include_num_input_tokens_seen` asks; the Trainer finds none in nested batches."""
+        self.counted_tokens = self.args.include_num_input_tokens_seen
+        try:
+            with _changed(self.args, include_num_input_tokens_seen="no"):
+                yield
+        finally:
+            self.counted_tokens = "no"
+
+    def settings(self) -> dict[str, Any]:
+        """What the result follows from, beside the data and the order of the batches."""
+        others = {
+            "optimizer class": self.optimizer_class,
+            "loss weights": self.loss_weights,
+            "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
+        }
+        return settings_of(self.args, self.model.config, others)
+
+    def _class_of_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        """The optimizer's class and its options; InputError for one that is not installed or lacks an option."""
+        if self.optimizer_cls_and_kwargs is not None:
+            return self.optimizer_cls_and_kwargs
+        try:
+            return self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As in `Trainer`; remembers the weight decay that is asked for, which a checkpoint's would replace."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.weight_decays = [group.get("weight_decay") for group in optimizer.param_groups]
+        return optimizer
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what `StepCounts` has of the steps since the last line, over all processes."""
+        """Adds what `StepCounts` has of the steps since the last line, over all processes, and the tokens so far."""
         if "loss" in logs:
             logs.update(self.counts.line())
+        if self.counted_tokens != "no":
+            logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
 
     def conflict_share(self) -> float | None:
@@ -234,6 +372,17 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
     def __init__(self, trainer: MultiTaskTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        if self.trainer.seal.resumed_from is None:
+            return
+        check_own_schedule(lr_scheduler, args)  # of a version that did not know the direction
+        state.compute_steps(args, state.max_steps)
+        if not self.trainer.is_deepspeed_enabled:
+            for group, weight_decay in zip(optimizer.param_groups, self.trainer.weight_decays, strict=True):
+                group |= {} if weight_decay is None else {"weight_decay": weight_decay}
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
         self.trainer.batch_sampler.set_epoch(int(state.epoch or 0))
@@ -243,7 +392,9 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            save_method(self.trainer.gradient_method, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            trainer, checkpoint = self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            save_method(trainer.gradient_method, checkpoint)
+            write_settings(checkpoint, trainer.settings(), trainer.encoder_at_the_start, trainer.changes)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()

@@ -1,10 +1,12 @@
-"""Checks of the options that a gradient method or a task sampling takes."""
+"""Checks of options and numbers that a user gives, and JSON without a key that is there twice."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .errors import InputError, unknown
 
@@ -25,3 +27,21 @@ def check_number(option: str, value: object, wanted: str, holds: Callable[[float
     """Raise InputError unless `value` is a finite number for which `holds`, e.g. wanted="a number > 0"."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
         raise InputError(f"{option} is {value!r}, wanted {wanted}")
+
+
+def read_json(text: str) -> Any:
+    """What a text of JSON holds.
+
+    Raises:
+        ValueError: where it is none, and where a key is there twice: `json` would keep the last one without a word.
+    """
+    return json.loads(text, object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} is there twice")
+        values[name] = value
+    return values

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
-from hf_mtl.arguments import describe_setup, parse_arguments
+from hf_mtl.arguments import describe_setup
+from hf_mtl.command_line import parse_arguments
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ YAML = """
     optimizer: lion
     optimizer_args: {betas: [0.9, 0.98], weight_decay: 1e-2, maximize: True}
     gradient_method_args: '{"reduction": "mean"}'
+    lr_scheduler_type: cosine_with_restarts
     lr_scheduler_kwargs:
       num_cycles: 2
 """
@@ -98,6 +100,7 @@ JSON = {
     "optimizer": "lion",
     "optimizer_args": {"betas": [0.9, 0.98], "weight_decay": 1e-2, "maximize": True},
     "gradient_method_args": '{"reduction": "mean"}',
+    "lr_scheduler_type": "cosine_with_restarts",
     "lr_scheduler_kwargs": {"num_cycles": 2},
 }
 

@@ -86,6 +86,7 @@ NAMES = sorted(
         "optimizer.pt",
         "rng_state.pth",
         "scheduler.pt",
+        "settings.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "trainer_state.json",

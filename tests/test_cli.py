@@ -19,7 +19,7 @@ import torch
 
 from hf_mtl import cli, prediction
 from hf_mtl.cli import main
-from hf_mtl.data import TaskRows, tokenise
+from hf_mtl.data import tokenise
 from hf_mtl.errors import PushError
 
 TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
@@ -88,8 +88,8 @@ def test_command_line_trainer_and_forward_agree(saved, tmp_path, make_trainer, s
     assert main([*arguments, *columns, "--output", f"{tmp_path}/out.jsonl", "--batch-size", "8"]) == 0
     found = torch.tensor([row["pairs"]["value"] for row in lines(tmp_path / "out.jsonl")])
     trainer = make_trainer()
-    rows = TaskRows({"pairs": tokenise(specs[1], raw, tokenizer, 12)})
-    logits = torch.from_numpy(trainer.predict(rows).predictions)
+    rows = {"pairs": tokenise(specs[1], raw, tokenizer, 12)}
+    logits = torch.from_numpy(trainer.predict(rows)["pairs"].predictions)
     torch.testing.assert_close(found, trainer.model.decode("pairs", logits), atol=1e-5, rtol=0)
 
 
@@ -264,16 +264,16 @@ def test_cut_rows_are_marked_and_counted(saved, tmp_path, capsys):
 
 
 BAD = {
-    "in.csv": ("number,text\n1,dull\n2\n", "row 1 (the first row is 0) has not the header's columns"),
-    "wide.csv": ("text\ndull,film\n", "has not the header's columns"),
+    "in.csv": ("number,text\n1,dull\n2\n", "row 1 (the first row is 0) has 1 cells, the header has 2"),
+    "wide.csv": ("text\ndull,film\n", "row 0 (the first row is 0) has 2 cells, the header has 1"),
     "in.jsonl": ('{"text": "dull"}\n{"text": null}\n', "has no text in row 1"),
-    "half.jsonl": ('{"text": "\\ud83d"}\n', "has no text in row 0"),
+    "half.jsonl": ('{"text": "\\ud83d"}\n', "holds half a surrogate pair, '\\ud83d', instead of text in row 0"),
     "broken.jsonl": ('{"text": "dull"}\n{"text"\n', "row 1 (the first row is 0) is no JSON"),
     "number.jsonl": ("3\n", "row 0 (the first row is 0) is no JSON object"),
     "columns.csv": ("subject,body\na,b\n", "name one, or two for a pair, with --columns"),
     "in.xml": ("<a/>", "name its format with --format"),
     "in.parquet": ("no parquet", "cannot be read"),
-    "latin.txt": (b"caf\xe9\n", "cannot be read"),
+    "latin.txt": (b"caf\xe9\n", "row 0 (the first row is 0) is no UTF-8: byte 0xe9 at offset 3"),
 }
 
 

@@ -125,8 +125,8 @@ def test_truncation_of_a_single_input_is_told(pipe, caplog):
         ("dull", {"task_name": "pairs"}, "takes a pair of texts, got a text"),
         ("dull", {"top_k": 0}, "top_k is 0"),
         ("dull", {"task": "reviews"}, "did you mean 'task_name'"),
-        (["dull", PAIRS[0]], {}, "wanted one or the other"),
-        ([3], {}, "found 3, wanted a text"),
+        (["dull", PAIRS[0]], {}, "row 0 is a text and row 1 is a pair of texts; wanted one or the other"),
+        ([3], {}, "row 0 .*: found 3, wanted a text"),
         ({"txt": "dull"}, {}, "wanted a text"),
     ],
 )

@@ -181,8 +181,8 @@ def test_a_model_card_is_written_without_a_push_and_keeps_what_a_person_wrote(ma
 
 def test_losses_alone_are_predicted_too(make_trainer, rows):
     trainer = make_trainer(prediction_loss_only=True)
-    output = trainer.predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
-    assert output.predictions is None and output.metrics["test_loss"] > 0
+    output = trainer.predict({"pairs": rows["validation"]["pairs"]})["pairs"]
+    assert output.predictions is None and output.metrics["test_pairs_loss"] > 0
     assert "eval_pairs_pearson" in trainer.evaluate()
 
 
@@ -406,7 +406,7 @@ def test_rows_of_other_tasks_are_not_scored(make_model, make_arguments, specs, r
 def test_evaluation_keeps_no_rows_and_no_workers(make_trainer, rows):
     trainer = make_trainer(dataloader_num_workers=1, dataloader_persistent_workers=True)
     trainer.evaluate()
-    trainer.predict(TaskRows({"pairs": rows["validation"]["pairs"]}))
+    trainer.predict({"pairs": rows["validation"]["pairs"]})["pairs"]
     gc.collect()
     assert not trainer.accelerator._dataloaders
     assert not multiprocessing.active_children()

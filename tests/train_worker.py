@@ -2,7 +2,8 @@
 
 python tests/train_worker.py '{"output_dir": ..., "max_steps": ...}' RESULT.pt [CHECKPOINT]
 
-With "start": FOLDER the model comes from there, and with "fsdp": PROCESSES sharded by FSDP over so many.
+With "start": FOLDER the model comes from there, and with "fsdp": PROCESSES sharded by FSDP over so many. With
+"own_loss": true, a subclass takes the loss of pairs twice.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from transformers import BertConfig, TrainerCallback, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
-from hf_mtl.data import TaskRows, tokenise
+from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_tokenizer
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
@@ -31,6 +32,15 @@ class SameOnEveryRank(TrainerCallback):
         if args.world_size > 1:
             dist.all_gather_object(hashes, digest.hexdigest())
         assert len(set(hashes)) == 1, f"replicas differ after step {state.global_step}"
+
+
+class TwiceThePairs(MultiTaskTrainer):
+    """The loss of pairs counts twice."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss = 2 * loss if inputs["task"] == "pairs" else loss
+        return (loss, outputs) if return_outputs else loss
 
 
 def make_model(tasks, vocab_size, start, fsdp):
@@ -68,7 +78,7 @@ def one(row, tokenizer):
 def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     torch.set_num_threads(1)
     arguments = json.loads(arguments)
-    start, fsdp = arguments.pop("start", None), arguments.pop("fsdp", 0)
+    start, fsdp, own_loss = arguments.pop("start", None), arguments.pop("fsdp", 0), arguments.pop("own_loss", False)
     settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
     settings["per_device_eval_batch_size"] = 4
     args = MultiTaskTrainingArguments(**{**settings, **arguments}, do_train=True, logging_steps=1)
@@ -81,7 +91,8 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     for task in tasks:
         rows = load_rows(task, "train").select(range(120))
         data[task.name] = tokenise(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
-    trainer = MultiTaskTrainer(
+    trainer_class = TwiceThePairs if own_loss else MultiTaskTrainer
+    trainer = trainer_class(
         model,
         args,
         tasks,
@@ -92,7 +103,7 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()
-    predicted = trainer.predict(TaskRows({"pairs": data["pairs"].select(range(33))}))
+    predicted = trainer.predict({"pairs": data["pairs"].select(range(33))})["pairs"]
     with torch.no_grad():  # row by row, so without order or padding
         one_by_one = [] if sharded else [one(row, tokenizer) for row in data["pairs"].select(range(33))]
         alone = [trainer.model(task="pairs", **row).logits for row in one_by_one]

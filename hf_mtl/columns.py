@@ -1,0 +1,176 @@
+"""Files as Arrow tables, in which a text column holds strings and no other value is changed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+from datasets import ClassLabel, Dataset, Features
+from datasets.fingerprint import generate_random_fingerprint
+from datasets.table import InMemoryTable
+
+from .errors import InputError
+from .tables import Record, cell_values, check_names, plain, read_records, text_fault
+from .text_files import format_of
+
+CHUNK = 4096  # rows
+NOT_ARROW = (pyarrow.ArrowException, OverflowError, UnicodeEncodeError, RecursionError)  # of values
+TextFaults = dict[int, str]  # row -> what is wrong with its text
+
+
+def read_files(paths: Sequence[str], text_columns: Sequence[str], label_column: str) -> tuple[Dataset, TextFaults]:
+    """The rows of files, one file after the other; and what is wrong with the texts of which.
+
+    Args:
+        paths: files of the same columns.
+        text_columns: columns of strings. A value that is no string is left out, and told.
+        label_column: with them, tells the delimiter of csv and tsv.
+
+    Raises:
+        InputError: for a file that cannot be read, and for files that do not belong together.
+    """
+    faults: TextFaults = {}
+    tables: list[tuple[str, Any]] = []
+    rows = 0
+    for number, path in enumerate(paths):
+        table, found = _read_file(path, text_columns, label_column)
+        faults.update({row + rows: fault for row, fault in found.items()})
+        rows += len(table)
+        if len(table) or (number == len(paths) - 1 and not tables):
+            tables.append((path, table))
+    table = _joined(tables)
+    try:
+        # Its own fingerprint would be a hash of a copy of all rows.
+        return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint()), faults
+    except (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException) as error:
+        raise InputError(f"{', '.join(map(repr, paths))}: its types cannot be used: {_first_line(error)}") from error
+
+
+def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tuple[Any, TextFaults]:
+    form = format_of(path)
+    assert form is not None
+    if form != "parquet":
+        return to_table(read_records(path, form, ([*text_columns, label_column], text_columns)), text_columns)
+    try:
+        return _with_texts(_mapped(path), text_columns)
+    except InputError as error:
+        raise InputError(f"{path!r}: {error}") from error
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path!r}: cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def to_table(records: Iterable[Record], text_columns: Sequence[str]) -> tuple[Any, TextFaults]:
+    """Records as an Arrow table with the columns of all of them, null where one lacks a column; and bad texts.
+
+    A column that Arrow has no type for holds texts: strings as they are, anything else as JSON.
+    """
+    chunks: dict[str, list[Any]] = {}
+    faults: TextFaults = {}
+    rows, records = 0, iter(records)
+    while chunk := list(islice(records, CHUNK)):
+        names = dict.fromkeys(name for record in chunk for name in record)
+        for name in names:
+            chunks.setdefault(name, [pyarrow.nulls(rows)])
+        for name, parts in chunks.items():
+            values = [record.get(name) for record in chunk]
+            if name in text_columns:
+                values = _texts(name, values, rows, faults)
+            parts += _arrays(values, pyarrow.string() if name in text_columns else None)
+        rows += len(chunk)
+    return pyarrow.table({name: _unified(parts) for name, parts in chunks.items()}), faults
+
+
+def _texts(column: str, values: list[Any], first: int, faults: TextFaults) -> list[str | None]:
+    """The values that are texts, None for others; `faults` gets what is wrong with these. `first` is a row's number."""
+    bad = {row: fault for row, value in enumerate(values) if value is not None and (fault := text_fault(value))}
+    faults.update({row + first: f"column {column!r} {fault}" for row, fault in bad.items()})
+    return [None if row in bad else value for row, value in enumerate(values)] if bad else values
+
+
+def _arrays(values: list[Any], kind: Any = None) -> list[Any]:
+    """Values as Arrow arrays of one type."""
+    try:
+        array = pyarrow.array(values, kind)
+    except NOT_ARROW:
+        texts = [
+            value if value is None or text_fault(value) is None else json.dumps(value, default=str) for value in values
+        ]
+        array = pyarrow.array(texts, pyarrow.string())
+    return array.chunks if isinstance(array, pyarrow.ChunkedArray) else [array]
+
+
+def _unified(parts: list[Any]) -> Any:
+    """Arrays one after the other, in a type that holds all of their values."""
+    kinds = {part.type for part in parts if part.type != pyarrow.null()}
+    if len(kinds) > 1:
+        parts = _arrays([value for part in parts for value in cell_values(part)])
+        return pyarrow.chunked_array(parts)
+    kind = kinds.pop() if kinds else pyarrow.null()
+    return pyarrow.chunked_array([part if part.type == kind else part.cast(kind) for part in parts], kind)
+
+
+def _joined(tables: list[tuple[str, Any]]) -> Any:
+    """The tables of files as one."""
+    (path, first), *others = tables
+    for other, table in others:
+        if set(table.column_names) != set(first.column_names):
+            raise InputError(
+                f"the files of one split have different columns: {path!r} has {', '.join(first.column_names)}; "
+                f"{other!r} has {', '.join(table.column_names)}"
+            )
+        if _class_labels(table) != _class_labels(first):
+            raise InputError(f"the files {path!r} and {other!r} of one split have different class names")
+    if not others:
+        return first
+    parts = {name: [part for _, table in tables for part in table[name].chunks] for name in first.column_names}
+    joined = pyarrow.table({name: _unified(arrays) for name, arrays in parts.items()})
+    return joined.replace_schema_metadata(first.schema.metadata if _class_labels(first) else None)
+
+
+def _class_labels(table: Any) -> dict[str, Any]:
+    features = Features.from_arrow_schema(table.schema)
+    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+
+
+def _mapped(path: str) -> Any:
+    """A parquet file's table, memory-mapped from a file that goes when the table does."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE)
+    folder.mkdir(parents=True, exist_ok=True)
+    with pyarrow.parquet.ParquetFile(path) as file, tempfile.NamedTemporaryFile(dir=folder) as copy:
+        check_names(file.schema_arrow.names)
+        with pyarrow.ipc.new_stream(copy, file.schema_arrow) as writer:
+            for batch in file.iter_batches():
+                batch.validate()
+                writer.write_batch(batch)
+        copy.flush()
+        return pyarrow.ipc.open_stream(pyarrow.memory_map(copy.name)).read_all()
+
+
+def _with_texts(table: Any, text_columns: Sequence[str]) -> tuple[Any, TextFaults]:
+    """A table of plain types whose strings are UTF-8; and what is wrong with the texts that were not."""
+    faults: TextFaults = {}
+    for number, field in enumerate(table.schema):
+        found = table.column(number)
+        column = plain(found)
+        if field.name in text_columns and _is_bytes(column.type):
+            texts = _texts(field.name, cell_values(column), 0, faults)
+            column = pyarrow.chunked_array(_arrays(texts, pyarrow.large_string()))
+        if column is not found:
+            table = table.set_column(number, field.name, column)
+    return table, faults
+
+
+def _is_bytes(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))

@@ -1,0 +1,236 @@
+"""The rows that a user hands the trainer, by task, checked once: the columns that `tokenise` makes, tokens that the
+encoder knows, labels that the task declares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict
+from numpy.typing import NDArray
+
+from .errors import InputError, unknown
+from .kinds import KINDS
+from .ragged import Ragged, column_of
+from .tasks import TaskSpec
+
+WAY = "hf_mtl.data.tokenise(task, raw_rows, tokenizer, max_length, read_labels(task, raw_rows, split)) makes such rows"
+TAKEN = ("task", "batches")  # what the model's forward calls something else
+
+
+def rows_by_task(given: object, tasks: Sequence[str], argument: str, *, others: bool = False) -> dict[str, Any]:
+    """Task -> what was given for it, in the order of `tasks`; bare rows are those of the only task.
+
+    Args:
+        given: `{task: rows}`, or rows where there is one task.
+        tasks: the names of the trainer's tasks.
+        argument: what the user calls it, for messages.
+        others: pass over rows of tasks that the trainer has not, where all its own have some.
+
+    Raises:
+        InputError: for anything else, no task at all, and a name that is no task.
+    """
+    if not isinstance(given, Mapping):
+        if len(tasks) == 1:
+            return {tasks[0]: given}
+        raise InputError(f"{argument} is a {type(given).__name__}, wanted {{task: rows}} for {', '.join(tasks)}")
+    if not given:
+        raise InputError(f"{argument} is empty, wanted {{task: rows}} for one or more of {', '.join(tasks)}")
+    if not (others and given.keys() >= set(tasks)):
+        for name in given:
+            if name not in tasks:
+                raise unknown(f"task in {argument}:", name, tasks)
+    return {task: given[task] for task in tasks if task in given}
+
+
+def checked_rows(
+    rows: object,
+    spec: TaskSpec,
+    argument: str,
+    *,
+    vocab_size: int | None,
+    positions: int | None,
+    inputs: Sequence[str],
+    labelled: bool,
+) -> Dataset:
+    """Rows of one task that can be batched and scored, with labels in the dtype of the task's kind.
+
+    Args:
+        rows: what the user gave for the task.
+        spec: the task.
+        argument: what the user calls the rows, for messages.
+        vocab_size: number of the encoder's token ids; None where any will do.
+        positions: the most tokens that the encoder takes; None where any number will do.
+        inputs: columns that are padded with the tokens; none where a collator of the user's makes the batches, which
+            may take columns of any kind.
+        labelled: whether every row needs a label; else a row without one has NaN.
+
+    Raises:
+        InputError: for what is no `Dataset`, and for the first column or row that cannot be used.
+    """
+    where = f"task {spec.name!r}: {argument}"
+    if not isinstance(rows, Dataset):
+        raise InputError(f"{where} {_what_it_is(rows)}")
+    if len(rows) == 0:
+        raise InputError(f"{where} has no rows of it")
+    if rows.format["type"] == "custom":
+        raise InputError(f"{where}: the rows have a transform (set_transform), which would not be applied; use map")
+    table = rows.with_format("arrow")[:]
+    _check_names(table.column_names, where, ["input_ids"] if inputs else [], labelled)
+    if inputs:
+        _check_columns(table, where, inputs)
+        _check_tokens(_check_lengths(table, where, inputs), where, vocab_size, positions)
+    if "labels" not in table.column_names:
+        return rows
+    labels = _labels(table["labels"].combine_chunks(), spec, where, labelled)
+    if labels is None:
+        return rows
+    place = table.column_names.index("labels")
+    return Dataset(table.set_column(place, "labels", pa.array(labels)).replace_schema_metadata())
+
+
+def _what_it_is(rows: object) -> str:
+    if isinstance(rows, DatasetDict):
+        return f"is a DatasetDict, wanted one of its splits: {', '.join(rows)}"
+    return (
+        f"is a {type(rows).__name__}, wanted a datasets.Dataset; Dataset.from_list, from_pandas and from_generator "
+        "make one of other rows"
+    )
+
+
+def _check_names(columns: Sequence[str], where: str, tokens: Sequence[str], labelled: bool) -> None:
+    """Raise InputError unless the columns that every row needs are there."""
+    wanted = [*tokens, "length", *(["labels"] if labelled else [])]
+    missing = [name for name in wanted if name not in columns]
+    if not missing:
+        return
+    way, other = WAY, next((name for name in ("label", "label_ids") if name in columns), None)
+    if missing == ["labels"]:
+        way = "they come from " + WAY.removesuffix(" makes such rows") + "; trainer.predict takes rows without labels"
+        if other is not None:
+            way = f"if {other!r} holds class indices or values, rows.rename_column({other!r}, 'labels')"
+    there = ", ".join(columns)
+    raise InputError(f"{where} has no column {', '.join(map(repr, missing))}; the columns are {there}; {way}")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(kind) for check in lists) and _is_number(kind.value_type)
+
+
+def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
+    """Raise InputError, with the columns to leave out, where some cannot become a tensor."""
+    bad = {}
+    for name in table.column_names:
+        kind, column = table.schema.field(name).type, table[name]
+        if name in TAKEN:
+            bad[name] = "which the model calls something else"
+        elif not (_is_list(kind) or _is_number(kind)) and name != "labels":
+            bad[name] = str(kind)
+        elif column.null_count and name != "labels":
+            bad[name] = f"no value in row {_first(column.is_null())}"
+        elif _is_list(kind) and name not in inputs and np.ptp(_ragged(column).lengths):
+            bad[name] = "lists of unequal length"
+    needed = [name for name in bad if name in ("input_ids", "length")]
+    if needed:
+        raise InputError(f"{where}: column {needed[0]!r} holds {bad[needed[0]]}; {WAY}")
+    if bad:
+        named = ", ".join(f"{name!r} ({why})" for name, why in bad.items())
+        raise InputError(
+            f"{where}: columns that cannot go into a batch of numbers: {named}; rows.remove_columns({list(bad)!r}) "
+            "leaves them out"
+        )
+
+
+def _ragged(column: pa.ChunkedArray) -> Ragged:
+    cells = column_of(column)
+    assert isinstance(cells, Ragged)
+    return cells
+
+
+def _first(flags: Any) -> int:
+    """Where the first true one stands."""
+    return int(np.argmax(np.asarray(flags)))
+
+
+def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> Ragged:
+    """The token ids; InputError for the first row without any, or of which another column is for more or fewer."""
+    kind = table.schema.field("input_ids").type
+    ids = _ragged(table["input_ids"]) if _is_list(kind) else None
+    if ids is None or ids.values.dtype.kind not in "iu":
+        raise InputError(f"{where}: column 'input_ids' holds {kind}, wanted lists of token ids; {WAY}")
+    if not ids.lengths.all():
+        raise InputError(f"{where}: row {_first(ids.lengths == 0)} (the first row is 0) has no tokens; {WAY}")
+    lengths = {n: _ragged(table[n]).lengths for n in inputs if n in table.column_names and _is_list(table[n].type)}
+    lengths["length"] = np.asarray(table["length"].to_numpy())
+    for name, found in lengths.items():
+        if (found != ids.lengths).any():
+            row = _first(found != ids.lengths)
+            raise InputError(
+                f"{where}: in row {row} (the first row is 0), {name!r} is for {found[row]} tokens and there are "
+                f"{ids.lengths[row]}; {WAY}"
+            )
+    return ids
+
+
+def _check_tokens(ids: Ragged, where: str, vocab_size: int | None, positions: int | None) -> None:
+    """Raise InputError for the first row that is longer than the encoder takes, or has tokens that it lacks."""
+    if positions is not None and ids.lengths.max() > positions:
+        row = _first(ids.lengths > positions)
+        raise InputError(
+            f"{where}: row {row} (the first row is 0) has {ids.lengths[row]} tokens, and the encoder takes {positions}"
+            "; cut in tokenise, by max_length"
+        )
+    bad = (ids.values < 0) | (ids.values >= (np.inf if vocab_size is None else vocab_size))
+    if bad.any():
+        row = int(np.searchsorted(np.cumsum(ids.lengths), _first(bad), side="right"))
+        raise InputError(
+            f"{where}: row {row} (the first row is 0) has the token id {ids.values[_first(bad)]}, and the encoder has "
+            f"{vocab_size} of them, from 0; the rows were made with another encoder's tokenizer"
+        )
+
+
+def _labels(cells: pa.Array, spec: TaskSpec, where: str, labelled: bool) -> NDArray[Any] | None:
+    """The labels in the dtype of the task's kind, NaN where a row has none; None where they are that already. (rows,)
+
+    Without `labelled`, -1 is no label where the task declares none such, as in GLUE's test splits.
+    """
+    spelled = [f"{i} ({name})" for i, name in enumerate(spec.labels or ())]
+    wanted = f"one of {', '.join(spelled)}" if spelled else f"a number in {list(spec.label_range or ())}"
+    if not _is_number(cells.type) and not pa.types.is_null(cells.type):
+        raise InputError(
+            f"{where}: column 'labels' holds {cells.type}, wanted numbers: {wanted}; read_labels(task, raw_rows, "
+            "split) makes them"
+        )
+    kind = pa.int64() if pa.types.is_boolean(cells.type) else pa.float64() if pa.types.is_null(cells.type) else None
+    values = np.asarray((cells if kind is None else cells.cast(kind)).to_numpy(zero_copy_only=False))
+    missing, fits = np.isnan(values), _admitted(values, spec)
+    if not labelled:
+        missing |= (values == -1) & ~fits
+    bad = ~fits if labelled else ~fits & ~missing
+    if bad.any():
+        row = _first(bad)
+        found = "no label" if missing[row] else f"label {values[row]!s}"
+        hint = "; trainer.predict takes rows without labels" if missing[row] else ""
+        raise InputError(f"{where}: {found} in row {row} (the first row is 0), wanted {wanted}{hint}")
+    if missing.any():
+        return np.where(missing, np.nan, values)
+    dtype = np.int64 if spec.labels else np.float64
+    return None if cells.null_count == 0 and values.dtype.kind == np.dtype(dtype).kind else values.astype(dtype)
+
+
+def _admitted(values: NDArray[Any], spec: TaskSpec) -> NDArray[np.bool_]:
+    """Whether each label is one that the task declares. *Shape:* (rows,)"""
+    distinct, places = np.unique(values, return_inverse=True)
+    head, admits = spec.head, KINDS[spec.kind].admits
+    if distinct.dtype.itemsize < 8:  # as written: the fp32 number nearest to 0.1 is above the fp64 one, and still 0.1
+        distinct = np.array([float(str(value)) for value in distinct])
+    fits = [not math.isnan(value) and admits(value, head) for value in distinct.tolist()]
+    return np.array(fits, dtype=bool)[places]

@@ -1,0 +1,98 @@
+"""A column of labels of any type: as it was written, and as the numbers that a task's head learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from .cells import Number, number_of
+from .class_names import ClassNames
+
+NARROW = {"float16": np.float16, "float32": np.float32}
+FLOAT32_STEP = 2.0**-23  # the largest distance of two neighbours in fp32, as a share of them
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """The labels of some rows, unchecked.
+
+    Attributes:
+        cells: as they were written; of a `ClassLabel`, its names.
+        values: class indices, or values, in range or not; None for what is no label at all.
+        by_index: what goes by indices, and as what: "0 = one". Empty where names or values tell everything.
+        has_names: whether the data has names for its classes.
+    """
+
+    cells: list[Any]
+    values: list[Number | None]
+    by_index: Sequence[str] = ()
+    has_names: bool = False
+
+
+def read_column(
+    rows: Dataset, column: str, labels: Sequence[str] | None, label_range: tuple[float, float] | None
+) -> LabelColumn:
+    """The labels in a column, for the classes `labels` or for values in `label_range`."""
+    feature, cells = rows.features[column], rows.with_format(None)[column][:]
+    if isinstance(feature, ClassLabel):
+        return _classes_of_the_data(feature.names, cells, labels)
+    narrow = NARROW.get(getattr(feature, "dtype", ""))
+    if narrow is not None:  # 0.1 was written, and is 0.10000000149 in fp32
+        cells = [None if cell is None else float(str(narrow(cell))) for cell in cells]
+    if labels is not None:
+        return _classes(cells, labels)
+    assert label_range is not None
+    return LabelColumn(cells, [value_in_range(cell, *label_range) for cell in cells])
+
+
+def _classes(cells: list[Any], labels: Sequence[str]) -> LabelColumn:
+    names = ClassNames(labels)
+    named = [names.by_name(cell) for cell in cells]
+    values = [names.by_index(cell) if index is None else index for index, cell in zip(named, cells, strict=True)]
+    indexed = any(index is None and value not in (None, -1) for index, value in zip(named, values, strict=True))
+    return LabelColumn(cells, values, [f"{i} = {label}" for i, label in enumerate(labels)] if indexed else ())
+
+
+def _classes_of_the_data(names: Sequence[str], cells: list[Any], labels: Sequence[str] | None) -> LabelColumn:
+    """Labels of a `ClassLabel`: by its names where one of them is known, else by their indices."""
+    numbers = _numbers_of_names(names, labels)
+    by_index: list[str] = []
+    if numbers is None:
+        indices = _indices_of_names(names, labels)
+        targets = labels or list(map(str, range(len(names))))
+        by_index = [f"{name} = {targets[i]}" for name, i in zip(names, indices, strict=True) if i < len(targets)]
+        numbers = list(indices)
+    known = [cell is not None and 0 <= cell < len(names) for cell in cells]
+    written = [names[cell] if there else cell for cell, there in zip(cells, known, strict=True)]
+    values = [numbers[cell] if there else None for cell, there in zip(cells, known, strict=True)]
+    return LabelColumn(written, values, by_index, has_names=True)
+
+
+def _numbers_of_names(names: Sequence[str], labels: Sequence[str] | None) -> list[Number | None] | None:
+    """What each of the data's classes means by its name; None where the names say nothing."""
+    if labels is None:
+        values = [number_of(name) for name in names]
+        return None if None in values else values
+    known = ClassNames(labels)
+    indices = [known.by_name(name) for name in names]
+    return None if all(index is None for index in indices) else list(indices)
+
+
+def _indices_of_names(names: Sequence[str], labels: Sequence[str] | None) -> list[int]:
+    """The index of each of the data's classes: its place, or its name, where the names "1" and "0" are indices."""
+    spelled = [number_of(name) for name in names]
+    if labels is not None and set(spelled) == set(range(len(labels))):
+        return [int(number) for number in spelled if number is not None]
+    return list(range(len(names)))
+
+
+def value_in_range(cell: Any, low: float, high: float) -> Number | None:
+    """The number that a cell is, or the border of the range that it is but for the rounding of fp32."""
+    number, rounding = number_of(cell), FLOAT32_STEP * max(abs(low), abs(high))
+    if number is None or not low - rounding <= number <= high + rounding:
+        return number
+    return min(max(number, low), high)

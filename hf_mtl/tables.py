@@ -1,0 +1,210 @@
+"""The one reader of tables: csv, tsv, JSON, parquet and plain text come in as records, for training and prediction.
+
+A file is read once, from its beginning, in little memory. Rows are counted from 0, without the header and blank lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import sys
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from .errors import InputError
+from .json_values import json_values, table_in
+from .text_files import RowError, Text, open_text
+
+logger = logging.getLogger(__name__)
+DELIMITERS = {"csv": ",;\t|", "tsv": "\t,;|"}  # the usual one comes first
+Record = dict[str, Any]
+csv.field_size_limit(sys.maxsize)  # the standard 131,072 characters are fewer than a long text has
+
+
+def read_records(path: str, form: str, wanted: Sequence[Sequence[str]] = ()) -> Generator[Record]:
+    """The rows of a file, one at a time, by column.
+
+    Cells of csv and tsv are text as it is written, None where they are empty; values of JSON and parquet are what the
+    file has. A column that JSON's row lacks is missing from its record. A txt file's lines are its column "text".
+
+    Args:
+        path: of a file, gzipped or not, or "-" for standard input.
+        form: one of `text_files.FORMATS`; "json" and "jsonl" are read by what is in them.
+        wanted: sets of columns, the best one first. The delimiter of csv or tsv is the one whose header has such a set.
+
+    Raises:
+        InputError: for what is not of the format; it names the file and the row.
+    """
+    number = 0
+    try:
+        for record in _parquet_records(path) if form == "parquet" else _text_records(path, form, wanted):
+            yield record
+            number += 1
+    except RowError as error:
+        raise InputError(f"{path!r}: row {number} (the first row is 0) {error}") from error
+    except InputError as error:
+        raise InputError(f"{path!r}: {error}") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path!r}: cannot be read: {reason}") from error
+
+
+def text_fault(value: Any) -> str | None:
+    """What is wrong with a cell that is to be a text; None for a text that can be written."""
+    if value is None:
+        return "has no text"
+    if not isinstance(value, str):
+        return f"holds {_short(value)} instead of text"
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"holds half a surrogate pair, {_short(value)}, instead of text"
+    return None
+
+
+def _short(value: Any) -> str:
+    found = repr(value)
+    return found if len(found) <= 80 else f"{found[:77]}..."
+
+
+def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
+    with open_text(path) as text:
+        if form == "txt":
+            yield from ({"text": _without_end(line)} for line in text)
+        elif form in DELIMITERS:
+            yield from _delimited_records(path, iter(text), form, wanted)
+        else:
+            yield from _json_records(text, wanted)
+
+
+def _json_records(text: Text, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
+    values = json_values(text)
+    ahead = list(islice(values, 1))
+    if ahead and (table := table_in(ahead[0], wanted)) is not None:
+        ahead += islice(values, 1)
+        ahead = table if len(ahead) == 1 else ahead
+    for value in chain(ahead, values):
+        if not isinstance(value, dict):
+            raise RowError(f"is no JSON object, found {_short(value)}")
+        yield value
+
+
+def _delimited_records(path: str, lines: Iterator[str], form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
+    head = _header_line(lines, form)
+    if not head:
+        return
+    delimiter = _delimiter(head, form, wanted)
+    if delimiter != DELIMITERS[form][0]:
+        logger.warning("%r: columns are told apart by %r, not %r", path, delimiter, DELIMITERS[form][0])
+    names = _header(head, form, delimiter)
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise InputError(f"the header has the column {twice[0]!r} twice; rename one of them")
+    if "\0" in "".join(names):
+        raise InputError("the header has a NUL character; wanted plain text")
+    for cells in _rows(lines, form, delimiter):
+        if len(cells) != len(names):
+            raise RowError(f"has {len(cells)} cells, the header has {len(names)}: {', '.join(names)}")
+        yield {name: cell or None for name, cell in zip(names, cells, strict=True) if name}
+
+
+def _header_line(lines: Iterator[str], form: str) -> str:
+    """The first line that is not blank, with those that a quoted name goes on in."""
+    try:
+        head = next((line for line in lines if line.strip("\r\n")), "")
+        while form == "csv" and head.count('"') % 2 and (more := next(lines, "")):
+            head += more
+    except RowError as error:
+        raise InputError(f"the header {error}") from error
+    return head
+
+
+def _delimiter(head: str, form: str, wanted: Sequence[Sequence[str]]) -> str:
+    """The delimiter whose header has a set of columns that is wanted; else the first that parts the header at all."""
+    columns: dict[str, list[str]] = {}
+    for mark in DELIMITERS[form]:
+        try:
+            columns[mark] = _header(head, form, mark)
+        except InputError:
+            columns[mark] = []
+    for names in wanted:
+        for mark, found in columns.items():
+            if set(names) <= set(found):
+                return mark
+    return max(columns, key=lambda mark: len(columns[mark]) > 1)
+
+
+def _header(head: str, form: str, delimiter: str) -> list[str]:
+    try:
+        return next(_rows(io.StringIO(head, newline=""), form, delimiter))
+    except RowError as error:
+        raise InputError(f"the header {error}") from error
+
+
+def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[list[str]]:
+    """The cells of every line that is not blank: of csv as in RFC 4180, of tsv without quoting.
+
+    In tsv files such as GLUE's a quote is a character; read as csv, one that opens a field would swallow rows.
+    """
+    if form == "tsv":
+        yield from (bare.split(delimiter) for line in lines if (bare := _without_end(line)))
+        return
+    try:
+        yield from (cells for cells in csv.reader(lines, delimiter=delimiter, strict=True) if cells)
+    except csv.Error as error:
+        reason = "a quote opens and is never closed" if "unexpected end" in str(error) else str(error).split(" - ")[0]
+        raise RowError(f"is no csv: {reason}") from error
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def _parquet_records(path: str) -> Iterator[Record]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = check_names(file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=1024):
+            for values in zip(*map(cell_values, batch.columns), strict=True):
+                yield dict(zip(names, values, strict=True))
+
+
+def check_names(names: list[str]) -> list[str]:
+    """The columns of a table; InputError for one that is there twice."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"has the column {twice[0]!r} twice; rename one of them")
+    return names
+
+
+def plain(column: Any) -> Any:
+    """An Arrow column without a dictionary or views; as bytes, where it holds strings that are no UTF-8."""
+    types = pyarrow.types
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_string_view(column.type):
+        column = column.cast(pyarrow.large_string())
+    if types.is_binary_view(column.type):
+        column = column.cast(pyarrow.large_binary())
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid:
+            column = column.cast(pyarrow.large_binary())
+    return column
+
+
+def cell_values(column: Any) -> list[Any]:
+    """The values of an Arrow column; bytes as text, where they are UTF-8."""
+    return [_decoded(value) if isinstance(value, bytes) else value for value in plain(column).to_pylist()]
+
+
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,131 @@
+"""What a user hands `MultiTaskTrainer` beside rows, checked: model, arguments, tasks, tokenizer, callbacks, options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from .arguments import MultiTaskTrainingArguments
+from .errors import InputError, unknown
+from .modeling import MultiTaskModel
+from .tasks import TaskSpec
+from .unfreezing import encoder_layers
+
+KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+REFUSED = {
+    "model_init": "is refused: the trainer is set up for one model; give model, and make a trainer for every other",
+    "compute_metrics": "is refused: a task is scored by the metrics that it declares, in TaskSpec(metrics=...) or YAML",
+    "compute_loss_func": "would not be called: a task's loss is that of its kind; override compute_loss in a subclass",
+    "preprocess_logits_for_metrics": "is refused: a task's metrics are taken from all its logits",
+}
+NO_SEARCH = "hyperparameter_search is refused: the trainer is set up for one model; make a trainer for every trial"
+COMPILE = "torch_compile=True in MultiTaskTrainingArguments, --torch_compile, compiles the layers of a plain model"
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for `Trainer`, without None; InputError for what it does not know or what would not be used."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name == "tokenizer":
+            raise InputError("tokenizer is called processing_class, as in transformers 5")
+        if name not in KNOWN:
+            raise unknown("argument of MultiTaskTrainer:", name, KNOWN)
+        if name in REFUSED:
+            raise InputError(f"{name} {REFUSED[name]}")
+    return given
+
+
+def check_model(model: object) -> MultiTaskModel:
+    """The model, if it is a `MultiTaskModel` by itself; InputError with the way to one."""
+    where = f"model is a {type(model).__name__}, wanted the MultiTaskModel"
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise InputError(f"{where} inside it: the trainer wraps it itself; give model.module")
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise InputError(f"{where} before torch.compile: saved, its weights would have other names; {COMPILE}")
+    if not isinstance(model, MultiTaskModel):
+        raise InputError(
+            f"{where} that load_model(name_or_path, [task.head for task in tasks]) makes of an encoder or of a saved "
+            "multi-task model"
+        )
+    layers = encoder_layers(model.encoder) if any(map(_is_compiled, model.modules())) else []
+    for name, module in model.named_modules():
+        wrapped = isinstance(module, torch._dynamo.OptimizedModule)
+        if wrapped or (_is_compiled(module) and module not in layers):
+            raise InputError(f"{name or 'the model'} is compiled, for one task and length at a time; {COMPILE}")
+    return model
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called."""
+    return module._compiled_call_impl is not None
+
+
+def has_compiled_layers(model: MultiTaskModel) -> bool:
+    """Whether layers of the encoder were compiled, by this trainer or an earlier one."""
+    return any(map(_is_compiled, model.modules()))
+
+
+def check_arguments(args: object) -> MultiTaskTrainingArguments:
+    """The arguments, if they are those of multi-task training."""
+    if not isinstance(args, MultiTaskTrainingArguments):
+        raise InputError(
+            f"args is a {type(args).__name__}, wanted MultiTaskTrainingArguments(output_dir=...), which take what "
+            "TrainingArguments take and gradient_method, task_sampling and the like"
+        )
+    return args
+
+
+def check_tasks(tasks: object) -> list[TaskSpec]:
+    """The tasks as a list; InputError unless they are one or more `TaskSpec` of different names."""
+    way = "load_tasks('glue', tasks=['sst2', 'stsb']) or load_tasks('my_tasks.yaml') gives one"
+    if not isinstance(tasks, Iterable) or isinstance(tasks, str | Mapping):
+        raise InputError(f"tasks is a {type(tasks).__name__}, wanted a list of TaskSpec; {way}")
+    listed = list(tasks)
+    if not listed:
+        raise InputError(f"tasks is empty, wanted a list of TaskSpec; {way}")
+    for spec in listed:
+        if not isinstance(spec, TaskSpec):
+            raise InputError(f"tasks has a {type(spec).__name__}, {spec!r:.60}, wanted TaskSpec only; {way}")
+    names = [spec.name for spec in listed]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"tasks has {name!r} {names.count(name)} times, wanted each task once")
+    return listed
+
+
+def check_batching(processing_class: object, data_collator: object) -> None:
+    """Raise InputError where nothing can pad a task's rows, or a collator would not keep the tasks apart."""
+    if data_collator is None and not isinstance(processing_class, PreTrainedTokenizerBase):
+        raise InputError(
+            f"processing_class is {'None' if processing_class is None else f'a {type(processing_class).__name__}'}, "
+            "wanted the tokenizer: it pads the rows, and is saved with the model"
+        )
+    if getattr(data_collator, "__module__", "").startswith("transformers."):
+        name = getattr(data_collator, "__name__", type(data_collator).__name__)
+        raise InputError(
+            f"data_collator {name} would not keep the tasks apart, wanted one that gives {{task: batch}}, such as "
+            "hf_mtl.data.TaskCollator(tokenizer), which is taken unless another is given"
+        )
+
+
+def check_callbacks(callbacks: object) -> list[Any]:
+    """The callbacks as a list; None means none."""
+    if callbacks is None:
+        return []
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise InputError(f"callbacks is a {type(callbacks).__name__}, wanted a list of callbacks")
+    return list(callbacks)
+
+
+def check_optimizers(args: MultiTaskTrainingArguments, options: Mapping[str, Any]) -> None:
+    """Raise InputError where more than one optimizer is chosen."""
+    chosen = [name for name in ("optimizer_cls_and_kwargs",) if name in options]
+    chosen += ["optimizers"] if options.get("optimizers", (None,))[0] is not None else []
+    chosen += ["args.optimizer"] if args.optimizer is not None else []
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)} each choose an optimizer, wanted one of them")

@@ -1,0 +1,124 @@
+"""The metric that decides: whether an evaluation has it, which direction is up, and what is made to watch it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers.optimization import GreedyLR
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+from .errors import InputError, unknown
+from .metric_names import greater_is_better
+from .tasks import TaskSpec
+
+logger = logging.getLogger(__name__)
+WATCHING_SCHEDULES = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+
+
+def known_metrics(tasks: Sequence[TaskSpec]) -> dict[str, bool]:
+    """What an evaluation of these tasks gives, each with whether a greater value is the better one."""
+    names = {"eval_average": True, "eval_loss": False}
+    for spec in tasks:
+        names |= {f"eval_{spec.name}_{metric}": greater_is_better(metric) for metric in (*spec.metrics, "loss")}
+    return names
+
+
+def check_watched_metric(args: TrainingArguments, tasks: Sequence[TaskSpec]) -> None:
+    """Raise InputError unless `metric_for_best_model` is a metric of these tasks, with `greater_is_better` as it is.
+
+    As in the Trainer, "eval_" may be left out.
+    """
+    name = args.metric_for_best_model
+    if name is None:
+        return
+    known = known_metrics(tasks)
+    full = name if name.startswith("eval_") else f"eval_{name}"
+    if full not in known:
+        names = known if name == full else [each.removeprefix("eval_") for each in known]
+        raise unknown("metric_for_best_model", name, names)
+    if args.greater_is_better != known[full]:
+        raise InputError(
+            f"greater_is_better is {args.greater_is_better} and metric_for_best_model is {name!r}, of which "
+            f"{'more' if known[full] else 'less'} is better; wanted --greater_is_better {str(known[full]).lower()}"
+        )
+
+
+def watchers(args: TrainingArguments, callbacks: Sequence[object] = ()) -> list[str]:
+    """What was asked for and cannot do without evaluations in the course of the training."""
+    asked = {
+        "load_best_model_at_end": args.load_best_model_at_end,
+        "save_strategy best": args.save_strategy == SaveStrategy.BEST,
+        "lr_scheduler_type reduce_lr_on_plateau": args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU,
+        "lr_scheduler_type greedy": args.lr_scheduler_type == SchedulerType.GREEDY,
+        "early_stopping_patience": args.early_stopping_patience is not None,
+        "EarlyStoppingCallback": any(
+            issubclass(each if isinstance(each, type) else type(each), EarlyStoppingCallback) for each in callbacks
+        ),
+    }
+    return [name for name, is_asked in asked.items() if is_asked]
+
+
+def refuse_watchers_without_evaluations(args: TrainingArguments, callbacks: Sequence[object] = ()) -> None:
+    """Raise InputError for what watches a metric in a training that is never evaluated."""
+    if args.eval_strategy == IntervalStrategy.NO and (asked := watchers(args, callbacks)):
+        raise InputError(
+            f"{' and '.join(asked)}: wants evaluations in the course of the training, and eval_strategy is 'no'; add "
+            "--eval_strategy epoch or steps"
+        )
+
+
+def go_without_evaluations(args: TrainingArguments, there: str = "", callbacks: Sequence[object] = ()) -> None:
+    """Turn evaluation off where no task has validation rows; said once.
+
+    Args:
+        args: changed.
+        there: which splits there are, to be said too.
+        callbacks: of the trainer.
+
+    Raises:
+        InputError: for what was asked for and wants evaluations.
+    """
+    asked = watchers(args, callbacks)
+    asked += ["eval_on_start"] if args.eval_on_start else []
+    asked += ["eval_strategy steps"] if args.eval_strategy == IntervalStrategy.STEPS else []
+    if asked:
+        reason = f"no task has any{there and f' ({there})'}"
+        raise InputError(f"{' and '.join(asked)}: wants validation rows, and {reason}; leave it out")
+    args.eval_strategy, args.do_eval = IntervalStrategy.NO, False
+    logger.warning("no task has validation rows, so the training is not evaluated%s", there and f": {there}")
+
+
+def schedule_options(args: TrainingArguments) -> dict[str, Any]:
+    """The learning rate schedule's options; one that watches the metric is told which direction is up.
+
+    A greedy schedule would keep the rate at 0.001 or more, which is no fine-tuning; here it may fall to 0.
+
+    Raises:
+        InputError: for a `mode` that says otherwise.
+    """
+    options = dict(args.lr_scheduler_kwargs or {})
+    if args.lr_scheduler_type not in WATCHING_SCHEDULES:
+        return options
+    mode = "max" if args.greater_is_better else "min"
+    if options.setdefault("mode", mode) != mode:
+        raise InputError(
+            f"lr_scheduler_kwargs has mode {options['mode']!r}, wanted {mode!r}, as {args.metric_for_best_model} is "
+            f"better when it is {'greater' if mode == 'max' else 'less'}; leave it out"
+        )
+    if args.lr_scheduler_type == SchedulerType.GREEDY:
+        options.setdefault("min_lr", 0.0)
+    return options
+
+
+def check_own_schedule(schedule: object, args: TrainingArguments) -> None:
+    """Raise InputError for a schedule of the user's own that takes the worse metrics for the better ones."""
+    mode = "max" if args.greater_is_better else "min"
+    if isinstance(schedule, ReduceLROnPlateau | GreedyLR) and schedule.mode != mode:
+        raise InputError(
+            f"the learning rate schedule {type(schedule).__name__} has mode {schedule.mode!r}, wanted {mode!r}: "
+            f"{args.metric_for_best_model} is better when it is {'greater' if mode == 'max' else 'less'}"
+        )
