@@ -63,7 +63,7 @@ LEVELS = {
     "refusals": 7,
     "arguments": 6,
     "argument_checks": 4,
-    "command_line": 7,
+    "argument_files": 3,
     "watched_metric": 3,
     "early_stopping": 0,
     "joint": 5,
@@ -72,8 +72,9 @@ LEVELS = {
     "packed_layers": 1,
     "packing": 4,
     "steps": 8,
-    "trainer": 9,
-    "__init__": 10,
+    "resumable": 9,
+    "trainer": 10,
+    "__init__": 11,
 }
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {
