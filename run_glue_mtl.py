@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
-from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
+from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
-from hf_mtl.command_line import parse_arguments
 from hf_mtl.data import tokenise
 from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.errors import CheckpointError, PushError

@@ -1,14 +1,20 @@
-"""Every argument: of the model, of the data and of the training; and a run's set-up in words."""
+"""The command line: three dataclasses, and a YAML or JSON file of the same arguments that flags override."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from .argument_checks import check_schedule, check_trackers, check_values
+from .argument_files import file_flags
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
 from .gradients.method import GRADIENT_METHODS, make_gradient_method
@@ -20,6 +26,7 @@ from .tasks import EMBEDDED
 from .validation import check_number, read_json
 from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations
 
+logger = logging.getLogger(__name__)
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
 DEFAULT_LENGTH = 512  # tokens
 _METHOD_NAMES = ", ".join(sorted(GRADIENT_METHODS))
@@ -223,3 +230,53 @@ def _schedule(args: MultiTaskTrainingArguments) -> str:
     kind = args.lr_scheduler_type
     warms_up = kind not in (SchedulerType.CONSTANT, *WATCHING_SCHEDULES)
     return f"{args.warmup_steps:g} warm-up steps, {kind.value}" if warms_up else kind.value
+
+
+Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]
+DATACLASSES = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]  # transformers' base class is untyped
+    def error(self, message: str) -> NoReturn:
+        """What argparse would answer with a page of usage."""
+        raise InputError(message)
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """The arguments of `[FILE.yaml|FILE.json] [--flag value ...]`; a flag overrides the file.
+
+    Raises:
+        InputError: for a file that cannot be read or has a key twice, an unknown key or flag, and a value that cannot
+            be used.
+    """
+    argv = list(argv)
+    _say_what_is_twice(argv)
+    is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
+    from_file = file_flags(Path(argv.pop(0)), _defaults()) if is_file else []
+    parser = _Parser(DATACLASSES, allow_abbrev=False)
+    try:
+        *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
+    except InputError:
+        raise
+    except ValueError as error:  # from the checks of TrainingArguments
+        raise InputError(str(error)) from error
+    if rest:
+        raise (
+            unknown("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
+            if rest[0].startswith("-")
+            else InputError(f"argument {rest[0]!r} belongs to no flag; a YAML or JSON file comes first")
+        )
+    return tuple(parsed)
+
+
+def _say_what_is_twice(argv: Sequence[str]) -> None:
+    """Name the flags that are given more than once; the last value holds, as everywhere on a command line."""
+    words = (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--"))
+    names = Counter(name if name in _defaults() else name.removeprefix("no_") for name in words)
+    for name in (name for name, count in names.items() if count > 1):
+        logger.warning("--%s is given more than once; the last value holds", name)
+
+
+def _defaults() -> dict[str, Any]:
+    """Argument -> its default, over the three dataclasses."""
+    return {f.name: f.default for c in DATACLASSES for f in dataclasses.fields(c) if f.init}

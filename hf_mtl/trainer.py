@@ -23,27 +23,19 @@ from .checkpoints import choose_checkpoint, write_errors_named
 from .data import TaskCollator, TaskRows
 from .early_stopping import EarlyStopping, KeepPatience
 from .errors import InputError
-from .gradients.method_state import restore_method, save_method
+from .gradients.method_state import save_method
 from .inputs import check_tokenizer
 from .modeling import MultiTaskModel
 from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
-from .resuming import (
-    changes_of,
-    encoder_fingerprint,
-    keep_settings,
-    refuse_other_optimizer,
-    refuse_other_run,
-    settings_of,
-    write_settings,
-)
+from .resumable import ResumableTrainer
+from .resuming import encoder_fingerprint, write_settings
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
-from .steps import TaskSteps
 from .tasks import TaskSpec, check_metric_names, with_loss_weights
 from .trainer_parts import (
     NO_SEARCH,
@@ -109,7 +101,7 @@ def _changed(args: MultiTaskTrainingArguments, **values: Any) -> Iterator[None]:
             setattr(args, name, value)
 
 
-class MultiTaskTrainer(TaskSteps):
+class MultiTaskTrainer(ResumableTrainer):
     """A Trainer for several tasks at once.
 
     Args:
@@ -155,8 +147,8 @@ class MultiTaskTrainer(TaskSteps):
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
         self._set_up_steps(model, args)
-        self.encoder_at_the_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
-        self.changes: list[list[Any]] = []
+        self.encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
+        self.changes = []
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
@@ -189,8 +181,7 @@ class MultiTaskTrainer(TaskSteps):
         args.enable_jit_checkpoint = stop_on_sigterm
         check_own_schedule(self.lr_scheduler, args)
         if rows is not None:
-            cls = type(self.optimizer) if self.optimizer is not None else self._class_of_optimizer()[0]
-            self.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
+            self.name_optimizer()
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -280,7 +271,7 @@ class MultiTaskTrainer(TaskSteps):
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self.seal.resumed_from = Path(resume_from_checkpoint)
-            self._resume(self.seal.resumed_from)
+            self.compare_with(self.seal.resumed_from)
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
@@ -307,18 +298,6 @@ class MultiTaskTrainer(TaskSteps):
         """Raise InputError: trials want `model_init`."""
         raise InputError(NO_SEARCH)
 
-    def _resume(self, checkpoint: Path) -> None:
-        """Refuse a checkpoint of another run; keep, or apply and say, what is changed."""
-        config, settings = self.model.config, self.settings()
-        refuse_other_run(checkpoint, list(self.tasks), config, self.encoder_at_the_start, settings)
-        restore_method(self.gradient_method, checkpoint)
-        if self.optimizer is None:
-            cls, options = self._class_of_optimizer()
-            refuse_other_optimizer(checkpoint, cls([torch.nn.Parameter(torch.zeros(2, 2))], **options))
-        keep_settings(checkpoint, self.args, settings)
-        refuse_watchers_without_evaluations(self.args)  # the schedule may be one
-        self.changes = changes_of(checkpoint, settings)
-
     @contextmanager
     def _counting_tokens(self) -> Iterator[None]:
         """The steps count tokens as `include_num_input_tokens_seen` asks; the Trainer finds none in nested batches."""
@@ -328,30 +307,6 @@ class MultiTaskTrainer(TaskSteps):
                 yield
         finally:
             self.counted_tokens = "no"
-
-    def settings(self) -> dict[str, Any]:
-        """What the result follows from, beside the data and the order of the batches."""
-        others = {
-            "optimizer class": self.optimizer_class,
-            "loss weights": self.loss_weights,
-            "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
-        }
-        return settings_of(self.args, self.model.config, others)
-
-    def _class_of_optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-        """The optimizer's class and its options; InputError for one that is not installed or lacks an option."""
-        if self.optimizer_cls_and_kwargs is not None:
-            return self.optimizer_cls_and_kwargs
-        try:
-            return self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As in `Trainer`; remembers the weight decay that is asked for, which a checkpoint's would replace."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        self.weight_decays = [group.get("weight_decay") for group in optimizer.param_groups]
-        return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what `StepCounts` has of the steps since the last line, over all processes, and the tokens so far."""
@@ -372,16 +327,10 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
     def __init__(self, trainer: MultiTaskTrainer) -> None:
         self.trainer = trainer
 
-    def on_train_begin(
-        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
-    ) -> None:
-        if self.trainer.seal.resumed_from is None:
-            return
-        check_own_schedule(lr_scheduler, args)  # of a version that did not know the direction
-        state.compute_steps(args, state.max_steps)
-        if not self.trainer.is_deepspeed_enabled:
-            for group, weight_decay in zip(optimizer.param_groups, self.trainer.weight_decays, strict=True):
-                group |= {} if weight_decay is None else {"weight_decay": weight_decay}
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.seal.resumed_from is not None:
+            state.compute_steps(args, state.max_steps)
+            self.trainer.apply_to_what_was_loaded()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
@@ -394,7 +343,7 @@ class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base c
         if state.is_world_process_zero:
             trainer, checkpoint = self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
             save_method(trainer.gradient_method, checkpoint)
-            write_settings(checkpoint, trainer.settings(), trainer.encoder_at_the_start, trainer.changes)
+            write_settings(checkpoint, trainer.settings(), trainer.encoder_at_start, trainer.changes)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()

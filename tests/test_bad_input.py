@@ -142,7 +142,11 @@ CASES = {
     "an unknown way with bad rows": (["--on_bad_row", "skp"], {}, "on_bad_row 'skp' .did you mean 'skip'"),
     "all rows bad": (["--on_bad_row", "skip"], {"reviews": REVIEWS.assign(label=7)}, "none of the 4 rows .*'reviews"),
     "a missing file": ([], {"tasks": edited("reviews", **files(train="no.csv"))}, "'reviews': cannot load .*no.csv"),
-    "a missing split": ([], {"tasks": edited("reviews", files={"train": "reviews.parquet"})}, "no split 'validation'"),
+    "a missing split": (
+        [],
+        {"tasks": edited("reviews", files={"test": "reviews.parquet"})},
+        "no split 'train'; it has 'test'",
+    ),
     "a dataset that is not there": (["--dataset_name", "no/such", "--task_set", "glue"], {}, "cannot load 'no/such"),
     # model
     "a decoder": ([], {"model": "gpt2"}, "gpt2.*no text encoder"),
@@ -172,7 +176,11 @@ CASES = {
         "no trained heads for reviews, pairs, and would be pushed",
     ),
     "a negative learning rate": (["--learning_rate=-1"], {}, "learning_rate is -1.0, wanted a number >= 0"),
-    "batches of no rows": (["--per_device_eval_batch_size", "0"], {}, "per_device_eval_batch_size is 0, wanted 1"),
+    "batches of no rows": (
+        ["--per_device_eval_batch_size", "0"],
+        {},
+        "per_device_eval_batch_size is 0, wanted a whole number >= 1",
+    ),
     "an unknown flag": (["--learning_rat", "1"], {}, "'--learning_rat'.*'--learning_rate'"),
 }
 

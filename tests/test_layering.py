@@ -72,15 +72,16 @@ LEVELS = {
     "own_loss": 1,
     "trainer_parts": 8,
     "argument_checks": 4,
-    "command_line": 7,
+    "argument_files": 3,
     "watched_metric": 3,
     "early_stopping": 0,
     "evaluation": 4,
     "publishing": 7,
-    "steps": 9,
-    "trainer": 10,
-    "__init__": 11,
     "kernels": 4,
+    "steps": 9,
+    "resumable": 10,
+    "trainer": 11,
+    "__init__": 12,
 }
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskTrainer, MultiTaskTrainingArguments
-from hf_mtl.command_line import parse_arguments
+from hf_mtl.arguments import parse_arguments
 from hf_mtl.tasks import METRIC_NAMES, greater_is_better
 from hf_mtl.watched_metric import known_metrics
 

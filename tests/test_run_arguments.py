@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
 from hf_mtl.argument_checks import NUMBERS, TRACKERS
-from hf_mtl.command_line import parse_arguments
+from hf_mtl.arguments import parse_arguments
 
 UNUSABLE = {
     "gradient_accumulation_steps": [0, -1],
@@ -165,14 +165,18 @@ def test_a_key_twice_in_options_is_refused(name):
         ["--enable_jit_checkpoint", "--no_enable_jit_checkpoint"],
     ],
 )
-def test_a_flag_twice_is_refused(flags):
-    with pytest.raises(InputError, match="is given twice; wanted one value"):
+def test_of_a_flag_twice_the_last_value_holds_which_is_said(flags, caplog):
+    with caplog.at_level("WARNING", logger="hf_mtl"):
         parse_arguments([*flags, "--use_cpu"])
+    (line,) = caplog.messages
+    assert line.startswith("--") and line.endswith("is given more than once; the last value holds")
 
 
-def test_a_flag_over_a_file_is_not_twice(tmp_path):
+def test_a_flag_over_a_file_is_not_twice(tmp_path, caplog):
     (tmp_path / "a.yaml").write_text("seed: 1\n")
-    assert parse_arguments([str(tmp_path / "a.yaml"), "--seed", "2", "--use_cpu"])[2].seed == 2
+    with caplog.at_level("WARNING", logger="hf_mtl"):
+        assert parse_arguments([str(tmp_path / "a.yaml"), "--seed", "2", "--use_cpu"])[2].seed == 2
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
