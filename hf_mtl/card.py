@@ -157,7 +157,10 @@ def _source(spec: TaskSpec) -> str:
 
 
 def _code(facts: CardFacts) -> str:
-    pairs = {1: '"A film that could not be more charming."', 2: '("A man is sleeping.", "A man rests.")'}
+    pairs = {
+        1: '"The script is clever, and the cast never disappoints."',
+        2: '("The doctor bought the car.", "The physician purchased the automobile.")',
+    }
     lines = [
         "```python",
         "from transformers import pipeline",

@@ -59,7 +59,7 @@ def encode(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_lengt
     begun = _beginnings(texts, tokenizer, room)
     encoded = Encoded([], [])
     for part in parts(begun):
-        rows, cut = _encode_fast(texts[part], begun[part], tokenizer, room)
+        rows, cut = _encode_fast(texts[part], begun[part], tokenizer, max_length, room)
         encoded.rows.extend(rows)
         encoded.cut.extend(cut)
     return encoded
@@ -124,44 +124,42 @@ def _encode_slow(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max
 
 
 def _encode_fast(
-    texts: Sequence[Texts], begun: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, room: int
+    texts: Sequence[Texts], begun: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_length: int, room: int
 ) -> Encoded:
     """By a tokenizer in Rust, which tells the text of each token.
 
     Args:
-        texts: see `encode`.
+        texts, tokenizer, max_length: see `encode`.
         begun: of each row the same object, or what `_beginning` left of it.
-        tokenizer: makes the tokens.
         room: tokens that the texts of a row may have.
     """
-    rows, spans = _rows_and_spans(begun, tokenizer)
+    tokens = _tokens(begun, tokenizer)
+    rows = _rows(tokens)
     shortened = {number for number, (begin, whole) in enumerate(zip(begun, texts, strict=True)) if begin is not whole}
+    long = [n for n, row in enumerate(rows) if n in shortened or len(row["input_ids"]) > max_length]
+    spans = {number: _spans(tokens.encodings[number], len(texts[number])) for number in long}
     for number in list(shortened):
         if not _is_enough(begun[number], texts[number], list(map(len, spans[number])), room):
-            (rows[number],), (spans[number],) = _rows_and_spans([texts[number]], tokenizer)
+            again = _tokens([texts[number]], tokenizer)
+            (rows[number],), spans[number] = _rows(again), _spans(again.encodings[0], len(texts[number]))
             shortened.remove(number)
-    lengths = [list(map(len, spans_of_row)) for spans_of_row in spans]
+    lengths = {number: list(map(len, spans_of_row)) for number, spans_of_row in spans.items()}
     # Of two texts that are cut to half of an odd number, the longer one keeps one token more.
     halved = [n for n in shortened if len(texts[n]) == 2 and room % 2 and min(lengths[n]) > room // 2]
     counts = iter(count_tokens([text for number in halved for text in texts[number]], tokenizer))
     for number in halved:
         lengths[number] = [next(counts), next(counts)]
-    kept = [kept_lengths(lengths_of_row, room) for lengths_of_row in lengths]
-    return Encoded(
-        [_trimmed(*each, tokenizer.truncation_side) for each in zip(rows, spans, kept, strict=True)],
-        [some != every for some, every in zip(kept, lengths, strict=True)],
-    )
+    kept = {number: kept_lengths(lengths_of_row, room) for number, lengths_of_row in lengths.items()}
+    for number in long:
+        rows[number] = _trimmed(rows[number], spans[number], kept[number], tokenizer.truncation_side)
+    return Encoded(rows, [number in kept and kept[number] != lengths[number] for number in range(len(rows))])
 
 
-def _rows_and_spans(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[list[range]]]:
-    """All tokens of every row, and where those of each text are."""
-    tokens = _tokens(texts, tokenizer)
-    spans = []
-    for encoding in tokens.encodings:
-        owners = encoding.sequence_ids
-        starts = [owners.index(text) if text in owners else 0 for text in range(len(texts[0]))]
-        spans.append([range(start, start + owners.count(text)) for text, start in enumerate(starts)])
-    return _rows(tokens), spans
+def _spans(encoding: Any, num_texts: int) -> list[range]:
+    """Where the tokens of each text are."""
+    owners = encoding.sequence_ids
+    starts = [owners.index(text) if text in owners else 0 for text in range(num_texts)]
+    return [range(start, start + owners.count(text)) for text, start in enumerate(starts)]
 
 
 def _trimmed(row: Row, spans: Sequence[range], kept: Sequence[int], side: str) -> Row:
