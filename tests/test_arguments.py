@@ -226,7 +226,7 @@ def test_help_says_what_the_arguments_mean(capsys):
         parse_arguments(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "How the tasks' gradients are combined: sum, mean, pcgrad",
+        "How the tasks' gradients are combined: aligned_mtl, cagrad",
         "Peak learning rate.",
         "equal, proportional",
     ):

@@ -151,7 +151,7 @@ def test_famo_looks_at_the_same_losses_again(make):
     trainer.gradient_method.after_step = lambda *losses: seen.append(losses) or learn(*losses)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.train()
-    ((before, after, _),) = seen
+    ((before, after),) = seen
     with torch.no_grad():
         trainer.model.train()
         wanted = [trainer.compute_loss(trainer.model, {"task": task, **batch[task]}).item() for task in trainer.tasks]
