@@ -155,6 +155,8 @@ def test_ids_of_long_texts_are_those_of_the_tokenizers_own_truncation(tokenizers
     rows = [(text(one + 1), text(other + 1)) for one, other in sizes for _ in range(6)]
     same = " ".join(PIECES[:5] * 16)
     rows += [(same, same), (same + " film", same), (same, same + " film"), ("\u200b " * 80 + same, same)]
+    far = "the film " + "plot " * 60 + "is" + " dull" * 60  # what stands late has an effect on what stands early
+    rows += [(far, same), (far, "dull")]
     assert_as_before(tokenizers[name], rows, max_length)
     assert_as_before(tokenizers[name], [(one,) for one, _ in rows], max_length)
 
