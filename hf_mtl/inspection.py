@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,7 +74,14 @@ def _describe_split(
         }
     first = rows[0]
     columns = (*spec.text_columns, spec.label_column)
-    return {**facts, "first_row": {column: first[column] for column in columns if column in first}}
+    return {**facts, "first_row": {column: _plain(first[column]) for column in columns if column in first}}
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON can hold it: one that is no text and no finite number as text, nothing as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:

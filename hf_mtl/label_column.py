@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +45,19 @@ def read_column(
     if narrow is not None:  # 0.1 was written, and is 0.10000000149 in fp32
         cells = [None if cell is None else float(str(narrow(cell))) for cell in cells]
     if labels is not None:
-        return _classes(cells, labels)
+        return _classes([_as_written(cell) for cell in cells], labels)
     assert label_range is not None
     return LabelColumn(cells, [value_in_range(cell, *label_range) for cell in cells])
+
+
+def _as_written(cell: Any) -> Any:
+    """A date, or bytes that are text, as the text that a class may be called by; anything else as it is."""
+    if isinstance(cell, datetime.date | datetime.time):
+        return str(cell)
+    try:
+        return cell.decode() if isinstance(cell, bytes) else cell
+    except UnicodeDecodeError:
+        return cell
 
 
 def _classes(cells: list[Any], labels: Sequence[str]) -> LabelColumn:
@@ -79,6 +90,8 @@ def _numbers_of_names(names: Sequence[str], labels: Sequence[str] | None) -> lis
         return None if None in values else values
     known = ClassNames(labels)
     indices = [known.by_name(name) for name in names]
+    # Two classes of the data are never one of the task's: the one that has its very name is it.
+    indices = [i if name in labels or indices.count(i) == 1 else None for name, i in zip(names, indices, strict=True)]
     return None if all(index is None for index in indices) else list(indices)
 
 

@@ -41,13 +41,18 @@ def check_task_name(task_name: Any) -> None:
 
 def check_truncation(truncation: Any, padding: Any) -> None:
     """Raise InputError for what other pipelines can be asked for and this one does not do."""
-    if truncation not in (None, True, "longest_first"):
+    if not (truncation is None or truncation is True or _is_one_of(truncation, "longest_first")):
         raise InputError(
             f"truncation is {shortened(truncation)}, wanted True: what is longer does not fit into the encoder, "
             "and of a pair the longer text is cut first"
         )
-    if padding not in (None, True, False, "longest", "do_not_pad", "max_length"):
+    if not (padding is None or isinstance(padding, bool) or _is_one_of(padding, "longest", "do_not_pad", "max_length")):
         raise InputError(f"padding is {shortened(padding)}, wanted True: every batch is padded to its longest row")
+
+
+def _is_one_of(value: Any, *words: str) -> bool:
+    """Whether a value is one of some words; an array, which has no truth value, is none."""
+    return isinstance(value, str) and value in words
 
 
 def is_one_row(inputs: Any) -> bool:

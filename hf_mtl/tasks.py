@@ -186,8 +186,20 @@ class UniqueKeys:
         return super().construct_mapping(node, deep)  # type: ignore[misc]  # the loader's, which comes next
 
 
+_NAMES = ("labels", "positive_label")
+_READ_AS_TEXT = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+
+
 class _UniqueKeyLoader(UniqueKeys, yaml.SafeLoader):
-    """YAML's own types, and no key twice."""
+    """YAML's own types, no key twice, and names of classes as they were written: 010 is no 8, and 1:30 no 90."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in _NAMES:
+                for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if item.tag in _READ_AS_TEXT:
+                        item.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 def read_task_file(path: Path) -> list[TaskSpec]:
