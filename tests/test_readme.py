@@ -123,3 +123,13 @@ def test_the_yaml_block_declares_two_tasks(tmp_path):
 def test_every_module_is_in_the_file_map():
     for path in [*(ROOT / "hf_mtl").glob("[a-z]*.py"), ROOT / "run_glue_mtl.py"]:
         assert path.name in README, path.name
+
+
+def test_every_test_that_the_promises_name_is_there():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    file = None
+    for name in re.findall(r"`((?:test_\w+\.py)?(?:::test_\w+)?)`", text):
+        own, _, test = name.partition("::")
+        file = own or file
+        assert file is not None and (ROOT / "tests" / file).exists(), name
+        assert not test or f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
