@@ -1,5 +1,8 @@
 """A user's own gradient method: registered, found by name, with options and a state, and never in another's place."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,6 +34,14 @@ def test_a_function_is_a_method_in_training(make_trainer):
     assert trainer.train().training_loss > 0
     with pytest.raises(InputError, match=r"option of gradient_method 'loudest': 'shrae' \(did you mean 'share'\?\)"):
         make_trainer(gradient_method="loudest", gradient_method_args='{"shrae": 0.5}')
+
+
+def test_the_example_of_the_docs_trains(make_trainer):
+    text = (Path(__file__).parent.parent / "docs" / "gradients.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    exec(example, {})
+    arguments = {"gradient_method": "longest", "gradient_method_args": '{"weight": 0.5}', "max_steps": 1}
+    assert make_trainer(**arguments).train().training_loss > 0
 
 
 def test_what_is_put_into_the_public_mapping_trains_too(make_trainer):
