@@ -130,20 +130,26 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
 
 
 def refuse_fresh_heads(model_args: ModelArguments, args: MultiTaskTrainingArguments, tasks: list[TaskSpec]) -> None:
-    """Keep what heads without training give from where a trained model is: its folder, and the Hub."""
+    """Keep what heads without training give from where a trained model is, and from being taken for its answers."""
     folder, name = Path(args.output_dir), model_args.model_name_or_path
-    if not args.push_to_hub and not (folder / "config.json").exists():
-        return
     config = None if name == EMBEDDED else load_config(name, **hub_options(model_args))
     saved = config.heads if isinstance(config, MultiTaskConfig) else {}
-    if fresh := [spec.name for spec in tasks if spec.name not in saved]:
-        where = (
-            "would be pushed" if args.push_to_hub else f"would write into the trained model's folder {str(folder)!r}"
-        )
-        raise InputError(
-            f"model_name_or_path {name!r} has no trained heads for {', '.join(fresh)}, and {where}; add --do_train, or "
-            "name a trained model"
-        )
+    fresh = ", ".join(spec.name for spec in tasks if spec.name not in saved)
+    if not fresh:
+        return
+    if args.push_to_hub:
+        what = "would be pushed"
+    elif (folder / "config.json").exists():
+        what = f"would write into the trained model's folder {str(folder)!r}"
+    elif saved:
+        what = f"fresh ones answer at random; its heads are {', '.join(saved)}"
+    else:
+        logger.warning("nothing was trained for %s: the scores and predictions are those of random heads", fresh)
+        return
+    raise InputError(
+        f"model_name_or_path {name!r} has no trained heads for {fresh}, and {what}; add --do_train, or name a trained "
+        "model"
+    )
 
 
 def use_the_cpu_threads(args: MultiTaskTrainingArguments) -> None:

@@ -224,6 +224,11 @@ def test_the_same_arguments_without_a_mistake_train(start):
         with pytest.raises(InputError, match="no trained heads for reviews, pairs, and would write into the trained"):
             start(do=do)
     assert before == {path: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+    renamed = {"tasks": {"critiques": TASKS["tasks"]["reviews"], "pairs": TASKS["tasks"]["pairs"]}}
+    for do in ("eval", "predict"):
+        with pytest.raises(InputError, match=r"for critiques, and fresh ones answer at random; its heads are reviews"):
+            start(do=do, model="out", tasks=renamed, output="elsewhere")
+    assert not Path("elsewhere").exists()
     start("--unfreeze_schedule", "0:0,1:9", model="out", do="eval")  # of no concern where nothing is trained
     assert "eval_average" in json.loads(Path("out/eval_results.json").read_text())
 
