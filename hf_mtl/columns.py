@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ from .errors import InputError
 from .tables import Record, cell_values, check_names, plain, read_records, text_fault
 from .text_files import format_of
 
+logger = logging.getLogger(__name__)
 CHUNK = 4096  # rows
+MANY = 1000  # columns
 NOT_ARROW = (pyarrow.ArrowException, OverflowError, UnicodeEncodeError, RecursionError)  # of values
 TextFaults = dict[int, str]  # row -> what is wrong with its text
 
 
-def read_files(paths: Sequence[str], text_columns: Sequence[str], label_column: str) -> tuple[Dataset, TextFaults]:
-    """The rows of files, one file after the other; and what is wrong with the texts of which.
+def read_files(
+    paths: Sequence[str], text_columns: Sequence[str], label_column: str
+) -> tuple[Dataset, TextFaults, list[tuple[str, int]]]:
+    """The rows of files, one after the other; what is wrong with the texts of which; and the first row of each file.
 
     Args:
         paths: files of the same columns.
@@ -38,17 +43,19 @@ def read_files(paths: Sequence[str], text_columns: Sequence[str], label_column: 
     """
     faults: TextFaults = {}
     tables: list[tuple[str, Any]] = []
+    first_rows: list[tuple[str, int]] = []
     rows = 0
     for number, path in enumerate(paths):
         table, found = _read_file(path, text_columns, label_column)
         faults.update({row + rows: fault for row, fault in found.items()})
+        first_rows.append((path, rows))
         rows += len(table)
         if len(table) or (number == len(paths) - 1 and not tables):
             tables.append((path, table))
     table = _joined(tables)
     try:
         # Its own fingerprint would be a hash of a copy of all rows.
-        return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint()), faults
+        return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint()), faults, first_rows
     except (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException) as error:
         raise InputError(f"{', '.join(map(repr, paths))}: its types cannot be used: {_first_line(error)}") from error
 
@@ -57,13 +64,33 @@ def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tup
     form = format_of(path)
     assert form is not None
     if form != "parquet":
-        return to_table(read_records(path, form, ([*text_columns, label_column], text_columns)), text_columns)
+        records = read_records(path, form, ([*text_columns, label_column], text_columns))
+        return to_table(_known_columns(path, records, [*text_columns, label_column]), text_columns)
     try:
         return _with_texts(_mapped(path), text_columns)
     except InputError as error:
         raise InputError(f"{path!r}: {error}") from error
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise InputError(f"{path!r}: cannot be read: {_first_line(error)}") from error
+
+
+def _known_columns(path: str, records: Iterable[Record], wanted: Sequence[str]) -> Iterator[Record]:
+    """The records; where they have more than `MANY` columns, further ones are left out.
+
+    The table of rows that each have a key of their own would be as wide as it is long.
+    """
+    names: dict[str, None] = dict.fromkeys(wanted)
+    told = False
+    for record in records:
+        new = record.keys() - names
+        if new and len(names) + len(new) > max(MANY, len(record) + len(wanted)):
+            if not told:
+                told = True
+                logger.warning("%r: rows have more than %d different columns; further ones are left out", path, MANY)
+            record = {name: value for name, value in record.items() if name in names}
+        else:
+            names.update(dict.fromkeys(record))
+        yield record
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 
 from .cells import Number, number_of
 from .class_names import ClassNames
@@ -58,6 +58,26 @@ def _as_written(cell: Any) -> Any:
         return cell.decode() if isinstance(cell, bytes) else cell
     except UnicodeDecodeError:
         return cell
+
+
+def with_classes(rows: Dataset, column: str, classes: ClassLabel) -> Dataset:
+    """Rows whose labels are names or indices of `classes`, as a `ClassLabel`.
+
+    Where there are others too, indices become names, and all other cells stay what they are, as texts.
+    """
+    names, cells = ClassNames(classes.names), rows[column][:]
+    named = [names.by_name(cell) for cell in cells]
+    indices = [names.by_index(cell) if index is None else index for index, cell in zip(named, cells, strict=True)]
+    inside = [index is not None and 0 <= index < len(classes.names) and index == int(index) for index in indices]
+    rest = rows.remove_columns([column])
+    if all(there or cell is None or index == -1 for index, there, cell in zip(indices, inside, cells, strict=True)):
+        numbers = [None if index is None else int(index) for index in indices]
+        return rest.add_column(column, numbers, feature=classes)
+    texts = [
+        classes.names[int(index or 0)] if there else None if cell is None else str(cell)
+        for index, there, cell in zip(indices, inside, cells, strict=True)
+    ]
+    return rest.add_column(column, texts, feature=Value("string"))
 
 
 def _classes(cells: list[Any], labels: Sequence[str]) -> LabelColumn:

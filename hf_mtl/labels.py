@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,44 @@ from .errors import InputError
 from .kinds import KINDS
 from .label_column import LabelColumn, read_column
 from .tasks import TaskSpec, file_list
+from .text_files import about_quotes
 
 logger = logging.getLogger(__name__)
 
+FirstRows = Sequence[tuple[str, int]]  # files, and the number of the first row of each among the rows of all
 RowErrors = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
 
 
-def raise_first(bad: RowErrors, where: str, source: str) -> None:
+def raise_first(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> None:
     """Raise InputError for the first bad row."""
     if bad:
-        row = min(bad)
-        raise InputError(
-            f"{where}: {bad[row][0]} in row {row} (the first row is 0) of {source}{bad[row][1]}; --on_bad_row skip "
-            "leaves such training and validation rows out"
-        )
+        hint = "" if split == "test" else "; --on_bad_row skip leaves such training and validation rows out"
+        raise InputError(f"{_told(spec, rows, split, min(bad), bad)}{hint}")
+
+
+def _told(spec: TaskSpec, rows: Dataset, split: str, row: int, bad: RowErrors) -> str:
+    source, number = place_of(spec, rows, split, row)
+    before, after = bad[row]
+    return f"task {spec.name!r}, split {split!r}: {before} in row {number} (the first row is 0) of {source}{after}"
+
+
+def set_files(rows: Dataset, files: FirstRows) -> Dataset:
+    """The rows, which know from now on which files they came from; what is made of them does not."""
+    rows.hf_mtl_files = files
+    return rows
+
+
+def files_of(rows: Dataset) -> FirstRows:
+    """The files that rows came from, where that is known."""
+    return getattr(rows, "hf_mtl_files", ())
+
+
+def place_of(spec: TaskSpec, rows: Dataset, split: str, row: int) -> tuple[str, int]:
+    """Where a row comes from, for messages, and its number there."""
+    if files := [(path, first) for path, first in files_of(rows) if first <= row]:
+        path, first = files[-1]
+        return repr(path), row - first
+    return source_of(spec, split), row
 
 
 def source_of(spec: TaskSpec, split: str) -> str:
@@ -55,10 +80,11 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
     if column not in rows.column_names:
         if unlabelled:
             return np.full(len(rows), np.nan)
-        raise InputError(f"{where}: no label column {column!r}; the columns are {', '.join(rows.column_names)}")
+        columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
+        raise InputError(f"{where}: no label column {column!r}; the columns are {columns}")
     labels = _column(spec, rows)
-    values, bad = _checked(spec, labels, split)
-    raise_first(bad, where, source_of(spec, split))
+    values, bad = _checked(spec, rows, labels, split)
+    raise_first(spec, rows, split, bad)
     _say_what_indices_mean(spec, labels, split)
     return np.asarray(values, dtype=np.float64 if unlabelled or spec.kind == "regression" else np.int64)
 
@@ -73,10 +99,10 @@ def label_numbers(spec: TaskSpec, rows: Dataset, split: str) -> tuple[list[Numbe
     Raises:
         InputError: when the indices of classes count from 1, so that not some of them are wrong but all.
     """
-    return _checked(spec, _column(spec, rows), split)
+    return _checked(spec, rows, _column(spec, rows), split)
 
 
-def _checked(spec: TaskSpec, column: LabelColumn, split: str) -> tuple[list[Number | None], RowErrors]:
+def _checked(spec: TaskSpec, rows: Dataset, column: LabelColumn, split: str) -> tuple[list[Number | None], RowErrors]:
     values, head, admits = list(column.values), spec.head, KINDS[spec.kind].admits
     wanted = f"one of {list(spec.labels)}" if spec.labels else f"a number in {list(spec.label_range or ())}"
     ending, bad = f" is not {wanted}", RowErrors()
@@ -90,8 +116,7 @@ def _checked(spec: TaskSpec, column: LabelColumn, split: str) -> tuple[list[Numb
     if spec.labels and not column.has_names and _count_from_1(values, len(spec.labels)):
         row, last = values.index(len(spec.labels)), len(spec.labels) - 1
         raise InputError(
-            f"task {spec.name!r}, split {split!r}: {bad[row][0]} in row {row} (the first row is 0) of "
-            f"{source_of(spec, split)}{bad[row][1]}; the labels seem to count from 1: write 0 to {last}, or the names"
+            f"{_told(spec, rows, split, row, bad)}; the labels seem to count from 1: write 0 to {last}, or the names"
         )
     return values, bad
 

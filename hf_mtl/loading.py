@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,15 +22,16 @@ from .demo import demo_rows
 from .errors import InputError
 from .folders import folder_splits
 from .hub import TransportError
-from .labels import RowErrors, label_numbers, raise_first, source_of
+from .label_column import with_classes
+from .labels import RowErrors, files_of, label_numbers, place_of, raise_first, set_files
 from .tasks import EMBEDDED, SPLITS, TaskSpec, file_list
-from .text_files import format_of
+from .text_files import about_quotes, format_of, is_packed
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
 LISTED = 20  # bad rows whose fault is spelled out
 UNREACHABLE = (ConnectionError, OfflineModeIsEnabled, TransportError)
-UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, yaml.YAMLError, *UNREACHABLE)
+UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, yaml.YAMLError, zipfile.BadZipFile, *UNREACHABLE)
 
 
 class Files(NamedTuple):
@@ -66,15 +68,16 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset 
         raise InputError(f"{where}: the split is empty, wanted at least one row")
     for column in spec.text_columns:
         if column not in rows.column_names:
-            raise InputError(f"{where}: no column {column!r}; the columns are {', '.join(rows.column_names)}")
+            columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
+            raise InputError(f"{where}: no column {column!r}; the columns are {columns}")
         if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted text")
     bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
     if on_bad_row == "skip" and split != "test":
         if spec.label_column in rows.column_names:
             bad = {**label_numbers(spec, rows, split)[1], **bad}
-        return _skip(rows, bad, where, source_of(spec, split))
-    raise_first(bad, where, source_of(spec, split))
+        return _skip(spec, rows, split, bad)
+    raise_first(spec, rows, split, bad)
     return rows
 
 
@@ -97,23 +100,21 @@ def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:
     }
 
 
-def _skip(rows: Dataset, bad: RowErrors, where: str, source: str) -> Dataset:
+def _skip(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> Dataset:
     """The rows that are not bad; says which are."""
     if not bad:
         return rows
+    where, files = f"task {spec.name!r}, split {split!r}", len(files_of(rows))
+    source = place_of(spec, rows, split, 0)[0] if files < 2 else f"{files} files"
+    listed = []
+    for row in sorted(bad)[:LISTED]:
+        path, number = place_of(spec, rows, split, row)
+        listed.append(f"row {number}{f' of {path}' if files > 1 else ''}: {''.join(bad[row])}")
     if len(bad) == len(rows):
-        raise InputError(f"{where}: none of the {len(rows)} rows of {source} can be used; row 0: {''.join(bad[0])}")
-    listed = [f"row {row}: {''.join(bad[row])}" for row in sorted(bad)[:LISTED]]
+        raise InputError(f"{where}: none of the {len(rows)} rows of {source} can be used; {listed[0]}")
     more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    logger.warning(
-        "%s: %d of %d rows of %s skipped (the first row is 0): %s%s",
-        where,
-        len(bad),
-        len(rows),
-        source,
-        "; ".join(listed),
-        more,
-    )
+    message = "%s: %d of %d rows of %s skipped (the first row is 0): %s%s"
+    logger.warning(message, where, len(bad), len(rows), source, "; ".join(listed), more)
     return rows.select([row for row in range(len(rows)) if row not in bad])
 
 
@@ -133,10 +134,10 @@ def _load(spec: TaskSpec, split: str) -> tuple[Dataset, TextFaults] | None:
     if isinstance(found, Dataset):
         return found, {}
     try:
-        rows, faults = read_files(found.paths, spec.text_columns, spec.label_column)
-        for column in found.classes.keys() & set(rows.column_names):
-            rows = rows.cast_column(column, found.classes[column])
-        return rows, faults
+        rows, faults, first_rows = read_files(found.paths, spec.text_columns, spec.label_column)
+        if spec.label_column in found.classes.keys() & set(rows.column_names):
+            rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
+        return set_files(rows, first_rows), faults
     except ValueError as error:
         raise InputError(f"task {spec.name!r}: cannot load {error}") from error
 
@@ -151,15 +152,15 @@ def _find_splits(spec: TaskSpec) -> Splits:
     source = f"task {spec.name!r}: cannot load {spec.dataset!r}, configuration {spec.config!r}"
     try:
         if not Path(spec.dataset).exists():
-            return _hub_splits(spec.dataset, spec.config)
-        return _local_splits(Path(spec.dataset), spec.config)
+            return _hub_splits(spec.dataset, spec.config, spec.splits.values())
+        return _local_splits(Path(spec.dataset), spec.config, spec.splits.values())
     except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source}: {reason}") from error
 
 
-def _local_splits(folder: Path, config: str | None) -> Splits:
+def _local_splits(folder: Path, config: str | None, chosen: Collection[str]) -> Splits:
     """Of a folder that a dataset was saved to, that has configurations in its README.md, or that has files only."""
     if not folder.is_dir():
         raise InputError("it is a file; wanted a folder, or files: {train: ...}")
@@ -168,8 +169,10 @@ def _local_splits(folder: Path, config: str | None) -> Splits:
         return {split: rows.with_format(None) for split, rows in saved.items()}
     if (folder / "state.json").is_file():
         return {"train": Dataset.load_from_disk(str(folder)).with_format(None)}
+    if saved := sorted(path.parent for path in folder.glob("*/state.json")):
+        return {path.name: Dataset.load_from_disk(str(path)).with_format(None) for path in saved}
     declared = _declared(folder)
-    splits = {} if "configs" in declared else folder_splits(folder)
+    splits = {} if "configs" in declared else folder_splits(folder, chosen)
     if declared or not splits:
         return _declared_splits(str(folder), config)
     if config is not None:
@@ -185,7 +188,7 @@ def _declared(folder: Path) -> set[str]:
     return {"configs", "dataset_info"} & {*card, *(more or {})}
 
 
-def _hub_splits(name: str, config: str | None) -> Splits:
+def _hub_splits(name: str, config: str | None, chosen: Collection[str]) -> Splits:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise InputError("there is no such folder")
     try:
@@ -196,7 +199,7 @@ def _hub_splits(name: str, config: str | None) -> Splits:
             folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
         except LocalEntryNotFoundError:
             raise error from None
-    return _local_splits(Path(folder), config)
+    return _local_splits(Path(folder), config, chosen)
 
 
 def _declared_splits(name: str, config: str | None) -> Splits:
@@ -204,7 +207,11 @@ def _declared_splits(name: str, config: str | None) -> Splits:
     builder = datasets.load_dataset_builder(name, config, cache_dir=_content_cache(name))
     files = builder.config.data_files or {}
     forms = {format_of(str(path)) for paths in files.values() for path in paths}
-    if not forms or forms & {None, "parquet", "txt"}:
+    for path in (str(path) for paths in files.values() for path in paths):
+        if is_packed(path) or format_of(path) == "txt":
+            reason = "compressed; unzip it" if is_packed(path) else "no table; wanted csv, tsv, jsonl or parquet"
+            raise InputError(f"{path!r} is {reason}")
+    if not forms or forms & {None, "parquet"}:
         builder.download_and_prepare()
         return dict(builder.as_dataset())
     features = builder.info.features or {}

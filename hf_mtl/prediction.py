@@ -18,8 +18,8 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from .errors import InputError
 from .pipeline import MultiTaskPipeline
 from .pipeline_inputs import BEST, Texts, TopK
-from .tables import read_records, text_fault
-from .text_files import FORMATS, format_of
+from .tables import Record, read_records, text_fault
+from .text_files import FORMATS, about_quotes, format_of
 
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
 STATE_EVERY = 4096
@@ -49,19 +49,28 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator
         columns: of the text, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or the only one.
 
     Raises:
-        InputError: when the columns are not there, or hold no text; it names the row.
+        InputError: when there are no rows, or the columns are not there or hold no text; it names the row.
     """
-    chosen = tuple(columns or ())
+    chosen, number = tuple(columns or ()), -1
     try:
         with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS)) as records:
             for number, record in enumerate(records):
                 chosen = chosen or _usual_columns(path, list(record))
                 if number == 0 and (absent := [column for column in chosen if column not in record]):
-                    raise InputError(f"{path!r}: no column {absent[0]!r}; the columns are {', '.join(record)}")
+                    raise InputError(
+                        f"{path!r}: no column {absent[0]!r}; the columns are {', '.join(record)}{about_quotes(record)}"
+                    )
+                if not columns and (second := _second_text(chosen, record)):
+                    raise InputError(
+                        f"{path!r}: row {number} (the first row is 0) has the column {second!r}, and row 0 has not; "
+                        "name one column, or two for a pair, with --columns"
+                    )
                 for column in chosen:
                     if fault := text_fault(record.get(column)):
                         raise InputError(f"{path!r}: column {column!r} {fault} in row {number} (the first row is 0)")
                 yield tuple(record[column] for column in chosen)
+        if number < 0:
+            raise InputError(f"{path!r} has no rows")
     except InputError as error:
         raise InputError(f"input {error}") from error
 
@@ -72,7 +81,15 @@ def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
             return columns
     if len(there) == 1:
         return (there[0],)
-    raise InputError(f"{path!r} has the columns {', '.join(there)}; name one, or two for a pair, with --columns")
+    raise InputError(
+        f"{path!r} has the columns {', '.join(there)}; name one, or two for a pair, with --columns{about_quotes(there)}"
+    )
+
+
+def _second_text(chosen: Sequence[str], record: Record) -> str | None:
+    """The column of a row that makes a pair with the single text that was chosen."""
+    pairs = (columns for columns in USUAL_COLUMNS if columns[:1] == chosen and len(columns) == 2)
+    return next((second for _, second in pairs if record.get(second) is not None), None)
 
 
 @dataclass

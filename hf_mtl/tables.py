@@ -6,12 +6,12 @@ A file is read once, from its beginning, in little memory. Rows are counted from
 from __future__ import annotations
 
 import csv
-import io
 import logging
+import re
 import sys
 import zlib
 from collections.abc import Generator, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
@@ -19,10 +19,12 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from .errors import InputError
 from .json_values import json_values, table_in
-from .text_files import RowError, Text, open_text
+from .text_files import UNQUOTED, RowError, Text, bare, open_text
 
 logger = logging.getLogger(__name__)
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t,;|"}  # the usual one comes first
+HEADER_LINES = 100  # that the names of columns, if quoted, may go on over
+SEP = re.compile(r'"?sep=(.)"?', re.I)  # Excel's first line
 Record = dict[str, Any]
 csv.field_size_limit(sys.maxsize)  # the standard 131,072 characters are fewer than a long text has
 
@@ -77,7 +79,7 @@ def _short(value: Any) -> str:
 def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
     with open_text(path) as text:
         if form == "txt":
-            yield from ({"text": _without_end(line)} for line in text)
+            yield from ({"text": bare(line)} for line in text)
         elif form in DELIMITERS:
             yield from _delimited_records(path, iter(text), form, wanted)
         else:
@@ -97,54 +99,62 @@ def _json_records(text: Text, wanted: Sequence[Sequence[str]]) -> Iterator[Recor
 
 
 def _delimited_records(path: str, lines: Iterator[str], form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
-    head = _header_line(lines, form)
-    if not head:
-        return
-    delimiter = _delimiter(head, form, wanted)
-    if delimiter != DELIMITERS[form][0]:
-        logger.warning("%r: columns are told apart by %r, not %r", path, delimiter, DELIMITERS[form][0])
-    names = _header(head, form, delimiter)
+    try:
+        delimiter, lines = _delimiter(path, lines, form, wanted)
+        rows = _rows(lines, form, delimiter)
+        names = next(rows, [])
+    except RowError as error:
+        raise InputError(f"the header {error}") from error
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise InputError(f"the header has the column {twice[0]!r} twice; rename one of them")
     if "\0" in "".join(names):
         raise InputError("the header has a NUL character; wanted plain text")
-    for cells in _rows(lines, form, delimiter):
+    told = form == "csv"
+    for number, cells in enumerate(rows):
         if len(cells) != len(names):
-            raise RowError(f"has {len(cells)} cells, the header has {len(names)}: {', '.join(names)}")
+            more = f"; {UNQUOTED}" if form == "tsv" and '"' in "".join([*names, *cells]) else ""
+            raise RowError(f"has {len(cells)} cells, the header has {len(names)}: {', '.join(names)}{more}")
+        if not told and any(map(_seems_quoted, cells)):
+            told = True
+            logger.warning("%r: row %d (the first row is 0) has a cell that seems quoted; %s", path, number, UNQUOTED)
         yield {name: cell or None for name, cell in zip(names, cells, strict=True) if name}
 
 
-def _header_line(lines: Iterator[str], form: str) -> str:
-    """The first line that is not blank, with those that a quoted name goes on in."""
+def _seems_quoted(cell: str) -> bool:
+    return len(cell) > 3 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1]
+
+
+def _delimiter(
+    path: str, lines: Iterator[str], form: str, wanted: Sequence[Sequence[str]]
+) -> tuple[str, Iterator[str]]:
+    """The delimiter, and the lines from the header on.
+
+    It is what Excel's line "sep=;" names; else the one whose header has a set of columns that is wanted; else the first
+    that parts the header at all.
+    """
+    first = next((line for line in lines if line.strip("\r\n")), "")
+    if form == "csv" and (named := SEP.fullmatch(first.strip())):
+        return named[1], lines
+    rest, *copies = tee(chain([first] if first else [], lines), 1 + len(DELIMITERS[form]))
+    columns = {
+        mark: _names(islice(copy, HEADER_LINES), form, mark)
+        for mark, copy in zip(DELIMITERS[form], copies, strict=True)
+    }
+    fitting = (mark for names in wanted for mark, found in columns.items() if set(names) <= set(found))
+    delimiter = next(fitting, None) or max(columns, key=lambda mark: len(columns[mark]) > 1)
+    if delimiter != DELIMITERS[form][0]:
+        logger.warning("%r: columns are told apart by %r, not %r", path, delimiter, DELIMITERS[form][0])
+    return delimiter, rest
+
+
+def _names(lines: Iterator[str], form: str, delimiter: str) -> list[str]:
+    """The header that a delimiter gives; none where it gives no csv."""
     try:
-        head = next((line for line in lines if line.strip("\r\n")), "")
-        while form == "csv" and head.count('"') % 2 and (more := next(lines, "")):
-            head += more
+        return next(_rows(lines, form, delimiter), [])
     except RowError as error:
-        raise InputError(f"the header {error}") from error
-    return head
-
-
-def _delimiter(head: str, form: str, wanted: Sequence[Sequence[str]]) -> str:
-    """The delimiter whose header has a set of columns that is wanted; else the first that parts the header at all."""
-    columns: dict[str, list[str]] = {}
-    for mark in DELIMITERS[form]:
-        try:
-            columns[mark] = _header(head, form, mark)
-        except InputError:
-            columns[mark] = []
-    for names in wanted:
-        for mark, found in columns.items():
-            if set(names) <= set(found):
-                return mark
-    return max(columns, key=lambda mark: len(columns[mark]) > 1)
-
-
-def _header(head: str, form: str, delimiter: str) -> list[str]:
-    try:
-        return next(_rows(io.StringIO(head, newline=""), form, delimiter))
-    except RowError as error:
-        raise InputError(f"the header {error}") from error
+        if isinstance(error.__cause__, csv.Error):
+            return []
+        raise
 
 
 def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[list[str]]:
@@ -153,17 +163,13 @@ def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[list[str]
     In tsv files such as GLUE's a quote is a character; read as csv, one that opens a field would swallow rows.
     """
     if form == "tsv":
-        yield from (bare.split(delimiter) for line in lines if (bare := _without_end(line)))
+        yield from (text.split(delimiter) for line in lines if (text := bare(line)))
         return
     try:
         yield from (cells for cells in csv.reader(lines, delimiter=delimiter, strict=True) if cells)
     except csv.Error as error:
         reason = "a quote opens and is never closed" if "unexpected end" in str(error) else str(error).split(" - ")[0]
         raise RowError(f"is no csv: {reason}") from error
-
-
-def _without_end(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
 
 
 def _parquet_records(path: str) -> Iterator[Record]:

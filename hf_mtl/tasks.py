@@ -6,6 +6,7 @@ GLUE's tasks and the demo's are files in `task_sets/`; a user's own file has the
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from .class_names import check_class_names
 from .errors import InputError, unknown
 from .kinds import TaskHead
 from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
-from .text_files import format_of
+from .text_files import format_of, is_packed
 from .validation import check_number
 
 TASK_SETS = Path(__file__).parent / "task_sets"
@@ -90,12 +91,24 @@ class TaskSpec:
         for key in (*self.files, *self.splits):
             if key not in SPLITS:
                 raise unknown(f"split of task {self.name!r}:", key, SPLITS)
-        for path in (path for paths in self.files.values() for path in file_list(paths)):
-            if format_of(path) not in FILE_FORMATS:
-                raise InputError(f"task {self.name!r}: file {path!r} is none of .{', .'.join(FILE_FORMATS)}")
+        for split, paths in self.files.items():
+            self._check_files(split, file_list(paths))
         for key in ("loss_weight", "sampling_weight"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a number above 0")
+
+    def _check_files(self, split: str, paths: Sequence[str]) -> None:
+        for path in paths:
+            if "\0" in path:
+                raise InputError(f"task {self.name!r}: file {path!r} has a NUL character, which no file's name has")
+            if format_of(path) not in FILE_FORMATS:
+                what_to_do = "; unzip it" if is_packed(path) else ""
+                raise InputError(
+                    f"task {self.name!r}: file {path!r} is none of .{', .'.join(FILE_FORMATS)}{what_to_do}"
+                )
+        real = list(map(os.path.realpath, paths))
+        if twice := [path for path, file in zip(paths, real, strict=True) if real.count(file) > 1]:
+            raise InputError(f"task {self.name!r}: files names {twice[0]!r} twice for {split!r}; wanted it once")
 
     @property
     def head(self) -> TaskHead:

@@ -6,7 +6,7 @@ import gzip
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 from .errors import InputError
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt")
+PACKED = (".zip", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz", ".tar.gz")
 BLOCK = 1 << 16  # bytes or characters that are read at once
+UNQUOTED = "tsv is read without quoting; save a table whose cells are quoted as .csv"
 GZIP, BOM, UTF_16 = b"\x1f\x8b", b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -23,6 +25,11 @@ def format_of(path: str) -> str | None:
     """The format that a file's name ends in, where it is one of `FORMATS`; ".gz" may follow it."""
     suffix = Path(path.lower().removesuffix(".gz")).suffix.removeprefix(".").replace("ndjson", "jsonl")
     return suffix if suffix in FORMATS else None
+
+
+def is_packed(path: str) -> bool:
+    """Whether a file's name ends as those of compressed files do that are not read."""
+    return path.lower().endswith(PACKED)
 
 
 class RowError(Exception):
@@ -49,6 +56,19 @@ class Text:
             yield line
 
 
+def bare(line: str) -> str:
+    """A line without its end, however often that is doubled; RowError for one that has another kind of end in it."""
+    text = line.rstrip("\r\n")
+    if "\r" in text or "\n" in text:
+        raise RowError("has a line end of another kind in it; save the file with one kind of line end, LF or CR LF")
+    return text
+
+
+def about_quotes(names: Iterable[str]) -> str:
+    """What to do about columns whose names have quotes around them, as those of a quoted tsv; "" if none has."""
+    return f"; {UNQUOTED}" if any(len(name) > 1 and name[0] == name[-1] == '"' for name in names) else ""
+
+
 def num_bytes(text: str) -> int:
     """The bytes that a text was read from."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogateescape"))
@@ -68,7 +88,7 @@ def check_utf8(text: str, offset: int) -> None:
 
 @contextmanager
 def open_text(path: str) -> Iterator[Text]:
-    """The text of a file, or of standard input for "-". Lines end as the first one does: in CR alone, or in (CR)LF.
+    """The text of a file, or of standard input for "-". Lines end as the first one does: in CR alone, or in LF.
 
     Raises:
         InputError: for what begins like UTF-16 or a binary file.
@@ -82,7 +102,6 @@ def open_text(path: str) -> Iterator[Text]:
         head = stream.peek(4)
         if head.startswith(UTF_16) or b"\0" in head[:4]:
             raise InputError("begins like UTF-16 or a binary file, wanted UTF-8 text; save the file as UTF-8")
-        end = re.search(rb"\r\n?|\n", head)
-        newline = "\r" if end and end[0] == b"\r" else "\n"
+        newline = "\r" if re.match(rb"[^\r\n]*\r+[^\r\n]", head) else "\n"
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
         yield Text(text, len(BOM) if head.startswith(BOM) else 0)

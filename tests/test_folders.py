@@ -122,8 +122,8 @@ def test_a_hub_repository_is_read_by_the_same_rules_and_from_the_cache(tmp_path,
 
 def test_a_wrong_split_name_lists_those_there_are(tmp_path):
     source = folder(tmp_path / "set", **{"train.csv": CSV, "dev.csv": CSV})
-    with pytest.raises(InputError, match=r"splits names 'dev' for 'validation', .*; the splits are .*train") as refusal:
-        load_rows(task(dataset=source, splits={"validation": "dev"}), "validation")
+    with pytest.raises(InputError, match=r"splits names 'eval' for 'validation', .*; the splits are .*tra") as refusal:
+        load_rows(task(dataset=source, splits={"validation": "eval"}), "validation")
     assert "validation" in str(refusal.value) and sorted(split_names(task(dataset=source))) == ["train", "validation"]
     assert load_rows(task(dataset=source), "test") is None
 
