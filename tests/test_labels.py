@@ -251,7 +251,7 @@ OTHER_TYPES = {
     "duration": (pa.array([datetime.timedelta(1)]), "timedelta"),
     "list": (pa.array([[1, 2]]), r"\[1, 2\]"),
     "struct": (pa.array([{"a": 1}]), "{'a': 1}"),
-    "binary": (pa.array([b"good"]), "b'good'"),
+    "binary": (pa.array([b"\xff"]), r"b'\\xff'"),
     "null": (pa.nulls(1), "None"),
     "a long list": (pa.array([list(range(10_000))]), r"\[0, 1, 2.{0,80}\.\.\."),
 }
