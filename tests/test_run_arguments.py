@@ -19,6 +19,9 @@ UNUSABLE = {
     "early_stopping_patience": [0, -1],
     "save_total_limit": [-1],
     "train_metric_rows": [-1],
+    "torch_empty_cache_steps": [0],
+    "ddp_bucket_cap_mb": [0],
+    "ddp_timeout": [0],
     "dataloader_num_workers": [-1],
     "dataloader_prefetch_factor": [0],
     "seed": [-1, 2**32],
@@ -97,7 +100,7 @@ def test_the_largest_seed_is_one(name):
 )
 def test_a_name_that_is_none_names_its_flag(tmp_path, name, value):
     with pytest.raises(InputError, match=f"{name}|DebugOption"):
-        parse_arguments([f"--{name}={value}", *ON])
+        parse_arguments([*ON, f"--{name}={value}"])
     if name in MultiTaskTrainingArguments.__dataclass_fields__ and name not in ("debug", "log_level"):
         with pytest.raises(InputError, match=f"unknown {name} '{value}'.*choose from"):
             MultiTaskTrainingArguments(output_dir=str(tmp_path), use_cpu=True, do_train=True, **{name: value})
