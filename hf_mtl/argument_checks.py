@@ -21,8 +21,12 @@ from .watched_metric import WATCHING_SCHEDULES, schedule_options
 Check = tuple[str, Callable[[float], bool]]
 
 
+# Beyond any count that makes sense, and as far as the C code below takes numbers.
+MOST = 2**31 - 1
+
+
 def _whole(least: int) -> Check:
-    return f"a whole number >= {least}", lambda x: x >= least and x == int(x)
+    return f"a whole number >= {least} and <= {MOST}", lambda x: least <= x <= MOST and x == int(x)
 
 
 _SEED: Check = ("a whole number from 0 to 4294967295", lambda x: 0 <= x < 2**32 and x == int(x))
@@ -30,7 +34,7 @@ _NOT_NEGATIVE: Check = ("a number >= 0", lambda x: x >= 0)
 _ABOVE_0: Check = ("a number above 0", lambda x: x > 0)
 _STEPS: Check = (
     "a whole number of steps, or a share of all steps between 0 and 1",
-    lambda x: 0 < x < 1 or x == int(x) > 0,
+    lambda x: 0 < x < 1 or (x == int(x) and 0 < x <= MOST),
 )
 _SHARE: Check = ("a number >= 0 and below 1", lambda x: 0 <= x < 1)
 NUMBERS: dict[str, Check] = {
@@ -42,13 +46,16 @@ NUMBERS: dict[str, Check] = {
     "early_stopping_patience": _whole(1),
     "save_total_limit": _whole(0),
     "train_metric_rows": _whole(0),
+    "torch_empty_cache_steps": _whole(1),
+    "ddp_bucket_cap_mb": _whole(1),
+    "ddp_timeout": _whole(1),
     "dataloader_num_workers": _whole(0),
     "dataloader_prefetch_factor": _whole(1),
     "seed": _SEED,
     "data_seed": _SEED,
     "max_steps": (
-        "a whole number >= 1, or -1 for as many as num_train_epochs has",
-        lambda x: x == -1 or x == int(x) > 0,
+        f"a whole number >= 1 and <= {MOST}, or -1 for as many as num_train_epochs has",
+        lambda x: x == -1 or (x == int(x) and 0 < x <= MOST),
     ),
     "num_train_epochs": ("a number above 0; without --do_train nothing is trained", lambda x: x > 0),
     "eval_delay": _NOT_NEGATIVE,
@@ -98,6 +105,9 @@ def check_values(args: TrainingArguments) -> None:
             continue
         if field.name in NUMBERS and (value is not None or field.default is not None):
             check_number(field.name, value, *NUMBERS[field.name])
+    metric = args.metric_for_best_model
+    if metric is not None and not isinstance(metric, str):
+        raise InputError(f"metric_for_best_model is {metric!r}, wanted the name of a metric, such as 'eval_average'")
     for kind in ("logging", "eval", "save"):
         steps, is_used = getattr(args, f"{kind}_steps"), getattr(args, f"{kind}_strategy") == "steps"
         if is_used and (steps is not None or kind != "eval"):  # evaluations follow logging_steps unless told

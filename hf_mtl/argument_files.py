@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -15,15 +15,19 @@ from .tasks import UniqueKeys
 from .validation import read_json
 
 
-def file_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
-    """The flags that a YAML or JSON file of arguments stands for.
+def file_flags(path: Path, types: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The flags that a YAML or JSON file of arguments stands for, and the values that no flag can say.
 
     YAML values stay the text that was written: read as YAML types, `2e-5` would be a string and `1:3` would be 63.
     Inside a nested mapping, such as optimizer_args, they are read as JSON where that is possible.
 
     Args:
         path: of the file.
-        defaults: every argument there is, with its default.
+        types: every argument there is, with its type.
+
+    Raises:
+        InputError: for a file that cannot be read, an unknown argument, and a null or a list where it takes
+            none.
     """
     is_json = path.suffix == ".json"
     try:
@@ -34,18 +38,23 @@ def file_flags(path: Path, defaults: Mapping[str, Any]) -> list[str]:
     if not isinstance(values, dict):
         raise InputError(f"argument file {str(path)!r} holds {type(values).__name__}, wanted name: value lines")
     flags: list[str] = []
+    others: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in defaults:
-            raise unknown(f"argument in {str(path)!r}:", name, defaults)
+        if name not in types:
+            raise unknown(f"argument in {str(path)!r}:", name, types)
+        forms = {get_origin(form) or form for form in (types[name], *get_args(types[name]))}
         if value is None or value in _NULLS:
-            if defaults[name] not in (None, dataclasses.MISSING):
-                raise InputError(
-                    f"argument file {str(path)!r}: {name} is null, which would leave it at its default "
-                    f"{defaults[name]!r}; give a value, or leave the line out"
-                )
+            if NoneType not in forms:
+                raise InputError(f"argument file {str(path)!r}: {name} is null; give a value, or leave the line out")
+            others[name] = None
+        elif isinstance(value, list) and (list not in forms or not value):
+            wanted = "one or more values" if list in forms else "one value"
+            raise InputError(f"argument file {str(path)!r}: {name} is {value!r}, wanted {wanted}")
+        elif isinstance(value, list) and str in forms:  # as a flag it takes one text
+            others[name] = value
         else:
             flags += _flag(name, _typed(value) if isinstance(value, dict) and not is_json else value)
-    return flags
+    return flags, others
 
 
 class _TextLoader(UniqueKeys, yaml.BaseLoader):

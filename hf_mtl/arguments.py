@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import typing
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from .argument_checks import check_schedule, check_trackers, check_values
+from .argument_checks import MOST, check_schedule, check_trackers, check_values
 from .argument_files import file_flags
 from .configuration import POOLINGS, MultiTaskConfig
 from .errors import InputError, unknown
@@ -24,7 +25,7 @@ from .schedule import UnfreezeSchedule
 from .shares import TASK_SAMPLING, check_sampling
 from .tasks import EMBEDDED
 from .validation import check_number, read_json
-from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations
+from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations, refuse_watchers_without_metric
 
 logger = logging.getLogger(__name__)
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
@@ -174,6 +175,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         check_values(self)
         if self.do_train:
             refuse_watchers_without_evaluations(self)
+            refuse_watchers_without_metric(self)
         make_gradient_method(self.gradient_method, **self.options("gradient_method_args"))
         UnfreezeSchedule.parse(self.unfreeze_schedule)
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
@@ -195,9 +197,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
 
 
 def check_length(max_seq_length: int) -> None:
-    """Raise InputError for inputs that would be cut to next to nothing."""
-    if max_seq_length < 8:
-        raise InputError(f"max_seq_length is {max_seq_length}, wanted at least 8")
+    """Raise InputError for inputs that would be cut to next to nothing, and for a length that is none."""
+    if not 8 <= max_seq_length <= MOST:
+        raise InputError(f"max_seq_length is {max_seq_length}, wanted at least 8 and at most {MOST}")
 
 
 def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int) -> dict[str, str]:
@@ -252,8 +254,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     argv = list(argv)
     _say_what_is_twice(argv)
     is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
-    from_file = file_flags(Path(argv.pop(0)), _defaults()) if is_file else []
+    from_file, values = file_flags(Path(argv.pop(0)), _types()) if is_file else ([], {})
     parser = _Parser(DATACLASSES, allow_abbrev=False)
+    parser.set_defaults(**values)
     try:
         *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
     except InputError:
@@ -280,3 +283,9 @@ def _say_what_is_twice(argv: Sequence[str]) -> None:
 def _defaults() -> dict[str, Any]:
     """Argument -> its default, over the three dataclasses."""
     return {f.name: f.default for c in DATACLASSES for f in dataclasses.fields(c) if f.init}
+
+
+def _types() -> dict[str, Any]:
+    """Argument -> what it may be, over the three dataclasses."""
+    hints = {name: hint for c in DATACLASSES for name, hint in typing.get_type_hints(c).items()}
+    return {name: hints[name] for name in _defaults()}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .errors import InputError, unknown
 from .kinds import TaskHead
 from .model_files import code_names
 
 POOLINGS = ("mean", "cls", "max")
+_HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
+_KEYS = [field.name for field in dataclasses.fields(TaskHead)]
 
 
 class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' base class is untyped
@@ -45,18 +49,19 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
     ) -> None:
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
-        if not 0 <= head_dropout < 1:
-            raise InputError(f"head_dropout is {head_dropout}, wanted a number in [0, 1)")
-        if max_seq_length is not None and (not isinstance(max_seq_length, int) or max_seq_length < 1):
+        if not _is_number(head_dropout) or not 0 <= head_dropout < 1:
+            raise InputError(f"head_dropout is {head_dropout!r}, wanted a number in [0, 1)")
+        if max_seq_length is not None and (type(max_seq_length) is not int or max_seq_length < 1):
             raise InputError(f"max_seq_length is {max_seq_length!r}, wanted a number of tokens")
         self.encoder_config: Any = encoder_config
         if isinstance(encoder_config, Mapping):
-            values = dict(encoder_config)
-            self.encoder_config = AutoConfig.for_model(values.pop("model_type"), **values)
+            self.encoder_config = _as_encoder_config(encoder_config)
+        elif encoder_config is not None and not isinstance(encoder_config, PreTrainedConfig):
+            raise InputError(f"encoder_config is {encoder_config!r:.80}, wanted an encoder's configuration")
         if self.encoder_config is not None:
             self.encoder_config._name_or_path = ""  # would publish a folder of this machine
             kwargs.setdefault("pad_token_id", self.encoder_config.pad_token_id)
-        self.tasks = [as_row(task) for task in tasks]
+        self.tasks = [as_row(head) for head in as_heads(tasks)]
         self.pooling = pooling
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
@@ -77,12 +82,45 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         return {**super().to_dict(), **code_names()}
 
 
-def as_row(task: TaskHead | Mapping[str, Any]) -> dict[str, Any]:
-    """The plain dictionary that goes into config.json; checked by way of `TaskHead`."""
-    row = dataclasses.asdict(task if isinstance(task, TaskHead) else _as_head(task))
+def as_row(head: TaskHead) -> dict[str, Any]:
+    """The plain dictionary that goes into config.json."""
+    row = dataclasses.asdict(head)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items() if value is not None}
 
 
+def as_heads(tasks: Iterable[TaskHead | Mapping[str, Any]]) -> list[TaskHead]:
+    """The heads, each a `TaskHead`; InputError unless they are such, or their dictionaries, of different names."""
+    if not isinstance(tasks, Iterable) or isinstance(tasks, str | Mapping):
+        raise InputError(f"tasks is {tasks!r:.80}, wanted a list of heads: {_HEADS}")
+    heads = [task if isinstance(task, TaskHead) else _as_head(task) for task in tasks]
+    names = [head.name for head in heads]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"tasks has {name!r} {names.count(name)} times, wanted each task once")
+    return heads
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_encoder_config(values: Mapping[str, Any]) -> PreTrainedConfig:
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise InputError(
+            f"encoder_config has model_type {model_type!r}, wanted a type that transformers has, such as 'bert'"
+        )
+    return AutoConfig.for_model(model_type, **{key: value for key, value in values.items() if key != "model_type"})
+
+
 def _as_head(row: Mapping[str, Any]) -> TaskHead:
+    if not isinstance(row, Mapping):
+        raise InputError(f"tasks has {row!r:.80}, wanted heads only: {_HEADS}")
+    for key in _KEYS:
+        if key in ("name", "kind") and key not in row:
+            raise InputError(f"tasks has {dict(row)!r:.200}, wanted the key {key!r} in it, too")
+    for key in row:
+        if key not in _KEYS:
+            raise unknown(f"key of task {row['name']!r}:", key, _KEYS)
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     return TaskHead(**values)

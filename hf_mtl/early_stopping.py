@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -40,6 +40,7 @@ class KeepPatience(TrainerCallback):  # type: ignore[misc]  # transformers' base
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         by_name: dict[str, list[Any]] = {}
+        step = state.global_step
         for callback in self.callbacks():
             if isinstance(callback, EarlyStoppingCallback):
                 by_name.setdefault(type(callback).__name__, []).append(callback)
@@ -49,10 +50,26 @@ class KeepPatience(TrainerCallback):  # type: ignore[misc]  # transformers' base
             saved = state.stateful_callbacks.setdefault(name, now if len(now) > 1 else now[0])
             saved = saved if isinstance(saved, list) else [saved]
             for callback, kept in zip(same, saved[-len(same) :], strict=False):
-                counted = kept["attributes"]["early_stopping_patience_counter"] if state.global_step else 0
+                counted = kept["attributes"]["early_stopping_patience_counter"] if step else 0
                 callback.early_stopping_patience_counter = counted
-                control.should_training_stop |= counted >= callback.early_stopping_patience
-        if control.should_training_stop:
-            logger.warning(
-                "early stopping had ended this run at step %d; no further step is trained", state.global_step
-            )
+                before, patience = kept["args"], callback.early_stopping_patience
+                if step and not isinstance(callback, EarlyStopping):  # that of ours is among the settings
+                    _say_changes(step, before, callback.state()["args"])
+                if counted >= patience:
+                    control.should_training_stop = True
+                    logger.warning(_why_it_ends(step, counted, patience, before["early_stopping_patience"]))
+
+
+def _say_changes(step: int, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            logger.warning("changed from step %d on: %s was %s and is %s", step, name, before[name], now[name])
+
+
+def _why_it_ends(step: int, counted: int, patience: int, patience_before: int) -> str:
+    if counted >= patience_before:
+        return f"early stopping had ended this run at step {step}; no further step is trained"
+    return (
+        f"early_stopping_patience is {patience}, and the last {counted} evaluations up to step {step} brought no new "
+        "best one; no further step is trained"
+    )

@@ -49,7 +49,7 @@ class TaskHead:
             )
         if self.num_texts not in (1, 2):
             raise InputError(f"task {self.name!r}: num_texts is {self.num_texts!r}, wanted 1 (a text) or 2 (a pair)")
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise unknown(f"kind for task {self.name!r}:", self.kind, KINDS)
         KINDS[self.kind].check(self)
 
@@ -76,8 +76,10 @@ class TaskKind:
 
 
 def _check_classes(head: TaskHead) -> None:
-    if head.labels is None or len(head.labels) < 2 or len(set(head.labels)) != len(head.labels):
-        raise InputError(f"task {head.name!r}: labels is {head.labels!r}, wanted two or more different class names")
+    labels = head.labels
+    are_names = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
+    if labels is None or not are_names or len(labels) < 2 or len(set(labels)) != len(labels):
+        raise InputError(f"task {head.name!r}: labels is {labels!r}, wanted two or more different class names")
     if head.label_range is not None:
         raise InputError(f"task {head.name!r}: label_range belongs to regression; classification declares labels")
 
@@ -101,7 +103,8 @@ def _is_class(label: float, head: TaskHead) -> bool:
 
 def _check_range(head: TaskHead) -> None:
     bounds = head.label_range
-    if bounds is None or len(bounds) != 2 or not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
+    are_numbers = isinstance(bounds, tuple | list) and all(isinstance(each, int | float) for each in bounds)
+    if bounds is None or not are_numbers or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise InputError(f"task {head.name!r}: label_range is {bounds!r}, wanted [lowest, highest]")
     if head.labels is not None:
         raise InputError(f"task {head.name!r}: labels belong to classification; regression declares label_range")

@@ -24,11 +24,13 @@ _OTHER_WEIGHTS = ("pytorch_model*.bin*", "tf_model.h5", "flax_model.msgpack", "*
 
 @contextmanager
 def loading(name: str, what: str) -> Iterator[None]:
-    """Turns whatever loading `name` raises into an InputError of one line that begins with `what`."""
+    """Turns whatever loading `name` raises into an InputError of one line that names it, as `what` does."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if repr(name) in str(error):
+            raise
+        raise InputError(f"{what} cannot be loaded: {error}") from error
     except Exception as error:  # safetensors, tokenizers and strict dataclasses have no common type for theirs
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         folder = Path(name)

@@ -25,13 +25,13 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
-from .configuration import MultiTaskConfig, as_row
+from .configuration import MultiTaskConfig, as_heads, as_row
 from .encoding import padded_right
 from .errors import InputError, unknown
 from .inputs import longest_input
 from .kinds import KINDS, TaskHead
 from .model_files import copy_code, describe_for_sentence_transformers
-from .model_source import check_weight_files, loading
+from .model_source import check_source, check_weight_files, loading
 from .weights import Shapes, check_all_loaded, check_to_save
 
 
@@ -192,7 +192,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
 
     def set_heads(self, heads: Iterable[TaskHead]) -> None:
         """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""
-        wanted = {head.name: head for head in heads}
+        wanted = {head.name: head for head in as_heads(heads)}
         fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
         for head in fresh.values():
             self._init_weights(head)
@@ -225,6 +225,8 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         what, name = f"model {str(pretrained_model_name_or_path)!r}", str(pretrained_model_name_or_path)
         options = {"use_safetensors": use_safetensors, "output_loading_info": True, "ignore_mismatched_sizes": True}
         with loading(name, what), without_load_report():
+            if pretrained_model_name_or_path is not None and not kwargs.keys() & {"config", "subfolder", "gguf_file"}:
+                check_source(name, what)
             if Path(name).is_dir() and use_safetensors and not kwargs.keys() & {"subfolder", "variant", "gguf_file"}:
                 check_weight_files(Path(name), what, cls.__name__)
             model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **options})

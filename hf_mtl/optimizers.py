@@ -25,11 +25,16 @@ REFUSED = {
 }
 
 
+# The option of an optimizer -> the argument that is given to it, in every group of parameters.
+ARGUMENTS = {"lr": "learning_rate", "weight_decay": "weight_decay"}
+
+
 def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Optimizer]:
     """The class of the optimizer `name`.
 
     Raises:
-        InputError: for an unknown name, one of `REFUSED`, or options that its constructor does not take.
+        InputError: for an unknown name, one of `REFUSED`, one of `ARGUMENTS` among the options, and options that its
+            constructor does not take.
     """
     from pytorch_optimizer import get_supported_optimizers, load_optimizer  # late: it takes a while to import
 
@@ -42,6 +47,11 @@ def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Opti
     # Unknown keywords would be swallowed without a word.
     known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
     for option in options:
+        if option in ARGUMENTS:
+            raise InputError(
+                f"optimizer {name!r} gets its {option} from --{ARGUMENTS[option]}, and optimizer_args has {option} "
+                f"{options[option]!r}; give --{ARGUMENTS[option]}, and leave it out there"
+            )
         if option not in known:
             raise unknown(f"option of optimizer {name!r}:", option, known)
     try:

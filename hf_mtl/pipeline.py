@@ -218,7 +218,13 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         return {task: self.model.heads[task](vectors).float() for task in tasks}
 
     def postprocess(self, logits: dict[str, Tensor], top_k: TopK = BEST) -> list[Answer]:
-        """For each row, task -> answer."""
+        """For each row, task -> answer; InputError for logits that are no numbers."""
+        for task, values in logits.items():
+            if not values.isfinite().all():
+                raise InputError(
+                    f"task {task!r}: the model's answers are not finite numbers; look at its training's losses and the "
+                    f"weights of {self.model.name_or_path!r}, or load it in fp32"
+                )
         by_task = {task: read_logits(values, self.model.task_heads[task], top_k) for task, values in logits.items()}
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-from .configuration import MultiTaskConfig
+from .configuration import MultiTaskConfig, as_heads
 from .errors import InputError
 from .inputs import check_padding, num_tokens
 from .kinds import TaskHead
@@ -26,6 +26,18 @@ from .weights import check_encoder_loaded
 
 logger = logging.getLogger(__name__)
 _CONFIG_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+_FP32 = (
+    "training is in fp32, and --bf16 computes in half precision; to predict in it, "
+    "MultiTaskModel.from_pretrained(name, dtype=...) loads a saved model"
+)
+_OWN_OPTIONS = {
+    "dtype": _FP32,
+    "torch_dtype": _FP32,
+    "config": "it is read from there; pooling and head_dropout may be given",
+    **dict.fromkeys(
+        ("output_loading_info", "ignore_mismatched_sizes", "use_safetensors"), "it checks what was loaded itself"
+    ),
+}
 # Types with a masked-language head that cannot be used all the same, and why.
 _REFUSED_TYPES = {
     "funnel": "may shorten the sequence",
@@ -81,10 +93,14 @@ def load_model(
         options: for `from_pretrained`, e.g. revision, token, attn_implementation.
 
     Raises:
-        InputError: when nothing can be loaded from there, it is no encoder, its weights are not those that its
-            configuration names, or a saved head has other labels.
+        InputError: for heads that are none, and an option that is not for the caller; when nothing can be loaded from
+            there, it is no encoder, its weights are not those that its configuration names, or a saved head has other
+            labels.
     """
-    name, wanted = str(name_or_path), list(heads)
+    for option in options:
+        if option in _OWN_OPTIONS:
+            raise InputError(f"load_model takes no {option}: {_OWN_OPTIONS[option]}")
+    name, wanted = str(name_or_path), as_heads(heads)
     config = load_config(name, **options)
     options.pop("trust_remote_code", None)  # of the tokenizer's code; neither kind of model brings any of its own
     chosen: dict[str, Any] = {k: v for k, v in (("pooling", pooling), ("head_dropout", head_dropout)) if v is not None}

@@ -7,18 +7,29 @@ from typing import Any
 
 import torch
 
+from .arguments import MultiTaskTrainingArguments
 from .errors import InputError
 from .gradients.method_state import restore_method
+from .optimizers import optimizer_class
 from .resuming import (
     changes_of,
     keep_settings,
+    rates,
     refuse_other_optimizer,
     refuse_other_run,
     saved_settings,
+    say_kept_rates,
     settings_of,
 )
 from .steps import TaskSteps
 from .watched_metric import check_own_schedule, refuse_watchers_without_evaluations
+
+
+def chosen_optimizer(args: MultiTaskTrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Class and options of an optimizer that the Trainer does not know."""
+    assert args.optimizer is not None
+    options = args.options("optimizer_args")
+    return optimizer_class(args.optimizer, options), {"lr": args.learning_rate, **options}
 
 
 class ResumableTrainer(TaskSteps):
@@ -28,12 +39,14 @@ class ResumableTrainer(TaskSteps):
         encoder_at_start: fingerprint of the encoder that the trainer was built with, if it was loaded from somewhere.
         optimizer_class: the optimizer's, with its module.
         weight_decays: of the optimizer's groups, as they were asked for.
+        rates: of the optimizer's groups, likewise.
         changes: of settings, as [step, setting, before, now].
     """
 
     encoder_at_start: str | None
     optimizer_class: str
     weight_decays: list[float | None]
+    rates: list[float]
     changes: list[list[Any]]
 
     def compare_with(self, checkpoint: Path) -> None:
@@ -45,6 +58,8 @@ class ResumableTrainer(TaskSteps):
             cls, options = self._class_of_optimizer()
             refuse_other_optimizer(checkpoint, cls([torch.nn.Parameter(torch.zeros(2, 2))], **options))
         keep_settings(checkpoint, self.args, settings)
+        if self.args.optimizer is not None:  # some of its options are no part of the state that is loaded
+            self.optimizer_cls_and_kwargs = chosen_optimizer(self.args)
         refuse_watchers_without_evaluations(self.args)  # the schedule may be one
         self.changes = changes_of(checkpoint, settings)
 
@@ -72,19 +87,21 @@ class ResumableTrainer(TaskSteps):
             raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As in `Trainer`; remembers the weight decay that is asked for, which a checkpoint's would replace."""
+        """As in `Trainer`; remembers rates and weight decay that are asked for, which a checkpoint's would replace."""
         optimizer = super().create_optimizer(*args, **kwargs)
+        self.rates = rates(optimizer)
         self.weight_decays = [group.get("weight_decay") for group in optimizer.param_groups]
         return optimizer
 
     def apply_to_what_was_loaded(self) -> None:
-        """Give a loaded optimizer the weight decay that is asked for.
+        """Give a loaded optimizer the weight decay that is asked for; says where it keeps other rates.
 
         Raises:
             InputError: for a loaded schedule that takes the worse metrics for the better ones, as in version 0.1.0.
         """
         check_own_schedule(self.lr_scheduler, self.args)
         if not self.is_deepspeed_enabled:
+            say_kept_rates(rates(self.optimizer), self.rates)
             for group, weight_decay in zip(self.optimizer.param_groups, self.weight_decays, strict=True):
                 if weight_decay is not None:
                     group["weight_decay"] = weight_decay

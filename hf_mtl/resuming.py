@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from .configuration import MultiTaskConfig
@@ -58,6 +58,7 @@ APPLIED = (
     "max_steps",
     "bf16",
     "fp16",
+    "early_stopping_patience",
     "neftune_noise_alpha",
     "seed",
 )
@@ -144,7 +145,7 @@ def refuse_other_run(
     if other := _other_encoder(checkpoint, config):
         raise _refusal(checkpoint, f"another encoder: {_in_words(other)}")
     started_with = read_json_file(checkpoint / SETTINGS_FILE).get("encoder")
-    if encoder and started_with and encoder not in (started_with, _saved_fingerprint(checkpoint)):
+    if encoder and started_with and encoder != started_with and encoder != _saved_fingerprint(checkpoint):
         raise _refusal(checkpoint, "the same kind of encoder with other weights at the start")
     kept = saved_settings(checkpoint)
     if _state(checkpoint).best_metric is None:  # nothing was measured by it
@@ -176,8 +177,12 @@ def _saved_fingerprint(checkpoint: Path) -> str:
     """That of the encoder in a checkpoint; a run may also be resumed with it as its model."""
     weights = []
     for file in checkpoint.glob("model*.safetensors"):
-        weights += [(name, tensor) for name, tensor in load_file(file).items() if name.startswith("encoder.")]
-    return fingerprint((name.removeprefix("encoder."), tensor) for name, tensor in weights)
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (it has no other iterator)
+                if name.startswith("encoder."):
+                    part = tensors.get_slice(name)
+                    weights.append((name.removeprefix("encoder."), part[:16] if part.get_shape() else part[...]))
+    return fingerprint(weights)
 
 
 def _refusal(checkpoint: Path, what: str) -> InputError:
@@ -210,6 +215,19 @@ def keep_settings(checkpoint: Path, args: TrainingArguments, settings: dict[str,
             settings[name] = before
         words = ", ".join(f"{name} {_word(before)} (asked for: {_word(now)})" for name, (before, now) in kept.items())
         logger.warning("kept from the checkpoint: %s; a new run takes others", words)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The learning rate that each group began with, before any schedule."""
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+
+
+def say_kept_rates(kept: Sequence[float], asked: Sequence[float]) -> None:
+    """Say which learning rates of an optimizer of the user's own came with the checkpoint, where others were given."""
+    before, now = (rate[0] if len(set(rate)) == 1 else list(rate) for rate in (kept, asked))
+    if before != now:
+        line = "kept from the checkpoint: learning_rate %s (asked for: %s); a new run takes others"
+        logger.warning(line, _word(before), _word(now))
 
 
 def changes_of(checkpoint: Path, settings: Mapping[str, Any]) -> list[list[Any]]:

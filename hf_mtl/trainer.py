@@ -26,11 +26,10 @@ from .errors import InputError
 from .gradients.method_state import save_method
 from .inputs import check_tokenizer
 from .modeling import MultiTaskModel
-from .optimizers import optimizer_class
 from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
-from .resumable import ResumableTrainer
+from .resumable import ResumableTrainer, chosen_optimizer
 from .resuming import encoder_fingerprint, write_settings
 from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
@@ -53,6 +52,7 @@ from .watched_metric import (
     check_watched_metric,
     go_without_evaluations,
     refuse_watchers_without_evaluations,
+    refuse_watchers_without_metric,
     schedule_options,
 )
 
@@ -71,13 +71,6 @@ def _shares(
     num_batches = epoch_batches(list(sizes.values()), shares(), args.world_size) // args.world_size
     epochs = args.max_steps / steps_per_epoch(args, num_batches) if args.max_steps > 0 else args.num_train_epochs
     return lambda epoch: shares(progress=min(1.0, epoch / max(1, math.ceil(epochs) - 1)))
-
-
-def _chosen_optimizer(args: MultiTaskTrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Class and options of an optimizer that the Trainer does not know."""
-    assert args.optimizer is not None
-    options = args.options("optimizer_args")
-    return optimizer_class(args.optimizer, options), {"lr": args.learning_rate, **options}
 
 
 def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
@@ -154,7 +147,7 @@ class MultiTaskTrainer(ResumableTrainer):
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
         if args.optimizer is not None:
-            kwargs["optimizer_cls_and_kwargs"] = _chosen_optimizer(args)
+            kwargs["optimizer_cls_and_kwargs"] = chosen_optimizer(args)
         self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
         rows = None
         if train_dataset is not None:
@@ -204,8 +197,9 @@ class MultiTaskTrainer(ResumableTrainer):
         if not scored and (args.eval_strategy != IntervalStrategy.NO or args.eval_on_start):
             go_without_evaluations(args, callbacks=callbacks)
         refuse_watchers_without_evaluations(args, callbacks)
+        refuse_watchers_without_metric(args, callbacks)
         if args.eval_strategy != IntervalStrategy.NO and type(self).evaluate is MultiTaskTrainer.evaluate:
-            check_watched_metric(args, [self.tasks[name] for name in scored])
+            check_watched_metric(args, list(self.tasks.values()), scored)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """As in `Trainer`; a schedule that watches the metric knows which direction is up."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.optimization import GreedyLR
 
 from .arguments import MultiTaskTrainingArguments
 from .errors import InputError, unknown
@@ -105,6 +106,11 @@ def check_batching(processing_class: object, data_collator: object) -> None:
             f"processing_class is {'None' if processing_class is None else f'a {type(processing_class).__name__}'}, "
             "wanted the tokenizer: it pads the rows, and is saved with the model"
         )
+    if data_collator is not None and not callable(data_collator):
+        raise InputError(
+            f"data_collator is {data_collator!r:.60}, wanted a function of rows that gives {{task: batch}}, such as "
+            "hf_mtl.data.TaskCollator(tokenizer)"
+        )
     if getattr(data_collator, "__module__", "").startswith("transformers."):
         name = getattr(data_collator, "__name__", type(data_collator).__name__)
         raise InputError(
@@ -119,13 +125,38 @@ def check_callbacks(callbacks: object) -> list[Any]:
         return []
     if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
         raise InputError(f"callbacks is a {type(callbacks).__name__}, wanted a list of callbacks")
+    for callback in callbacks:
+        if not issubclass(callback if isinstance(callback, type) else type(callback), TrainerCallback):
+            raise InputError(f"callbacks has {callback!r:.60}, wanted TrainerCallback only")
     return list(callbacks)
 
 
 def check_optimizers(args: MultiTaskTrainingArguments, options: Mapping[str, Any]) -> None:
-    """Raise InputError where more than one optimizer is chosen."""
+    """Raise InputError where more than one optimizer is chosen, or what is given is none."""
+    given = options.get("optimizers", (None, None))
+    if not (
+        isinstance(given, tuple | list)
+        and len(given) == 2
+        and isinstance(given[0], torch.optim.Optimizer | None)
+        and isinstance(given[1], torch.optim.lr_scheduler.LRScheduler | GreedyLR | None)
+    ):
+        raise InputError(f"optimizers is {given!r:.80}, wanted (optimizer, learning rate schedule or None)")
+    if given[0] is None and given[1] is not None:
+        raise InputError("optimizers has a learning rate schedule alone, wanted the optimizer that it is of before it")
+    _check_class_and_options(options.get("optimizer_cls_and_kwargs", (torch.optim.SGD, {})))
     chosen = [name for name in ("optimizer_cls_and_kwargs",) if name in options]
-    chosen += ["optimizers"] if options.get("optimizers", (None,))[0] is not None else []
+    chosen += ["optimizers"] if given[0] is not None else []
     chosen += ["args.optimizer"] if args.optimizer is not None else []
     if len(chosen) > 1:
         raise InputError(f"{' and '.join(chosen)} each choose an optimizer, wanted one of them")
+
+
+def _check_class_and_options(given: object) -> None:
+    """Raise InputError for an `optimizer_cls_and_kwargs` that is none, or has an option that would not act."""
+    name = "optimizer_cls_and_kwargs"
+    if not (
+        isinstance(given, tuple | list) and len(given) == 2 and callable(given[0]) and isinstance(given[1], Mapping)
+    ):
+        raise InputError(f"{name} is {given!r:.80}, wanted (class, {{option: value}})")
+    if "weight_decay" in given[1]:
+        raise InputError(f"{name} has weight_decay, which would not act; give weight_decay in the arguments instead")

@@ -27,17 +27,28 @@ def known_metrics(tasks: Sequence[TaskSpec]) -> dict[str, bool]:
     return names
 
 
-def check_watched_metric(args: TrainingArguments, tasks: Sequence[TaskSpec]) -> None:
-    """Raise InputError unless `metric_for_best_model` is a metric of these tasks, with `greater_is_better` as it is.
+def check_watched_metric(args: TrainingArguments, tasks: Sequence[TaskSpec], scored: Sequence[str]) -> None:
+    """Raise InputError unless `metric_for_best_model` is a metric of `scored`, with `greater_is_better` as it is.
 
     As in the Trainer, "eval_" may be left out.
+
+    Args:
+        args: with the metric.
+        tasks: all there are.
+        scored: names of those that have validation rows.
     """
     name = args.metric_for_best_model
     if name is None:
         return
-    known = known_metrics(tasks)
+    known = known_metrics([spec for spec in tasks if spec.name in scored])
     full = name if name.startswith("eval_") else f"eval_{name}"
     if full not in known:
+        for spec in tasks:
+            if full in known_metrics([spec]):
+                raise InputError(
+                    f"metric_for_best_model is {name!r}, and task {spec.name!r} has no validation rows; give it "
+                    f"some, or choose from: {', '.join(sorted(known))}"
+                )
         names = known if name == full else [each.removeprefix("eval_") for each in known]
         raise unknown("metric_for_best_model", name, names)
     if args.greater_is_better != known[full]:
@@ -68,6 +79,15 @@ def refuse_watchers_without_evaluations(args: TrainingArguments, callbacks: Sequ
         raise InputError(
             f"{' and '.join(asked)}: wants evaluations in the course of the training, and eval_strategy is 'no'; add "
             "--eval_strategy epoch or steps"
+        )
+
+
+def refuse_watchers_without_metric(args: TrainingArguments, callbacks: Sequence[object] = ()) -> None:
+    """Raise InputError for what watches a metric where none is named."""
+    if args.metric_for_best_model is None and (asked := watchers(args, callbacks)):
+        raise InputError(
+            f"{' and '.join(asked)}: wants a metric that decides, and metric_for_best_model is None; leave that out "
+            "for eval_average, or name one"
         )
 
 
