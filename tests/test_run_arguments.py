@@ -100,7 +100,7 @@ def test_the_largest_seed_is_one(name):
 )
 def test_a_name_that_is_none_names_its_flag(tmp_path, name, value):
     with pytest.raises(InputError, match=f"{name}|DebugOption"):
-        parse_arguments(["--use_cpu", "--do_train", f"--{name}={value}"])
+        parse_arguments([*ON, f"--{name}={value}"])
     if name in MultiTaskTrainingArguments.__dataclass_fields__ and name not in ("debug", "log_level"):
         with pytest.raises(InputError, match=f"unknown {name} '{value}'.*choose from"):
             MultiTaskTrainingArguments(output_dir=str(tmp_path), use_cpu=True, do_train=True, **{name: value})
