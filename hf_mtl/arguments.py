@@ -183,6 +183,10 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         optimizer_options = self.options("optimizer_args")
         if self.optimizer is not None:
             optimizer_class(self.optimizer, optimizer_options)
+        elif optimizer_options:
+            raise InputError(
+                f"optimizer_args is {self.optimizer_args!r}, and no --optimizer is named, which takes them"
+            )
 
     def options(self, name: str) -> dict[str, Any]:
         """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""

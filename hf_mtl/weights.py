@@ -13,8 +13,8 @@ from .errors import InputError
 _WRAPPED = ("lora_", ".base_layer.", "base_model.model.")  # as peft names what it puts around layers
 # What wrappers put before the names of a module's weights -> how to save it without.
 _AROUND = {
-    "_orig_mod.": "Compile in place, with module.compile(), or save what torch.compile(module) was given",
-    "module.": "Save model.module, what DataParallel or DistributedDataParallel was put around",
+    "_orig_mod.": "compile in place, with module.compile(), or save what torch.compile(module) was given",
+    "module.": "save model.module, what DataParallel or DistributedDataParallel was put around",
 }
 # Numbers that older versions of transformers saved and every version makes anew.
 _CONSTANTS = ("position_ids", "token_type_ids", "inv_freq")
@@ -44,7 +44,7 @@ def check_encoder_loaded(report: Report, children: Collection[str], prefix: str,
         name
         for name in report["unexpected_keys"]
         if any(mark in name for mark in _WRAPPED)
-        or any(_is_inside(name, mark) for mark in _AROUND)
+        or (missing and any(_is_inside(name, mark) for mark in _AROUND))
         or (name.removeprefix(f"{prefix}.").split(".")[0] in children and not name.endswith(_CONSTANTS))
     ]
     problems = _problems(missing, unexpected, report["mismatched_keys"])
@@ -76,7 +76,7 @@ def _problems(missing: Iterable[str], unexpected: Iterable[str], mismatched: Ite
         said += ". A LoRA adapter is put into the encoder's own weights by merge_and_unload()"
     for mark, way in _AROUND.items():
         if any(_is_inside(name, mark) for name in extra):
-            said += f". The names have {mark!r} before them: {way[0].lower()}{way[1:]}"
+            said += f". The names have {mark!r} before them: {way}"
     return said
 
 

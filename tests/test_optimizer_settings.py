@@ -31,6 +31,11 @@ def test_what_the_trainer_gives_an_optimizer_is_no_option_of_it(make_arguments, 
         make_arguments(optimizer="lion", optimizer_args=options)
 
 
+def test_options_of_no_optimizer_are_refused(make_arguments):
+    with pytest.raises(InputError, match=r"optimizer_args is .*, and no --optimizer is named"):
+        make_arguments(optimizer_args='{"betas": [0.9, 0.98]}')
+
+
 def test_options_that_an_optimizer_keeps_to_itself_are_kept_too(make_trainer, tmp_path):
     first = {**SAVING, "optimizer": "adan", "optimizer_args": '{"max_grad_norm": 0.5}', "max_steps": 1}
     make_trainer(**first).train()
