@@ -186,7 +186,7 @@ def test_what_could_not_be_loaded_is_not_saved(change, message, make_model, make
     with pytest.raises(InputError, match=f"the model cannot be saved.*{message}"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
-    with pytest.raises(InputError, match=f"the model cannot be saved.*{message}"):
+    with pytest.raises(InputError, match=f"the model cannot be saved.*{message}|is compiled"):
         make_trainer(model)  # said before hours of training
     if "head" not in message:
         with pytest.raises((InputError, AttributeError)):
