@@ -88,7 +88,7 @@ def matrix():
             yield pytest.param(family, kind, marks=marks, id=f"{family}-{kind}")
 
 
-@pytest.mark.parametrize(("family", "kind"), matrix())
+@pytest.mark.parametrize(("family", "kind"), list(matrix()))
 def test_a_checkpoint_loads_trains_saves_and_comes_back_bit_equal(
     family, kind, tmp_path, make_trainer, specs, tokenizer
 ):

@@ -12,12 +12,12 @@ GLUE, ENCODER = os.environ.get("HF_MTL_GLUE"), os.environ.get("HF_MTL_ENCODER")
 
 
 @pytest.mark.skipif(not (GLUE and ENCODER), reason="HF_MTL_GLUE and HF_MTL_ENCODER are not set")
-def test_forty_steps_on_real_data_are_better_than_chance_and_leave_everything_a_user_expects(tmp_path):
+def test_eighty_steps_on_real_data_are_better_than_chance_and_leave_everything_a_user_expects(tmp_path):
     flags = {
         "model_name_or_path": ENCODER,
         "dataset_name": GLUE,
         "output_dir": tmp_path / "out",
-        "max_steps": 40,
+        "max_steps": 80,  # seeds 1 to 3 and 42 differ by a tenth of accuracy after 40
         "learning_rate": 1e-4,
         "warmup_steps": 5,
         "unfreeze_schedule": "none",
