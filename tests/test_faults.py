@@ -21,7 +21,7 @@ from hf_mtl.model_files import CODE
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "fault_worker.py"
 ROOT = Path(__file__).parent.parent
-FILES = 11 + len(CODE)  # of a checkpoint
+FILES = 12 + len(CODE)  # of a checkpoint
 LAST_STEP = 22
 
 
