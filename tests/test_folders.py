@@ -8,8 +8,9 @@ from datasets import Dataset, DatasetDict
 from datasets.data_files import DataFilesDict, get_data_patterns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from table_files import folder, task
 
-from hf_mtl import InputError, TaskSpec, loading
+from hf_mtl import InputError, loading
 from hf_mtl.folders import folder_splits
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows, split_names
@@ -22,18 +23,6 @@ MINE = "---\nconfigs:\n- config_name: mine\n  data_files: [{split: train, path: 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def task(**changes) -> TaskSpec:
-    values = {"name": "t", "kind": "classification", "text_columns": ("text",), "labels": ("bad", "good")}
-    return TaskSpec(**{**values, **changes})
-
-
-def folder(path: Path, **files: str | bytes) -> str:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
 
 
 def rows_of(split="train", **source) -> dict[str, list]:

@@ -14,8 +14,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from table_files import folder, task
 
-from hf_mtl import InputError, TaskSpec
+from hf_mtl import InputError
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows, split_names
 from hf_mtl.prediction import read_texts
@@ -27,18 +28,6 @@ from hf_mtl.text_files import format_of
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def task(**changes) -> TaskSpec:
-    values = {"name": "t", "kind": "classification", "text_columns": ("text",), "labels": ("bad", "good")}
-    return TaskSpec(**{**values, **changes})
-
-
-def folder(path: Path, **files: str | bytes) -> str:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
 
 
 def written(path: Path, content: str | bytes) -> str:

@@ -11,8 +11,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from table_files import folder, task
 
-from hf_mtl import InputError, TaskSpec
+from hf_mtl import InputError
 from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
 from hf_mtl.prediction import read_texts
@@ -26,18 +27,6 @@ ROWS = {"text": ["NA", "007"], "label": ["1", "0"]}
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def task(**changes) -> TaskSpec:
-    values = {"name": "t", "kind": "classification", "text_columns": ("text",), "labels": ("bad", "good")}
-    return TaskSpec(**{**values, **changes})
-
-
-def folder(path: Path, **files: str | bytes) -> str:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
 
 
 def rows_of(split="train", **source) -> dict[str, list]:
