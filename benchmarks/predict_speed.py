@@ -25,7 +25,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_mtl import load_model
-from hf_mtl.kinds import TaskHead
+from hf_mtl.model.heads import TaskHead
 
 HEADS = [TaskHead(name=name, kind="classification", labels=("no", "yes")) for name in ("first", "second")]
 

@@ -3,11 +3,11 @@
 from . import auto
 from ._version import __version__
 from .arguments import MultiTaskTrainingArguments
-from .configuration import MultiTaskConfig
 from .errors import InputError
 from .gradients.method import WEIGHTINGS, GradientMethod, make_weighting, register_gradient_method
-from .modeling import MultiTaskModel, MultiTaskOutput
-from .pipeline import MultiTaskPipeline
+from .model.configuration import MultiTaskConfig
+from .model.modeling import MultiTaskModel, MultiTaskOutput
+from .model.pipeline import MultiTaskPipeline
 from .pretrained import load_model
 from .schedule import UnfreezeSchedule
 from .tasks import TaskSpec, load_tasks

@@ -14,7 +14,7 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import DebugOption, OptimizerNames
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 from .validation import check_number, read_json
 from .watched_metric import WATCHING_SCHEDULES, schedule_options
 
@@ -126,7 +126,7 @@ def check_values(args: TrainingArguments) -> None:
 
 def _check_name(argument: str, value: object, known: Any) -> None:
     if getattr(value, "value", value) not in known:
-        raise unknown(argument, getattr(value, "value", value), known)
+        raise unknown_name_error(argument, getattr(value, "value", value), known)
 
 
 def _token_count(value: str) -> str:
@@ -173,7 +173,7 @@ def check_trackers(names: list[str]) -> None:
         if name == "kubeflow":  # comes with the job that it reports to
             continue
         if name not in TRACKERS:
-            raise unknown("report_to", name, (*TRACKERS, "all", "none"))
+            raise unknown_name_error("report_to", name, (*TRACKERS, "all", "none"))
         module, package = TRACKERS[name]
         if not _is_installed(module):
             raise InputError(

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 from .tasks import UniqueKeys
 from .validation import read_json
 
@@ -41,7 +41,7 @@ def file_flags(path: Path, types: Mapping[str, Any]) -> tuple[list[str], dict[st
     others: dict[str, Any] = {}
     for name, value in values.items():
         if name not in types:
-            raise unknown(f"argument in {str(path)!r}:", name, types)
+            raise unknown_name_error(f"argument in {str(path)!r}:", name, types)
         forms = {get_origin(form) or form for form in (types[name], *get_args(types[name]))}
         if value is None or value in _NULLS:
             if NoneType not in forms:

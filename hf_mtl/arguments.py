@@ -16,10 +16,10 @@ from transformers.trainer_utils import SchedulerType
 
 from .argument_checks import MOST, check_schedule, check_trackers, check_values
 from .argument_files import file_flags
-from .configuration import POOLINGS, MultiTaskConfig
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 from .gradients.method import GRADIENT_METHODS, make_gradient_method
 from .loading import ON_BAD_ROW
+from .model.configuration import POOLINGS, MultiTaskConfig
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
 from .shares import TASK_SAMPLING, check_sampling
@@ -57,7 +57,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         if self.pooling is not None and self.pooling not in POOLINGS:
-            raise unknown("pooling", self.pooling, POOLINGS)
+            raise unknown_name_error("pooling", self.pooling, POOLINGS)
         if self.head_dropout is not None:
             check_number("head_dropout", self.head_dropout, "a number >= 0 and below 1", lambda x: 0 <= x < 1)
 
@@ -81,7 +81,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         check_length(self.max_seq_length)
         if self.on_bad_row not in ON_BAD_ROW:
-            raise unknown("on_bad_row", self.on_bad_row, ON_BAD_ROW)
+            raise unknown_name_error("on_bad_row", self.on_bad_row, ON_BAD_ROW)
         if self.tasks is None and self.task_set == "glue":
             self.tasks = ["sst2", "stsb"]
 
@@ -269,7 +269,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise InputError(str(error)) from error
     if rest:
         raise (
-            unknown("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
+            unknown_name_error("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
             if rest[0].startswith("-")
             else InputError(f"argument {rest[0]!r} belongs to no flag; a YAML or JSON file comes first")
         )

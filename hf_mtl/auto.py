@@ -8,10 +8,10 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration import MultiTaskConfig
-from .model_files import PIPELINE_TASK
-from .modeling import MultiTaskModel
-from .pipeline import MultiTaskPipeline
+from .model.configuration import MultiTaskConfig
+from .model.export_code import PIPELINE_TASK
+from .model.modeling import MultiTaskModel
+from .model.pipeline import MultiTaskPipeline
 
 AutoConfig.register("hf_mtl", MultiTaskConfig)
 AutoModel.register(MultiTaskConfig, MultiTaskModel)

@@ -13,7 +13,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from .merging import OWN_RESULT, USUAL, Card, joined, model_name, split_card
 from .metric_names import shown_score
-from .model_files import PIPELINE_TASK
+from .model.export_code import PIPELINE_TASK
 from .tasks import EMBEDDED, TaskSpec
 
 

@@ -25,17 +25,17 @@ from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
 from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
-from .configuration import MultiTaskConfig
 from .demo import demo_tokenizer
 from .errors import InputError, PushError
 from .hub import push_folder
-from .inputs import encoder_limit, longest_input
 from .inspection import as_text, describe_task, overview
 from .kernels.cpu_functions import CpuKernels
-from .model_source import loading
-from .modeling import MultiTaskModel
-from .pipeline import MultiTaskPipeline
-from .pipeline_inputs import Texts, check_count, check_top_k
+from .model.configuration import MultiTaskConfig
+from .model.input_length import encoder_limit, longest_input
+from .model.model_source import loading
+from .model.modeling import MultiTaskModel
+from .model.pipeline import MultiTaskPipeline
+from .model.pipeline_inputs import Texts, check_count, check_top_k
 from .prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
 from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks

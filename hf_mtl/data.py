@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .encoding import ENCODING_VERSION, encode, padding_values
 from .errors import InputError
+from .model.encoding import ENCODING_VERSION, encode, padding_values
 from .ragged import Columns, Ragged, column_of
 from .tasks import TaskSpec
 

@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, Predictio
 from .data import TaskCollator, TaskRows
 from .errors import InputError
 from .given_rows import checked_rows, rows_by_task
-from .kinds import KINDS
+from .model.heads import KINDS
 from .own_loss import loss_and_outputs
 from .seeding import seeded_generator
 from .tasks import TaskSpec

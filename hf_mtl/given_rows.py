@@ -12,8 +12,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
-from .errors import InputError, unknown
-from .kinds import KINDS
+from .errors import InputError, unknown_name_error
+from .model.heads import KINDS
 from .ragged import Ragged, column_of
 from .tasks import TaskSpec
 
@@ -42,7 +42,7 @@ def rows_by_task(given: object, tasks: Sequence[str], argument: str, *, others: 
     if not (others and given.keys() >= set(tasks)):
         for name in given:
             if name not in tasks:
-                raise unknown(f"task in {argument}:", name, tasks)
+                raise unknown_name_error(f"task in {argument}:", name, tasks)
     return {task: given[task] for task in tasks if task in given}
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from .card import CardFacts, model_card
 from .errors import InputError, PushError
 from .merging import merged_card, split_card
-from .model_files import CODE
+from .model.export_code import modeling_code
 
 CURVES = "training_curves.png"
 # A list of what may be published. Everything else a run leaves (training_args.bin, trainer_state.json, checkpoints)
@@ -37,7 +37,7 @@ PUBLISHED = [
     "sp*.model",
     CURVES,
     "all_results.json",
-    *(f"{module}.py" for module in CODE),
+    *(f"{module}.py" for module in modeling_code()),
 ]
 
 # What huggingface_hub raises when there is no answer at all; the class is httpx's or httpx2's, whichever it runs on.

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .labels import read_labels
 from .loading import load_rows
-from .long_texts import parts
 from .metric_names import OF_ONE_CLASS
+from .model.long_texts import parts
 from .tasks import SPLITS, TaskSpec
 
 Facts = dict[str, Any]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from .cells import Number, is_missing, number_of, shown
 from .errors import InputError
-from .kinds import KINDS
 from .label_column import LabelColumn, read_column
+from .model.heads import KINDS
 from .tasks import TaskSpec, file_list
 from .text_files import about_quotes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 
 METRIC_NAMES = {
     "classification": (
@@ -38,7 +38,7 @@ def check_metrics(task: str, kind: str, labels: Sequence[str] | None, metrics: S
     known = METRIC_NAMES[kind]
     for metric in (*metrics, main_metric):
         if metric not in known:
-            raise unknown(f"metric for task {task!r} ({kind}):", metric, known)
+            raise unknown_name_error(f"metric for task {task!r} ({kind}):", metric, known)
         if metric in OF_ONE_CLASS and labels is not None and len(labels) > 2:
             raise InputError(
                 f"task {task!r}: {metric} is that of one class, and there are {len(labels)}; wanted macro_f1, micro_f1 "

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 
 _CLOSURE = "its step calls a closure that computes the loss again"
 _SECOND_ORDER = "it differentiates the gradient, whose graph is not kept"
@@ -42,7 +42,7 @@ def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Opti
     if name in REFUSED:
         raise InputError(f"optimizer {name!r} cannot be used here: {REFUSED[name]}; try adamw, lion, adan or prodigy")
     if name not in get_supported_optimizers():
-        raise unknown("optimizer", name, get_supported_optimizers())
+        raise unknown_name_error("optimizer", name, get_supported_optimizers())
     cls = load_optimizer(name)
     # Unknown keywords would be swallowed without a word.
     known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
@@ -53,7 +53,7 @@ def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Opti
                 f"{options[option]!r}; give --{ARGUMENTS[option]}, and leave it out there"
             )
         if option not in known:
-            raise unknown(f"option of optimizer {name!r}:", option, known)
+            raise unknown_name_error(f"option of optimizer {name!r}:", option, known)
     try:
         cls([torch.nn.Parameter(torch.zeros(2, 2))], **options)
     except (TypeError, ValueError, IndexError) as error:

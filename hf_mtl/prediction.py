@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from .errors import InputError
-from .pipeline import MultiTaskPipeline
-from .pipeline_inputs import BEST, Texts, TopK
+from .model.pipeline import MultiTaskPipeline
+from .model.pipeline_inputs import BEST, Texts, TopK
 from .tables import Record, read_records, text_fault
 from .text_files import FORMATS, about_quotes, format_of
 

@@ -16,13 +16,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-from .configuration import MultiTaskConfig, as_heads
 from .errors import InputError
-from .inputs import check_padding, num_tokens
-from .kinds import TaskHead
-from .model_source import check_source, check_text_files, check_weight_files, loading
-from .modeling import MultiTaskModel, pooler_option, without_load_report
-from .weights import check_encoder_loaded
+from .model.configuration import MultiTaskConfig, as_heads
+from .model.heads import TaskHead
+from .model.input_length import check_padding, num_tokens
+from .model.model_source import check_source, check_text_files, check_weight_files, loading
+from .model.modeling import MultiTaskModel, pooler_option, without_load_report
+from .model.weights import check_encoder_loaded
 
 logger = logging.getLogger(__name__)
 _CONFIG_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder")

@@ -9,7 +9,6 @@ from typing import Any
 from .arguments import describe_setup
 from .card import CardFacts
 from .checkpoints import write_errors_named
-from .encoding import padded_right
 from .errors import InputError
 from .evaluation import TaskEvaluation
 from .gradients.joint_loss import JointLoss
@@ -23,6 +22,7 @@ from .hub import (
     reason_of,
     write_local_card,
 )
+from .model.encoding import padded_right
 from .pushing import PushCheckpoints
 from .resuming import changes_in_words
 from .sampling import TaskBatchSampler

@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy
 from .arguments import MultiTaskTrainingArguments
 from .errors import InputError
 from .gradients.method import make_gradient_method
-from .modeling import MultiTaskModel
+from .model.modeling import MultiTaskModel
 from .tasks import TaskSpec
 
 

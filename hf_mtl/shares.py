@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 from .validation import check_number, check_options
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ TASK_SAMPLING: dict[str, Callable[..., Floats]] = {
 def check_sampling(sampling: str, options: Mapping[str, object]) -> None:
     """Raise InputError for an unknown task sampling, options that it does not take, and one that it lacks."""
     if sampling not in TASK_SAMPLING:
-        raise unknown("task_sampling", sampling, TASK_SAMPLING)
+        raise unknown_name_error("task_sampling", sampling, TASK_SAMPLING)
     check_options(sampling, TASK_SAMPLING[sampling], options, kind="task_sampling")
     for name in inspect.signature(TASK_SAMPLING[sampling]).parameters:
         if name not in ("sizes", "progress", *options):

@@ -19,7 +19,7 @@ from .gradients.method import GradientMethod, make_gradient_method
 from .gradients.task_gradients import TaskGradients
 from .kernels.cpu_functions import CpuKernels, RandomBits
 from .kernels.packed_pass import are_known, can_pack, packed_losses
-from .modeling import MultiTaskModel
+from .model.modeling import MultiTaskModel
 from .own_loss import check_loss, check_loss_method
 from .publishing import TaskPublishing
 from .refusals import shards_gradients

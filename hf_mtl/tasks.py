@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from .class_names import check_class_names
-from .errors import InputError, unknown
-from .kinds import TaskHead
+from .errors import InputError, unknown_name_error
 from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
+from .model.heads import TaskHead
 from .text_files import format_of, is_packed
 from .validation import check_number
 
@@ -90,7 +90,7 @@ class TaskSpec:
             )
         for key in (*self.files, *self.splits):
             if key not in SPLITS:
-                raise unknown(f"split of task {self.name!r}:", key, SPLITS)
+                raise unknown_name_error(f"split of task {self.name!r}:", key, SPLITS)
         for split, paths in self.files.items():
             self._check_files(split, file_list(paths))
         for key in ("loss_weight", "sampling_weight"):
@@ -149,7 +149,7 @@ def with_loss_weights(tasks: Sequence[TaskSpec], weights: Mapping[str, Any]) -> 
     """The tasks with another `loss_weight` where one is given; InputError for a task or a weight that is none."""
     for name, weight in weights.items():
         if name not in [spec.name for spec in tasks]:
-            raise unknown("task in loss_weights:", name, [spec.name for spec in tasks])
+            raise unknown_name_error("task in loss_weights:", name, [spec.name for spec in tasks])
         check_number(f"loss_weights of task {name!r}", weight, "a number above 0", lambda x: x > 0)
     return [replace(spec, loss_weight=weights.get(spec.name, spec.loss_weight)) for spec in tasks]
 
@@ -171,7 +171,7 @@ def load_tasks(
     if Path(task_set).suffix in (".yaml", ".yml"):
         path = Path(task_set)
     elif not path.exists():
-        raise unknown("task_set", task_set, [p.stem for p in TASK_SETS.glob("*.yaml")] + ["FILE.yaml"])
+        raise unknown_name_error("task_set", task_set, [p.stem for p in TASK_SETS.glob("*.yaml")] + ["FILE.yaml"])
     specs = {spec.name: spec for spec in read_task_file(path)}
     if dataset is not None:
         specs = {
@@ -180,7 +180,7 @@ def load_tasks(
     names = list(specs) if tasks is None else list(dict.fromkeys(tasks))
     for name in names:
         if name not in specs:
-            raise unknown("task", name, specs)
+            raise unknown_name_error("task", name, specs)
     chosen = [specs[name] for name in names]
     check_metric_names(chosen)
     return chosen
@@ -228,7 +228,7 @@ def read_task_file(path: Path) -> list[TaskSpec]:
         raise InputError(f"task file {str(path)!r}: wanted a key 'tasks' with one entry per task")
     for key in content:
         if key not in ("defaults", "tasks"):
-            raise unknown(f"key in task file {str(path)!r}:", key, ("defaults", "tasks"))
+            raise unknown_name_error(f"key in task file {str(path)!r}:", key, ("defaults", "tasks"))
     defaults = content.get("defaults") or {}
     specs = []
     for name, row in content["tasks"].items():
@@ -252,7 +252,7 @@ def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpe
     values: dict[str, Any] = {"name": name}
     for key, value in row.items():
         if key not in _KEYS or key == "name":
-            raise unknown(f"key for task {name!r}:", key, [k for k in _KEYS if k != "name"])
+            raise unknown_name_error(f"key for task {name!r}:", key, [k for k in _KEYS if k != "name"])
         values[key] = _checked(name, key, value)
     for key in ("kind", "text_columns"):
         if key not in values:

@@ -24,8 +24,8 @@ from .data import TaskCollator, TaskRows
 from .early_stopping import EarlyStopping, KeepPatience
 from .errors import InputError
 from .gradients.method_state import save_method
-from .inputs import check_tokenizer
-from .modeling import MultiTaskModel
+from .model.input_length import check_tokenizer
+from .model.modeling import MultiTaskModel
 from .progress import TaskBars, TaskLines
 from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients

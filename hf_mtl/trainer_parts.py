@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.optimization import GreedyLR
 
 from .arguments import MultiTaskTrainingArguments
-from .errors import InputError, unknown
-from .modeling import MultiTaskModel
+from .errors import InputError, unknown_name_error
+from .model.modeling import MultiTaskModel
 from .tasks import TaskSpec
 from .unfreezing import encoder_layers
 
@@ -35,7 +35,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name == "tokenizer":
             raise InputError("tokenizer is called processing_class, as in transformers 5")
         if name not in KNOWN:
-            raise unknown("argument of MultiTaskTrainer:", name, KNOWN)
+            raise unknown_name_error("argument of MultiTaskTrainer:", name, KNOWN)
         if name in REFUSED:
             raise InputError(f"{name} {REFUSED[name]}")
     return given

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 
 
 def check_options(
@@ -20,7 +20,7 @@ def check_options(
         if option not in known and not known:
             raise InputError(f"{kind} {name!r} takes no options, found {option!r}")
         if option not in known:
-            raise unknown(f"option of {kind} {name!r}:", option, known)
+            raise unknown_name_error(f"option of {kind} {name!r}:", option, known)
 
 
 def check_number(option: str, value: object, wanted: str, holds: Callable[[float], bool]) -> None:

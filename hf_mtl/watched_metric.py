@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.optimization import GreedyLR
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 from .metric_names import greater_is_better
 from .tasks import TaskSpec
 
@@ -50,7 +50,7 @@ def check_watched_metric(args: TrainingArguments, tasks: Sequence[TaskSpec], sco
                     f"some, or choose from: {', '.join(sorted(known))}"
                 )
         names = known if name == full else [each.removeprefix("eval_") for each in known]
-        raise unknown("metric_for_best_model", name, names)
+        raise unknown_name_error("metric_for_best_model", name, names)
     if args.greater_is_better != known[full]:
         raise InputError(
             f"greater_is_better is {args.greater_is_better} and metric_for_best_model is {name!r}, of which "

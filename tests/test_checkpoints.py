@@ -28,7 +28,7 @@ from hf_mtl import (
 )
 from hf_mtl.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw
 from hf_mtl.errors import CheckpointError
-from hf_mtl.model_files import CODE
+from hf_mtl.model.export_code import modeling_code
 from hf_mtl.saving import say_if_order_differs
 
 EVERY_2 = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
@@ -90,7 +90,7 @@ NAMES = sorted(
         "tokenizer.json",
         "tokenizer_config.json",
         "trainer_state.json",
-        *(f"{module}.py" for module in CODE),  # the code that reads the model, beside it
+        *(f"{module}.py" for module in modeling_code()),  # the code that reads the model, beside it
     ]
 )
 

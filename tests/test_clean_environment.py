@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, pipeline
 
 from hf_mtl import InputError, MultiTaskModel
-from hf_mtl.model_files import PIPELINE_TASK
+from hf_mtl.model.export_code import PIPELINE_TASK
 
 BLOCK = """
 import sys
@@ -127,7 +127,7 @@ def test_the_package_prefers_its_own_code(saved):
         model = AutoModel.from_pretrained(saved / "model", trust_remote_code=trust)
         pipe = pipeline(PIPELINE_TASK, model=str(saved / "model"), trust_remote_code=trust)
         assert type(model) is type(pipe.model) is MultiTaskModel
-        assert type(pipe).__module__ == "hf_mtl.pipeline"
+        assert type(pipe).__module__ == "hf_mtl.model.pipeline"
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])

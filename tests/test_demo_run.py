@@ -12,7 +12,7 @@ from transformers import pipeline
 
 from hf_mtl.card import CardFacts, model_card
 from hf_mtl.cli import main
-from hf_mtl.model_files import PIPELINE_TASK
+from hf_mtl.model.export_code import PIPELINE_TASK
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

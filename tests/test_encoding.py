@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hf_mtl import InputError, TaskSpec, encoding, long_texts
+from hf_mtl import InputError, TaskSpec
 from hf_mtl.data import tokenise
-from hf_mtl.encoding import encode
 from hf_mtl.inspection import token_lengths
-from hf_mtl.long_texts import count_tokens, first_words, splits_at_spaces
+from hf_mtl.model import encoding, long_texts
+from hf_mtl.model.encoding import encode
+from hf_mtl.model.long_texts import count_tokens, first_words, splits_at_spaces
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
 CORPUS = [

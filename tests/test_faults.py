@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from hf_mtl.checkpoints import flaw
-from hf_mtl.model_files import CODE
+from hf_mtl.model.export_code import modeling_code
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "fault_worker.py"
 ROOT = Path(__file__).parent.parent
-FILES = 12 + len(CODE)  # of a checkpoint
+FILES = 12 + len(modeling_code())  # of a checkpoint
 LAST_STEP = 22
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_mpnet import PATTERNS, apart, inputs, pair
 
-from hf_mtl import mpnet
 from hf_mtl.data import TaskCollator, TaskRows
 from hf_mtl.gradients.gramian import GPU_STRETCH, inner_products
+from hf_mtl.model import mpnet_attention as mpnet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

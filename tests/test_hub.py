@@ -395,7 +395,7 @@ def test_a_server_that_is_gone_leaves_the_result_and_the_command_that_pushes_it(
         code, text = run(["-m", "hf_mtl.cli", *shlex.split(command)[1:]], client)
         assert code == 0, text
         code, text = run(["-c", "import hf_mtl" + LOAD, str(out), "user/demo"], client)
-        assert code == 0 and "hf_mtl.modeling" in text and "equal" in text, text
+        assert code == 0 and "hf_mtl.model.modeling" in text and "equal" in text, text
         code, text = run(["-m", "hf_mtl.cli", "push", str(home), "user/demo"], client)
         assert code == 2 and "holds no model" in text
 

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 import run_glue_mtl
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.cli import main as cli
-from hf_mtl.inputs import check_tokenizer, encoder_limit, longest_input, num_tokens
-from hf_mtl.kinds import TaskHead
-from hf_mtl.pipeline import MultiTaskPipeline
+from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.input_length import check_tokenizer, encoder_limit, longest_input, num_tokens
+from hf_mtl.model.pipeline import MultiTaskPipeline
 from hf_mtl.pretrained import load_tokenizer
 
 HEAD = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModel, GPT2Config, GPT2Model, T5Config
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, load_model
-from hf_mtl.kinds import TaskHead
-from hf_mtl.model_files import CODE
-from hf_mtl.modeling import pool
+from hf_mtl.model.export_code import modeling_code
+from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.modeling import pool
 from hf_mtl.pretrained import check_encoder
 
 SENTIMENT = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))
@@ -49,7 +49,7 @@ def test_a_saved_model_comes_back_bit_equal(model, tmp_path):
     for task in ("sentiment", "similarity"):
         assert torch.equal(logits(model, task), logits(again, task))
     assert again.config.heads == {"sentiment": SENTIMENT, "similarity": SIMILARITY}
-    code = [f"{module}.py" for module in CODE]
+    code = [f"{module}.py" for module in modeling_code()]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["config.json", "model.safetensors", *code])
     assert torch.equal(logits(AutoModel.from_pretrained(tmp_path)), logits(model))
 

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
-from hf_mtl.kinds import TaskHead
+from hf_mtl.model.heads import TaskHead
 from hf_mtl.pretrained import load_config, load_tokenizer
 
 TOPIC = TaskHead(name="topic", kind="classification", labels=("a", "b", "c"))

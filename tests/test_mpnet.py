@@ -9,9 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, MPNetConfig
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, load_model, mpnet
-from hf_mtl.kinds import TaskHead
-from hf_mtl.mpnet import FusedMPNetSelfAttention, position_buckets, use_fused_attention
+from hf_mtl import MultiTaskConfig, MultiTaskModel, load_model
+from hf_mtl.model import mpnet_attention as mpnet
+from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.mpnet_attention import FusedMPNetSelfAttention, position_buckets, use_fused_attention
 
 PATTERNS = {  # real tokens of each row; an input is as long as its longest row
     "nothing padded": [20, 20, 20],

@@ -7,7 +7,7 @@ import torch
 from transformers import pipeline
 
 from hf_mtl import InputError, TaskSpec
-from hf_mtl.model_files import PIPELINE_TASK
+from hf_mtl.model.export_code import PIPELINE_TASK
 
 TEXTS = ["dull", "a film that is great and a story that is dull but never long", "great", "a man sleeps"]
 PAIRS = [("a man sleeps", "a man rests"), ("a dull film", "a great film and a story"), ("a man", "a dog")]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError, unknown
+from ..errors import InputError, unknown_name_error
 from ..validation import check_options
 
 Needs = Literal["gramian", "rows", "losses", "losses_after_step"]
@@ -118,7 +118,7 @@ def make_gradient_method(name: str, /, **options: object) -> GradientMethod:
             the method does not take.
     """
     if name not in GRADIENT_METHODS:
-        raise unknown("gradient_method", name, GRADIENT_METHODS)
+        raise unknown_name_error("gradient_method", name, GRADIENT_METHODS)
     factory = GRADIENT_METHODS[name]
     check_options(name, factory, options)
     if isinstance(factory, type):
@@ -139,5 +139,5 @@ def make_weighting(name: str, /, **options: object) -> GradientMethod:
         InputError: as `make_gradient_method`, and for a method that looks at something else than the Gramian.
     """
     if name not in WEIGHTINGS:
-        raise unknown("gradient_method", name, WEIGHTINGS)
+        raise unknown_name_error("gradient_method", name, WEIGHTINGS)
     return make_gradient_method(name, **options)

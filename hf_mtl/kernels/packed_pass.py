@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..gradients.task_gradients import TaskGradients
-from ..modeling import MultiTaskModel
+from ..model.modeling import MultiTaskModel
 from ..unfreezing import encoder_layers
 from .cpu_functions import CpuKernels, RandomBits
 from .packed_encoder_layer import Layer, Packed, Part
@@ -49,7 +49,7 @@ def are_known(batches: Mapping[str, Mapping[str, Tensor]]) -> bool:
 
 
 def _has_fused_bias(encoder: nn.Module) -> bool:
-    """Whether an encoder is `hf_mtl.mpnet`'s, whose position bias is part of the attention mask."""
+    """Whether an encoder is `hf_mtl.model.mpnet_attention`'s, whose position bias is part of the attention mask."""
     return hasattr(encoder.encoder, "position_bias")
 
 

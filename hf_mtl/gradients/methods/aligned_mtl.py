@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import unknown
+from ...errors import unknown_name_error
 from ..method import register_gradient_method
 from ..solvers import ROUNDING, Array, solve_in_numpy
 
@@ -33,7 +33,7 @@ def aligned_mtl_weights(gramian: Tensor, generator: torch.Generator, *, scale: s
         scale: the common squared length: the "min", the (lower) "median" or the mean ("rmse") of the eigenvalues.
     """
     if not isinstance(scale, str) or scale not in SCALES:  # JSON may hold a list
-        raise unknown("aligned_mtl scale", scale, SCALES)
+        raise unknown_name_error("aligned_mtl scale", scale, SCALES)
     return solve_in_numpy(lambda products: aligned_weights(products, SCALES[scale]), gramian)
 
 

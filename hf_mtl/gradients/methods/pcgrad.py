@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...errors import unknown
+from ...errors import unknown_name_error
 from ..method import register_gradient_method
 from ..solvers import projection_orders
 
@@ -27,7 +27,7 @@ def pcgrad_weights(gramian: Tensor, generator: torch.Generator, *, reduction: st
             as long as one task's.
     """
     if reduction not in REDUCTIONS:
-        raise unknown("pcgrad reduction", reduction, REDUCTIONS)
+        raise unknown_name_error("pcgrad reduction", reduction, REDUCTIONS)
     num_tasks = len(gramian)
     gramian = gramian.double()
     squared_norms = gramian.diagonal()

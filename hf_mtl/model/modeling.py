@@ -27,10 +27,10 @@ from transformers.utils import logging as transformers_logging
 
 from .configuration import MultiTaskConfig, as_heads, as_row
 from .encoding import padded_right
-from .errors import InputError, unknown
-from .inputs import longest_input
-from .kinds import KINDS, TaskHead
-from .model_files import copy_code, describe_for_sentence_transformers
+from .errors import InputError, unknown_name_error
+from .export_code import copy_modeling_code, describe_for_sentence_transformers
+from .heads import KINDS, TaskHead
+from .input_length import longest_input
 from .model_source import check_source, check_weight_files, loading
 from .weights import Shapes, check_all_loaded, check_to_save
 
@@ -94,7 +94,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         self.encoder = _encoder_without_pooler(config.encoder_config) if encoder is None else encoder
         config.encoder_config = self.encoder.config  # one object, so that what changes the encoder is saved
         if config.encoder_config.model_type == "mpnet" and config._attn_implementation != "eager":
-            from .mpnet import use_fused_attention  # late: transformers' MPNet takes a while to import
+            from .mpnet_attention import use_fused_attention  # late: transformers' MPNet takes a while to import
 
             use_fused_attention(self.encoder)
         self.dropout = nn.Dropout(config.head_dropout)
@@ -147,7 +147,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     ) -> tuple[Tensor | None, Tensor]:
         """Loss, if there are labels, and logits of one task."""
         if task not in self.heads:
-            raise unknown("task", task, self.heads)
+            raise unknown_name_error("task", task, self.heads)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         return self.read(task, self._hidden(input_ids, attention_mask, **inputs), attention_mask, labels)
@@ -242,7 +242,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """
         if kwargs.get("is_main_process", True):
             self.check_names(kwargs.get("state_dict"))
-            copy_code(Path(save_directory))
+            copy_modeling_code(Path(save_directory))
         super().save_pretrained(save_directory, **kwargs)
 
     def check_names(self, state_dict: Mapping[str, Tensor] | None = None) -> None:

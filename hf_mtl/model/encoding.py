@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from .errors import InputError
-from .inputs import check_padding
+from .input_length import check_padding
 from .long_texts import count_tokens, first_words, parts, splits_at_spaces
 
 ENCODING_VERSION = 1  # of the ids that `encode` gives; tokens that are kept on disk belong to one version

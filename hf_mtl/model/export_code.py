@@ -11,26 +11,19 @@ from pathlib import Path
 from typing import Any
 
 PIPELINE_TASK = "multi-task-classification"
-# The modules that a saved model needs, which import each other, torch and transformers; one folder, no subfolders.
-CODE = (
-    *(
-        "configuration",
-        "encoding",
-        "errors",
-        "inputs",
-        "kinds",
-        "long_texts",
-        "modeling",
-        "model_files",
-        "model_source",
-    ),
-    *("mpnet", "pipeline", "pipeline_inputs", "weights"),
-)
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).resolve().parent
+
+
+def modeling_code() -> list[str]:
+    """The modules that a saved model needs: all in this folder, which import each other, torch and transformers only.
+
+    transformers adds pipeline.py to a copy of it when somebody asks for the pipeline.
+    """
+    return sorted(path.stem for path in _HERE.glob("*.py") if path.stem != "__init__")
 
 
 def code_names() -> dict[str, Any]:
-    """The entries of config.json by which transformers finds config, model and pipeline in the files of `copy_code`.
+    """The entries of config.json by which transformers finds config, model and pipeline in a model's folder.
 
     transformers fetches pipeline.py only for those who ask for the pipeline; a copy without it does not name it.
     """
@@ -42,13 +35,12 @@ def code_names() -> dict[str, Any]:
     return names
 
 
-def copy_code(folder: Path) -> None:
+def copy_modeling_code(folder: Path) -> None:
     """Put the modules that a saved model needs into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for module in CODE:
-        source = _HERE / f"{module}.py"
-        if source.exists() and source.parent != folder.resolve():
-            shutil.copyfile(source, folder / source.name)
+    if folder.resolve() != _HERE:
+        for module in modeling_code():
+            shutil.copyfile(_HERE / f"{module}.py", folder / f"{module}.py")
 
 
 def describe_for_sentence_transformers(folder: Path, width: int, pooling: str, max_seq_length: int) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import Pipeline
 
 from .encoding import Encoded, encode, padded
-from .errors import InputError, unknown
-from .inputs import check_tokenizer, longest_input
-from .kinds import KINDS, TaskHead
+from .errors import InputError, unknown_name_error
+from .heads import KINDS, TaskHead
+from .input_length import check_tokenizer, longest_input
 from .pipeline_inputs import (
     ARGUMENTS,
     BEST,
@@ -83,7 +83,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         **other: Any,
     ) -> tuple[Answer, Answer, Answer]:
         if other:
-            raise unknown("argument", next(iter(other)), ARGUMENTS)
+            raise unknown_name_error("argument", next(iter(other)), ARGUMENTS)
         check_task_name(task_name)
         check_top_k(top_k)
         check_truncation(truncation, padding)
@@ -201,7 +201,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         names = fitting if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
             if name not in heads:
-                raise unknown("task_name", name, heads)
+                raise unknown_name_error("task_name", name, heads)
             if name not in fitting:
                 raise InputError(f"task {name!r} takes {in_words(heads[name].num_texts)}, got {in_words(num_texts)}")
         if not names:

@@ -10,9 +10,9 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .errors import InputError, unknown
-from .kinds import TaskHead
-from .model_files import code_names
+from .errors import InputError, unknown_name_error
+from .export_code import code_names
+from .heads import TaskHead
 
 POOLINGS = ("mean", "cls", "max")
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
@@ -48,7 +48,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         **kwargs: Any,
     ) -> None:
         if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
+            raise unknown_name_error("pooling", pooling, POOLINGS)
         if not _is_number(head_dropout) or not 0 <= head_dropout < 1:
             raise InputError(f"head_dropout is {head_dropout!r}, wanted a number in [0, 1)")
         if max_seq_length is not None and (type(max_seq_length) is not int or max_seq_length < 1):
@@ -121,6 +121,6 @@ def _as_head(row: Mapping[str, Any]) -> TaskHead:
             raise InputError(f"tasks has {dict(row)!r:.200}, wanted the key {key!r} in it, too")
     for key in row:
         if key not in _KEYS:
-            raise unknown(f"key of task {row['name']!r}:", key, _KEYS)
+            raise unknown_name_error(f"key of task {row['name']!r}:", key, _KEYS)
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     return TaskHead(**values)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError, unknown
+from .errors import InputError, unknown_name_error
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -50,7 +50,7 @@ class TaskHead:
         if self.num_texts not in (1, 2):
             raise InputError(f"task {self.name!r}: num_texts is {self.num_texts!r}, wanted 1 (a text) or 2 (a pair)")
         if not isinstance(self.kind, str) or self.kind not in KINDS:
-            raise unknown(f"kind for task {self.name!r}:", self.kind, KINDS)
+            raise unknown_name_error(f"kind for task {self.name!r}:", self.kind, KINDS)
         KINDS[self.kind].check(self)
 
 

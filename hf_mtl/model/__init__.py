@@ -1,0 +1,1 @@
+"""Exactly what travels with a saved model: these modules import each other, torch, transformers and nothing else."""
