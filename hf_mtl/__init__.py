@@ -1,6 +1,6 @@
 """Multi-task fine-tuning of transformer encoders: the Hugging Face Trainer, a head per task, gradient surgery."""
 
-from . import auto
+from . import registration as auto
 from ._version import __version__
 from .arguments import MultiTaskTrainingArguments
 from .errors import InputError
