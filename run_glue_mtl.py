@@ -25,16 +25,16 @@ from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
 from hf_mtl.data import tokenise
-from hf_mtl.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.distributed import on_main_process
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows, split_names
 from hf_mtl.model.input_length import input_limit
 from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.progress import BarHandler
-from hf_mtl.tasks import EMBEDDED
+from hf_mtl.tasks.demo import demo_encoder_config, demo_tokenizer
+from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.spec import EMBEDDED
 from hf_mtl.watched_metric import go_without_evaluations
 
 logger = logging.getLogger("hf_mtl.run")

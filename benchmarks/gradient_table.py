@@ -36,12 +36,12 @@ from hf_mtl import (
     steps,
 )
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
-from hf_mtl.demo import demo_tokenizer
 from hf_mtl.gradients.solvers import projection_orders
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
 from hf_mtl.sampling import TaskBatchSampler
 from hf_mtl.seeding import seeded_generator
+from hf_mtl.tasks.demo import demo_tokenizer
+from hf_mtl.tasks.labels import read_labels
 from hf_mtl.unfreezing import train_last_layers
 
 STEPS, ROWS, RATE, LAYERS, SEED = 8, 48, 0.01, 3, 7

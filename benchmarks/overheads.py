@@ -28,8 +28,8 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
+from hf_mtl.tasks.labels import read_labels
 
 IMPORTS = """
 import gc, time

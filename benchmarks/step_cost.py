@@ -45,9 +45,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
 from hf_mtl.data import TaskCollator
-from hf_mtl.demo import demo_tokenizer
 from hf_mtl.model.heads import KINDS
 from hf_mtl.model.modeling import MultiTaskOutput, pool
+from hf_mtl.tasks.demo import demo_tokenizer
 
 ENCODERS = {
     "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

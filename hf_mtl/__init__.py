@@ -10,7 +10,7 @@ from .model.modeling import MultiTaskModel, MultiTaskOutput
 from .model.pipeline import MultiTaskPipeline
 from .pretrained import load_model
 from .schedule import UnfreezeSchedule
-from .tasks import TaskSpec, load_tasks
+from .tasks.spec import TaskSpec, load_tasks
 from .trainer import MultiTaskTrainer
 from .unfreezing import GradualUnfreezing
 

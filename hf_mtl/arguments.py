@@ -23,7 +23,7 @@ from .model.configuration import POOLINGS, MultiTaskConfig
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
 from .shares import TASK_SAMPLING, check_sampling
-from .tasks import EMBEDDED
+from .tasks.spec import EMBEDDED
 from .validation import check_number, read_json
 from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations, refuse_watchers_without_metric
 

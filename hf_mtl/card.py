@@ -12,9 +12,9 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from .merging import OWN_RESULT, USUAL, Card, joined, model_name, split_card
-from .metric_names import shown_score
 from .model.export_code import PIPELINE_TASK
-from .tasks import EMBEDDED, TaskSpec
+from .tasks.metric_names import shown_score
+from .tasks.spec import EMBEDDED, TaskSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
 from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
-from .demo import demo_tokenizer
 from .errors import InputError, PushError
 from .hub import push_folder
 from .inspection import as_text, describe_task, overview
@@ -38,8 +37,9 @@ from .model.pipeline import MultiTaskPipeline
 from .model.pipeline_inputs import Texts, check_count, check_top_k
 from .prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
-from .tasks import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
-from .text_files import FORMATS
+from .tasks.demo import demo_tokenizer
+from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
+from .tasks.text_files import FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from .errors import InputError
 from .model.encoding import ENCODING_VERSION, encode, padding_values
 from .ragged import Columns, Ragged, column_of
-from .tasks import TaskSpec
+from .tasks.spec import TaskSpec
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]

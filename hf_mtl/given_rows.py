@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .errors import InputError, unknown_name_error
 from .model.heads import KINDS
 from .ragged import Ragged, column_of
-from .tasks import TaskSpec
+from .tasks.spec import TaskSpec
 
 WAY = "hf_mtl.data.tokenise(task, raw_rows, tokenizer, max_length, read_labels(task, raw_rows, split)) makes such rows"
 TAKEN = ("task", "batches")  # what the model's forward calls something else

@@ -12,11 +12,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from .labels import read_labels
 from .loading import load_rows
-from .metric_names import OF_ONE_CLASS
 from .model.long_texts import parts
-from .tasks import SPLITS, TaskSpec
+from .tasks.labels import read_labels
+from .tasks.metric_names import OF_ONE_CLASS
+from .tasks.spec import SPLITS, TaskSpec
 
 Facts = dict[str, Any]
 

@@ -13,7 +13,7 @@ from .arguments import MultiTaskTrainingArguments
 from .errors import InputError
 from .gradients.method import make_gradient_method
 from .model.modeling import MultiTaskModel
-from .tasks import TaskSpec
+from .tasks.spec import TaskSpec
 
 
 def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:

@@ -35,7 +35,7 @@ from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
 from .shares import Floats, task_shares
-from .tasks import TaskSpec, check_metric_names, with_loss_weights
+from .tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .trainer_parts import (
     NO_SEARCH,
     check_arguments,

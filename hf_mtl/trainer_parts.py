@@ -14,7 +14,7 @@ from transformers.optimization import GreedyLR
 from .arguments import MultiTaskTrainingArguments
 from .errors import InputError, unknown_name_error
 from .model.modeling import MultiTaskModel
-from .tasks import TaskSpec
+from .tasks.spec import TaskSpec
 from .unfreezing import encoder_layers
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]

@@ -13,9 +13,9 @@ from transformers import AutoConfig, BertConfig
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
 from hf_mtl.data import tokenise
-from hf_mtl.demo import demo_tokenizer
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
+from hf_mtl.tasks.demo import demo_tokenizer
+from hf_mtl.tasks.labels import read_labels
 
 torch.set_num_threads(1)  # models this small only lose time to a second thread
 

@@ -17,9 +17,9 @@ from transformers import BertConfig, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
 from hf_mtl.data import tokenise
-from hf_mtl.demo import demo_tokenizer
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
+from hf_mtl.tasks.demo import demo_tokenizer
+from hf_mtl.tasks.labels import read_labels
 
 
 def load(tasks, tokenizer):

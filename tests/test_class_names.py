@@ -13,9 +13,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.cli import main
-from hf_mtl.labels import label_numbers, read_labels
 from hf_mtl.model.pipeline_inputs import check_truncation
-from hf_mtl.tasks import read_task_file
+from hf_mtl.tasks.labels import label_numbers, read_labels
+from hf_mtl.tasks.spec import read_task_file
 
 
 def task(**values) -> TaskSpec:

@@ -18,9 +18,9 @@ from transformers import BatchEncoding
 
 from hf_mtl import InputError, TaskSpec, data
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
-from hf_mtl.demo import demo_tokenizer
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
+from hf_mtl.tasks.demo import demo_tokenizer
+from hf_mtl.tasks.labels import read_labels
 
 FRAME = pd.DataFrame(
     {

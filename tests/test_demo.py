@@ -14,11 +14,11 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hf_mtl import demo
+from hf_mtl.tasks import demo
 
 DIGEST_SOURCE = """
 import hashlib, json
-from hf_mtl import demo
+from hf_mtl.tasks import demo
 rows = [demo.demo_rows(task, split) for task in ("reviews", "pairs") for split in demo.SPLITS]
 content = json.dumps([rows, sorted(demo.demo_tokenizer().get_vocab().items())])
 print(hashlib.sha256(content.encode()).hexdigest())

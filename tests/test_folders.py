@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from table_files import folder, task
 
 from hf_mtl import InputError, loading
-from hf_mtl.folders import folder_splits
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows, split_names
+from hf_mtl.tasks.folders import folder_splits
+from hf_mtl.tasks.labels import read_labels
 
 CSV = "text,label\nNA,1\n007,0\n"
 ROWS = {"text": ["NA", "007"], "label": ["1", "0"]}

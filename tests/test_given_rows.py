@@ -15,8 +15,8 @@ import run_glue_mtl
 from hf_mtl import InputError, MultiTaskTrainer
 from hf_mtl.data import TaskCollator, TaskRows, tokenise
 from hf_mtl.given_rows import checked_rows
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
+from hf_mtl.tasks.labels import read_labels
 
 
 @pytest.fixture

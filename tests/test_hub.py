@@ -23,10 +23,10 @@ from transformers.trainer_utils import HubStrategy
 
 import hf_mtl.hub
 from hf_mtl.card import CardFacts
-from hf_mtl.demo import demo_encoder_config, demo_rows
 from hf_mtl.errors import PushError
 from hf_mtl.hub import publish
 from hf_mtl.pushing import PushCheckpoints, additions
+from hf_mtl.tasks.demo import demo_encoder_config, demo_rows
 
 ROOT = Path(__file__).parent.parent
 HOST = "host-of-maria"

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError, TaskSpec
-from hf_mtl.labels import label_numbers, read_labels
+from hf_mtl.tasks.labels import label_numbers, read_labels
 
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 WORDS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=5)

@@ -12,9 +12,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value, load_from_disk
 
 from hf_mtl import InputError, TaskSpec, load_tasks
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
 from hf_mtl.report import write_predictions
+from hf_mtl.tasks.labels import read_labels
 
 NLI = ("Not_entailment", "entailment")
 

@@ -10,7 +10,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_mtl.arguments import parse_arguments
-from hf_mtl.metric_names import METRIC_NAMES, greater_is_better
+from hf_mtl.tasks.metric_names import METRIC_NAMES, greater_is_better
 from hf_mtl.watched_metric import known_metrics
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "train_metric_rows": 0}

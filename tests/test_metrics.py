@@ -10,8 +10,8 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from hf_mtl import TaskSpec
-from hf_mtl.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_better
-from hf_mtl.metrics import METRICS, average_score, make_metric, task_scores
+from hf_mtl.tasks.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_better
+from hf_mtl.tasks.metrics import METRICS, average_score, make_metric, task_scores
 
 ORACLES = {
     "accuracy": sklearn_metrics.accuracy_score,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from hf_mtl.demo import demo_rows
-from hf_mtl.tasks import read_task_file
+from hf_mtl.tasks.demo import demo_rows
+from hf_mtl.tasks.spec import read_task_file
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_the_blocks_run_in_order(places):
     assert "python -m pytest" in tests
     output = run(demo, places, ["bash", "-ec"])
     assert "pairs pearson" in output and (Path(places["DEMO_OUT"]) / "training_curves.png").exists()
-    assert (Path(places["INSTALLED"]) / "hf_mtl" / "task_sets" / "glue.yaml").exists()
+    assert (Path(places["INSTALLED"]) / "hf_mtl" / "tasks" / "sets" / "glue.yaml").exists()
     run(job, places, ["bash", "-ec"])
     assert (Path(places["OUT"]) / "predictions" / "stsb.tsv").exists()
     use, api = blocks("python")

@@ -10,8 +10,8 @@ from transformers import AutoModel, pipeline
 
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, load_model
 from hf_mtl.data import tokenise
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
+from hf_mtl.tasks.labels import read_labels
 
 SAVED = Path(__file__).parent / "saved_by_0_1_0"
 EXPECTED = json.loads((SAVED / "expected.json").read_text(encoding="utf-8"))

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from table_files import folder, task
 
 from hf_mtl import InputError
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows, split_names
 from hf_mtl.prediction import read_texts
-from hf_mtl.tables import read_records
-from hf_mtl.tasks import load_tasks
-from hf_mtl.text_files import format_of
+from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.spec import load_tasks
+from hf_mtl.tasks.tables import read_records
+from hf_mtl.tasks.text_files import format_of
 
 
 @pytest.fixture(autouse=True)

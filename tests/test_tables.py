@@ -14,11 +14,11 @@ import pytest
 from table_files import folder, task
 
 from hf_mtl import InputError
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
 from hf_mtl.prediction import read_texts
-from hf_mtl.tasks import load_tasks
-from hf_mtl.text_files import format_of
+from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.spec import load_tasks
+from hf_mtl.tasks.text_files import format_of
 
 CSV = "text,label\nNA,1\n007,0\n"
 ROWS = {"text": ["NA", "007"], "label": ["1", "0"]}

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from hf_mtl import InputError, TaskSpec, load_tasks
-from hf_mtl.labels import read_labels
 from hf_mtl.loading import load_rows
-from hf_mtl.metrics import METRICS
-from hf_mtl.tasks import METRIC_NAMES, TASK_SETS, read_task_file
+from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.metrics import METRICS
+from hf_mtl.tasks.spec import METRIC_NAMES, TASK_SETS, read_task_file
 
 # Columns, label names (in index order) and splits as on the card of nyu-mll/glue; metrics as in Wang et al. 2018.
 GLUE = {

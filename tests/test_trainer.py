@@ -16,7 +16,7 @@ from hf_mtl.counts import StepCounts
 from hf_mtl.data import TaskCollator, TaskRows
 from hf_mtl.errors import PushError
 from hf_mtl.gradients.combine import combine_gradients
-from hf_mtl.metrics import task_scores
+from hf_mtl.tasks.metrics import task_scores
 
 
 class Evaluations(TrainerCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .errors import InputError, unknown_name_error
+from ..errors import InputError, unknown_name_error
 
 METRIC_NAMES = {
     "classification": (

@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from ..errors import InputError
 from .cells import Number, number_of, truth_of
-from .errors import InputError
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -11,11 +11,11 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from ..errors import InputError
+from ..model.heads import KINDS
 from .cells import Number, is_missing, number_of, shown
-from .errors import InputError
 from .label_column import LabelColumn, read_column
-from .model.heads import KINDS
-from .tasks import TaskSpec, file_list
+from .spec import TaskSpec, file_list
 from .text_files import about_quotes
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from .errors import InputError
+from ..errors import InputError
 from .json_values import json_values, table_in
 from .text_files import UNQUOTED, RowError, Text, bare, open_text
 

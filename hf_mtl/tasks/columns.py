@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
-from .errors import InputError
+from ..errors import InputError
 from .tables import Record, cell_values, check_names, plain, read_records, text_fault
 from .text_files import format_of
 

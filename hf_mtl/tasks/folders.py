@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from datasets.data_files import FILES_TO_IGNORE, SPLIT_KEYWORDS
 
-from .errors import InputError
+from ..errors import InputError
 from .text_files import format_of, is_packed
 
 SEPARATOR = "[-._ 0-9]"

@@ -1,6 +1,6 @@
 """Tasks as data: `TaskSpec` is one task, `load_tasks` reads them from a YAML file.
 
-GLUE's tasks and the demo's are files in `task_sets/`; a user's own file has the same form and needs no code.
+GLUE's tasks and the demo's are files in `sets/`; a user's own file has the same form and needs no code.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
+from ..errors import InputError, unknown_name_error
+from ..model.heads import TaskHead
+from ..validation import check_number
 from .class_names import check_class_names
-from .errors import InputError, unknown_name_error
 from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
-from .model.heads import TaskHead
 from .text_files import format_of, is_packed
-from .validation import check_number
 
-TASK_SETS = Path(__file__).parent / "task_sets"
+TASK_SETS = Path(__file__).parent / "sets"
 EMBEDDED = "embedded:demo"
 FILE_FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 SPLITS = ("train", "validation", "test")
@@ -216,7 +216,7 @@ class _UniqueKeyLoader(UniqueKeys, yaml.SafeLoader):
 
 
 def read_task_file(path: Path) -> list[TaskSpec]:
-    """Every task of a YAML file of the form `{defaults: {...}, tasks: {name: {...}}}`; see `task_sets/glue.yaml`.
+    """Every task of a YAML file of the form `{defaults: {...}, tasks: {name: {...}}}`; see `sets/glue.yaml`.
 
     File names and dataset folders that start with "." are relative to the file's own folder.
     """

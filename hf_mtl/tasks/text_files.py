@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ..errors import InputError
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt")
 PACKED = (".zip", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz", ".tar.gz")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from .metric_names import OF_ONE_CLASS
-from .tasks import TaskSpec
+from .spec import TaskSpec
 
 logger = logging.getLogger(__name__)
 Array = NDArray[Any]

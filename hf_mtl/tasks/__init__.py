@@ -1,0 +1,1 @@
+"""What a task is: its specification, its files and labels, its metrics."""
