@@ -24,11 +24,11 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
 from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
-from hf_mtl.data import tokenise
+from hf_mtl.data.raw_rows import load_rows, split_names
+from hf_mtl.data.tokenization import tokenise
 from hf_mtl.distributed import on_main_process
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub import CURVES
-from hf_mtl.loading import load_rows, split_names
 from hf_mtl.model.input_length import input_limit
 from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.progress import BarHandler

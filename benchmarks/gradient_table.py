@@ -35,10 +35,10 @@ from hf_mtl import (
     load_tasks,
     steps,
 )
-from hf_mtl.data import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.batch_sampler import TaskBatchSampler
+from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
 from hf_mtl.gradients.solvers import projection_orders
-from hf_mtl.loading import load_rows
-from hf_mtl.sampling import TaskBatchSampler
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels

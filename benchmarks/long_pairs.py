@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_mtl import TaskSpec
-from hf_mtl.data import tokenise
+from hf_mtl.data.tokenization import tokenise
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
-from hf_mtl.data import TaskCollator, TaskRows, tokenise
-from hf_mtl.loading import load_rows
+from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
 from hf_mtl.tasks.labels import read_labels
 
 IMPORTS = """

@@ -44,7 +44,7 @@ from transformers import BertConfig, MPNetConfig, Trainer, TrainerCallback, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
-from hf_mtl.data import TaskCollator
+from hf_mtl.data.tokenization import TaskCollator
 from hf_mtl.model.heads import KINDS
 from hf_mtl.model.modeling import MultiTaskOutput, pool
 from hf_mtl.tasks.demo import demo_tokenizer

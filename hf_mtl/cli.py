@@ -25,9 +25,9 @@ from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
 from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
+from .data.task_report import as_text, describe_task, overview
 from .errors import InputError, PushError
 from .hub import push_folder
-from .inspection import as_text, describe_task, overview
 from .kernels.cpu_functions import CpuKernels
 from .model.configuration import MultiTaskConfig
 from .model.input_length import encoder_limit, longest_input

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, speed_metrics
 
-from .data import TaskCollator, TaskRows
+from .data.given_rows import checked_rows, rows_by_task
+from .data.tokenization import TaskCollator, TaskRows
 from .errors import InputError
-from .given_rows import checked_rows, rows_by_task
 from .model.heads import KINDS
 from .own_loss import loss_and_outputs
 from .seeding import seeded_generator
@@ -55,7 +55,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
     def given_rows(
         self, given: Mapping[str, Dataset] | Dataset, argument: str, *, others: bool = False, labelled: bool = True
     ) -> dict[str, Dataset]:
-        """Task -> its rows, checked; what cannot be batched and scored is an InputError. See `hf_mtl.given_rows`."""
+        """Task -> its rows, checked; what cannot be batched and scored is an InputError. See `hf_mtl.data.given_rows`."""
         collator, embeddings = self.data_collator, self.model.get_input_embeddings()
         check = functools.partial(
             checked_rows,

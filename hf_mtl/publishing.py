@@ -9,6 +9,7 @@ from typing import Any
 from .arguments import describe_setup
 from .card import CardFacts
 from .checkpoints import write_errors_named
+from .data.batch_sampler import TaskBatchSampler
 from .errors import InputError
 from .evaluation import TaskEvaluation
 from .gradients.joint_loss import JointLoss
@@ -25,7 +26,6 @@ from .hub import (
 from .model.encoding import padded_right
 from .pushing import PushCheckpoints
 from .resuming import changes_in_words
-from .sampling import TaskBatchSampler
 from .schedule import UnfreezeSchedule
 from .unfreezing import stage_starts, steps_per_epoch
 

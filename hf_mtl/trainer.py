@@ -20,7 +20,9 @@ from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import choose_checkpoint, write_errors_named
-from .data import TaskCollator, TaskRows
+from .data.batch_sampler import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
+from .data.task_shares import Floats, task_shares
+from .data.tokenization import TaskCollator, TaskRows
 from .early_stopping import EarlyStopping, KeepPatience
 from .errors import InputError
 from .gradients.method_state import save_method
@@ -31,10 +33,8 @@ from .pushing import PushCheckpoints
 from .refusals import refuse_unsupported, shards_gradients
 from .resumable import ResumableTrainer, chosen_optimizer
 from .resuming import encoder_fingerprint, write_settings
-from .sampling import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
 from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
-from .shares import Floats, task_shares
 from .tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .trainer_parts import (
     NO_SEARCH,

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import BertConfig, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
-from hf_mtl.data import tokenise
-from hf_mtl.loading import load_rows
+from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.tokenization import tokenise
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 

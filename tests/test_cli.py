@@ -19,7 +19,7 @@ import torch
 
 from hf_mtl import cli, prediction
 from hf_mtl.cli import main
-from hf_mtl.data import tokenise
+from hf_mtl.data.tokenization import tokenise
 from hf_mtl.errors import PushError
 
 TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
@@ -79,7 +79,7 @@ def test_every_format_gives_the_same_answers(saved, tmp_path, make_model, tokeni
 
 
 def test_command_line_trainer_and_forward_agree(saved, tmp_path, make_trainer, specs, tokenizer):
-    from hf_mtl.loading import load_rows
+    from hf_mtl.data.raw_rows import load_rows
 
     raw = load_rows(specs[1], "validation").select(range(40))
     raw.to_parquet(tmp_path / "in.parquet")

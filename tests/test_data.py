@@ -16,9 +16,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import BatchEncoding
 
-from hf_mtl import InputError, TaskSpec, data
-from hf_mtl.data import TaskCollator, TaskRows, tokenise
-from hf_mtl.loading import load_rows
+from hf_mtl import InputError, TaskSpec
+from hf_mtl.data import tokenization as data
+from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 

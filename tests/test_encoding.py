@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import PreTrainedTokenizerFast
 
 from hf_mtl import InputError, TaskSpec
-from hf_mtl.data import tokenise
-from hf_mtl.inspection import token_lengths
+from hf_mtl.data.task_report import token_lengths
+from hf_mtl.data.tokenization import tokenise
 from hf_mtl.model import encoding, long_texts
 from hf_mtl.model.encoding import encode
 from hf_mtl.model.long_texts import count_tokens, first_words, splits_at_spaces

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import run_glue_mtl
 from hf_mtl import InputError, MultiTaskTrainer
-from hf_mtl.data import TaskCollator, TaskRows, tokenise
-from hf_mtl.given_rows import checked_rows
-from hf_mtl.loading import load_rows
+from hf_mtl.data.given_rows import checked_rows
+from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
 from hf_mtl.tasks.labels import read_labels
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_mpnet import PATTERNS, apart, inputs, pair
 
-from hf_mtl.data import TaskCollator, TaskRows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.gradients.gramian import GPU_STRETCH, inner_products
 from hf_mtl.model import mpnet_attention as mpnet
 

@@ -17,7 +17,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel
 from hf_mtl.cli import main
-from hf_mtl.data import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
 from hf_mtl.model.export_code import PIPELINE_TASK
 
 TEXTS = ["dull", "a film that is great and a story that is dull", "great"]

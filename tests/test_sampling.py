@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError
-from hf_mtl.sampling import TaskBatchSampler, permuted_rows
-from hf_mtl.shares import TASK_SAMPLING, task_quotas, task_shares
+from hf_mtl.data.batch_sampler import TaskBatchSampler, permuted_rows
+from hf_mtl.data.task_shares import TASK_SAMPLING, task_quotas, task_shares
 
 SIZES = {"large": 103, "middle": 40, "small": 7}
 

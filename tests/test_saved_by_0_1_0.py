@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, load_model
-from hf_mtl.data import tokenise
-from hf_mtl.loading import load_rows
+from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.tokenization import tokenise
 from hf_mtl.tasks.labels import read_labels
 
 SAVED = Path(__file__).parent / "saved_by_0_1_0"

@@ -8,7 +8,7 @@ from pytorch_optimizer import PCGrad
 from transformers import Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, TaskSpec
-from hf_mtl.data import TaskCollator, TaskRows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.gradients.task_gradients import TaskGradients
 from hf_mtl.seeding import seeded_generator

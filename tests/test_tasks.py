@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hf_mtl import InputError, TaskSpec, load_tasks
-from hf_mtl.loading import load_rows
+from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.metrics import METRICS
 from hf_mtl.tasks.spec import METRIC_NAMES, TASK_SETS, read_task_file

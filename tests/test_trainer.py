@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.counts import StepCounts
-from hf_mtl.data import TaskCollator, TaskRows
+from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.errors import PushError
 from hf_mtl.gradients.combine import combine_gradients
 from hf_mtl.tasks.metrics import task_scores

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .errors import InputError
-from .model.encoding import ENCODING_VERSION, encode, padding_values
-from .ragged import Columns, Ragged, column_of
-from .tasks.spec import TaskSpec
+from ..errors import InputError
+from ..model.encoding import ENCODING_VERSION, encode, padding_values
+from ..tasks.spec import TaskSpec
+from .ragged_column import Columns, Ragged, column_of
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]

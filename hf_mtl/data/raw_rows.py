@@ -17,15 +17,15 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub import DatasetCard, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from .errors import InputError
-from .hub import TransportError
-from .tasks.columns import TextFaults, read_files
-from .tasks.demo import demo_rows
-from .tasks.folders import folder_splits
-from .tasks.label_column import with_classes
-from .tasks.labels import RowErrors, files_of, label_numbers, place_of, raise_first, set_files
-from .tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
-from .tasks.text_files import about_quotes, format_of, is_packed
+from ..errors import InputError
+from ..hub import TransportError
+from ..tasks.columns import TextFaults, read_files
+from ..tasks.demo import demo_rows
+from ..tasks.folders import folder_splits
+from ..tasks.label_column import with_classes
+from ..tasks.labels import RowErrors, files_of, label_numbers, place_of, raise_first, set_files
+from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
+from ..tasks.text_files import about_quotes, format_of, is_packed
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")

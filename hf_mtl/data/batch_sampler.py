@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .seeding import seeded_generator
-from .shares import Floats, task_quotas
+from ..seeding import seeded_generator
+from .task_shares import Floats, task_quotas
 
 Ints = NDArray[np.int64]
 GROUPED_BATCHES = 400  # batches whose rows are sorted by length together

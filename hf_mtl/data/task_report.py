@@ -12,11 +12,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from .loading import load_rows
-from .model.long_texts import parts
-from .tasks.labels import read_labels
-from .tasks.metric_names import OF_ONE_CLASS
-from .tasks.spec import SPLITS, TaskSpec
+from ..model.long_texts import parts
+from ..tasks.labels import read_labels
+from ..tasks.metric_names import OF_ONE_CLASS
+from ..tasks.spec import SPLITS, TaskSpec
+from .raw_rows import load_rows
 
 Facts = dict[str, Any]
 

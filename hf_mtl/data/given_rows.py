@@ -12,12 +12,12 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
-from .errors import InputError, unknown_name_error
-from .model.heads import KINDS
-from .ragged import Ragged, column_of
-from .tasks.spec import TaskSpec
+from ..errors import InputError, unknown_name_error
+from ..model.heads import KINDS
+from ..tasks.spec import TaskSpec
+from .ragged_column import Ragged, column_of
 
-WAY = "hf_mtl.data.tokenise(task, raw_rows, tokenizer, max_length, read_labels(task, raw_rows, split)) makes such rows"
+WAY = "hf_mtl.data.tokenization.tokenise(task, raw_rows, tokenizer, max_length, read_labels(task, raw_rows, split)) makes such rows"
 TAKEN = ("task", "batches")  # what the model's forward calls something else
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, unknown_name_error
-from .validation import check_number, check_options
+from ..errors import InputError, unknown_name_error
+from ..validation import check_number, check_options
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""Raw rows to batches: reading, tokens, task shares, the batch sampler."""
