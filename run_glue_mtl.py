@@ -28,7 +28,7 @@ from hf_mtl.data.raw_rows import load_rows, split_names
 from hf_mtl.data.tokenization import tokenise
 from hf_mtl.distributed import on_main_process
 from hf_mtl.errors import CheckpointError, PushError
-from hf_mtl.hub import CURVES
+from hf_mtl.hub.upload import CURVES
 from hf_mtl.model.input_length import input_limit
 from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.progress import BarHandler

@@ -27,7 +27,7 @@ from ._version import __version__
 from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 from .data.task_report import as_text, describe_task, overview
 from .errors import InputError, PushError
-from .hub import push_folder
+from .hub.upload import push_folder
 from .kernels.cpu_functions import CpuKernels
 from .model.configuration import MultiTaskConfig
 from .model.input_length import encoder_limit, longest_input

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import describe_setup
-from .card import CardFacts
 from .checkpoints import write_errors_named
 from .data.batch_sampler import TaskBatchSampler
 from .errors import InputError
 from .evaluation import TaskEvaluation
 from .gradients.joint_loss import JointLoss
-from .hub import (
+from .hub.model_card import CardFacts
+from .hub.upload import (
     CURVES,
     PUSH_FAILURES,
     check_write_access,

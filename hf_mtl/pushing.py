@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from .checkpoints import MANIFEST, manifest, sha256
-from .hub import PUBLISHED, PUSH_FAILURES, reason_of
+from .hub.upload import PUBLISHED, PUSH_FAILURES, reason_of
 
 logger = logging.getLogger(__name__)
 LAST = "last-checkpoint"

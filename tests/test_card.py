@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hf_mtl import TaskSpec, load_tasks
-from hf_mtl.card import CardFacts, model_card, public_source
-from hf_mtl.merging import END, START, merged_card, split_card
+from hf_mtl.hub.card_merge import END, START, merged_card, split_card
+from hf_mtl.hub.model_card import CardFacts, model_card, public_source
 
 SST2, STSB = load_tasks("glue", tasks=["sst2", "stsb"])
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-from hf_mtl.card import CardFacts, model_card
 from hf_mtl.cli import main
+from hf_mtl.hub.model_card import CardFacts, model_card
 from hf_mtl.model.export_code import PIPELINE_TASK
 
 ROOT = Path(__file__).parent.parent

@@ -21,10 +21,10 @@ from test_clean_environment import BLOCK
 from transformers import AutoModel, TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-import hf_mtl.hub
-from hf_mtl.card import CardFacts
+import hf_mtl.hub.upload
 from hf_mtl.errors import PushError
-from hf_mtl.hub import publish
+from hf_mtl.hub.model_card import CardFacts
+from hf_mtl.hub.upload import publish
 from hf_mtl.pushing import PushCheckpoints, additions
 from hf_mtl.tasks.demo import demo_encoder_config, demo_rows
 
@@ -249,9 +249,9 @@ from pathlib import Path
 import yaml
 from huggingface_hub import HfApi, hf_hub_download
 from hf_mtl import load_tasks
-from hf_mtl.card import CardFacts
+from hf_mtl.hub.model_card import CardFacts
 from hf_mtl.errors import PushError
-from hf_mtl.hub import publish, push_folder
+from hf_mtl.hub.upload import publish, push_folder
 folder, how, licence = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 folder.mkdir()
 (folder / "config.json").write_text("{}")
@@ -291,8 +291,8 @@ def test_a_file_that_is_not_taken_leaves_the_reason_and_the_command(tmp_path, mo
     def upload(*args, **kwargs):  # as huggingface_hub tells it
         raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.") from ConnectionError("gone.")
 
-    monkeypatch.setattr(hf_mtl.hub, "published_card", lambda *args: "")
-    monkeypatch.setattr(hf_mtl.hub, "upload", upload)
+    monkeypatch.setattr(hf_mtl.hub.upload, "published_card", lambda *args: "")
+    monkeypatch.setattr(hf_mtl.hub.upload, "upload", upload)
     with pytest.raises(PushError, match=r"'user/demo' was not pushed: gone\. The.*hf-mtl push"):
         publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
 
@@ -351,8 +351,8 @@ def test_a_card_that_cannot_be_fetched_stops_the_push_with_the_facts_on_disk(tmp
     def upload(*args, **kwargs):
         raise AssertionError("uploaded over a card that was not read")
 
-    monkeypatch.setattr(hf_mtl.hub, "hf_hub_download", silent)
-    monkeypatch.setattr(hf_mtl.hub, "upload", upload)
+    monkeypatch.setattr(hf_mtl.hub.upload, "hf_hub_download", silent)
+    monkeypatch.setattr(hf_mtl.hub.upload, "upload", upload)
     with pytest.raises(PushError, match=r"no answer.*hf-mtl push"):
         publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
     assert "| reviews |" in (tmp_path / "README.md").read_text()

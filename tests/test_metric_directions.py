@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from hf_mtl import InputError, MultiTaskTrainer, TaskSpec, load_tasks
-from hf_mtl.card import CardFacts, model_card
 from hf_mtl.cli import main
+from hf_mtl.hub.model_card import CardFacts, model_card
 from hf_mtl.progress import score_text
 from hf_mtl.report import closing_table
 from hf_mtl.tasks.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_better

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ..errors import InputError
-from ..hub import TransportError
+from ..hub.upload import TransportError
 from ..tasks.columns import TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits

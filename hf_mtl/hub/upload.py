@@ -16,10 +16,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .card import CardFacts, model_card
-from .errors import InputError, PushError
-from .merging import merged_card, split_card
-from .model.export_code import modeling_code
+from ..errors import InputError, PushError
+from ..model.export_code import modeling_code
+from .card_merge import merged_card, split_card
+from .model_card import CardFacts, model_card
 
 CURVES = "training_curves.png"
 # A list of what may be published. Everything else a run leaves (training_args.bin, trainer_state.json, checkpoints)

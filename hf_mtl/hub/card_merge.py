@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from .model.export_code import PIPELINE_TASK
+from ..model.export_code import PIPELINE_TASK
 
 logger = logging.getLogger(__name__)
 START = "<!-- hf_mtl writes from here; what stands above or below the two marks stays as it is -->"

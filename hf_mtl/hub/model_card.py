@@ -11,10 +11,10 @@ from typing import Any
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .merging import OWN_RESULT, USUAL, Card, joined, model_name, split_card
-from .model.export_code import PIPELINE_TASK
-from .tasks.metric_names import shown_score
-from .tasks.spec import EMBEDDED, TaskSpec
+from ..model.export_code import PIPELINE_TASK
+from ..tasks.metric_names import shown_score
+from ..tasks.spec import EMBEDDED, TaskSpec
+from .card_merge import OWN_RESULT, USUAL, Card, joined, model_name, split_card
 
 
 @dataclass(frozen=True, kw_only=True)
