@@ -28,6 +28,7 @@ from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 from .data.task_report import as_text, describe_task, overview
 from .errors import InputError, PushError
 from .hub.upload import push_folder
+from .inference.prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .kernels.cpu_functions import CpuKernels
 from .model.configuration import MultiTaskConfig
 from .model.input_length import encoder_limit, longest_input
@@ -35,7 +36,6 @@ from .model.model_source import loading
 from .model.modeling import MultiTaskModel
 from .model.pipeline import MultiTaskPipeline
 from .model.pipeline_inputs import Texts, check_count, check_top_k
-from .prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .pretrained import load_config, load_tokenizer
 from .tasks.demo import demo_tokenizer
 from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks

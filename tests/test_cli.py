@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 import torch
 
-from hf_mtl import cli, prediction
+from hf_mtl import cli
 from hf_mtl.cli import main
 from hf_mtl.data.tokenization import tokenise
 from hf_mtl.errors import PushError
+from hf_mtl.inference import prediction
 
 TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from .errors import InputError
-from .model.pipeline import MultiTaskPipeline
-from .model.pipeline_inputs import BEST, Texts, TopK
-from .tasks.tables import Record, read_records, text_fault
-from .tasks.text_files import FORMATS, about_quotes, format_of
+from ..errors import InputError
+from ..model.pipeline import MultiTaskPipeline
+from ..model.pipeline_inputs import BEST, Texts, TopK
+from ..tasks.tables import Record, read_records, text_fault
+from ..tasks.text_files import FORMATS, about_quotes, format_of
 
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
 STATE_EVERY = 4096
