@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
-from hf_mtl.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
-from hf_mtl.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
 from hf_mtl.data.raw_rows import load_rows, split_names
 from hf_mtl.data.tokenization import tokenise
 from hf_mtl.distributed import on_main_process
@@ -31,11 +29,13 @@ from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub.upload import CURVES
 from hf_mtl.model.input_length import input_limit
 from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
-from hf_mtl.progress import BarHandler
 from hf_mtl.tasks.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.spec import EMBEDDED
-from hf_mtl.watched_metric import go_without_evaluations
+from hf_mtl.training.arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments, parse_arguments
+from hf_mtl.training.checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
+from hf_mtl.training.progress import BarHandler
+from hf_mtl.training.watched_metric import go_without_evaluations
 
 logger = logging.getLogger("hf_mtl.run")
 
@@ -245,14 +245,14 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
     metrics.pop("step", None)
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():
-        from hf_mtl.report import closing_table
+        from hf_mtl.training.training_curves import closing_table
 
         print(closing_table(list(trainer.tasks.values()), metrics))
 
 
 def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset]) -> None:
     """Write predictions/<task>.tsv for every test split; score the rows that have a label."""
-    from hf_mtl.report import write_predictions
+    from hf_mtl.training.training_curves import write_predictions
 
     metrics: dict[str, float] = {}
     for name, output in (trainer.predict(rows) if rows else {}).items():

@@ -42,7 +42,7 @@ from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
-from hf_mtl.unfreezing import train_last_layers
+from hf_mtl.training.unfreezing import train_last_layers
 
 STEPS, ROWS, RATE, LAYERS, SEED = 8, 48, 0.01, 3, 7
 STAGES = {0: 1, 2: 2, 4: None}  # step -> last layers that train, when unfreezing is on

@@ -2,17 +2,17 @@
 
 from . import registration as auto
 from ._version import __version__
-from .arguments import MultiTaskTrainingArguments
 from .errors import InputError
 from .gradients.method import WEIGHTINGS, GradientMethod, make_weighting, register_gradient_method
 from .model.configuration import MultiTaskConfig
 from .model.modeling import MultiTaskModel, MultiTaskOutput
 from .model.pipeline import MultiTaskPipeline
 from .pretrained import load_model
-from .schedule import UnfreezeSchedule
 from .tasks.spec import TaskSpec, load_tasks
-from .trainer import MultiTaskTrainer
-from .unfreezing import GradualUnfreezing
+from .training.arguments import MultiTaskTrainingArguments
+from .training.schedule import UnfreezeSchedule
+from .training.trainer import MultiTaskTrainer
+from .training.unfreezing import GradualUnfreezing
 
 __all__ = [
     "WEIGHTINGS",

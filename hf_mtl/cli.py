@@ -24,7 +24,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
-from .arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 from .data.task_report import as_text, describe_task, overview
 from .errors import InputError, PushError
 from .hub.upload import push_folder
@@ -40,6 +39,7 @@ from .pretrained import load_config, load_tokenizer
 from .tasks.demo import demo_tokenizer
 from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
 from .tasks.text_files import FORMATS
+from .training.arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
-from hf_mtl.arguments import describe_setup, parse_arguments
+from hf_mtl.training.arguments import describe_setup, parse_arguments
 
 
 @pytest.fixture

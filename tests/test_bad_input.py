@@ -237,7 +237,7 @@ def test_a_stop_from_the_keyboard_is_told_in_a_line(monkeypatch, capsys):
     def stop(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_mtl.arguments.parse_arguments", stop)
+    monkeypatch.setattr("hf_mtl.training.arguments.parse_arguments", stop)
     with pytest.raises(SystemExit) as end:
         runpy.run_path(run_glue_mtl.__file__, run_name="__main__")
     assert end.value.code == 130

@@ -118,6 +118,6 @@ def test_the_loss_scale_never_reaches_the_method(make_trainer, monkeypatch):
             seen.append(gradients.gramian())
             combine_gradients(gradients, *how)
 
-        monkeypatch.setattr("hf_mtl.steps.combine_gradients", spy)
+        monkeypatch.setattr("hf_mtl.training.step.combine_gradients", spy)
         one_step(trainer)
     torch.testing.assert_close(*seen, rtol=1e-12, atol=0)  # powers of two: exact but for sums of products

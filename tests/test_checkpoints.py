@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import BertConfig, TrainerCallback
 
-import hf_mtl.saving
+import hf_mtl.training.checkpoint_callbacks
 from hf_mtl import (
     InputError,
     MultiTaskConfig,
@@ -26,10 +26,10 @@ from hf_mtl import (
     MultiTaskTrainingArguments,
     checkpoints,
 )
-from hf_mtl.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw
 from hf_mtl.errors import CheckpointError
 from hf_mtl.model.export_code import modeling_code
-from hf_mtl.saving import say_if_order_differs
+from hf_mtl.training.checkpoint_callbacks import say_if_order_differs
+from hf_mtl.training.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw
 
 EVERY_2 = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
 
@@ -196,7 +196,7 @@ def test_old_checkpoints_go_only_when_the_new_one_is_sealed(make_trainer, tmp_pa
         seen.append(sorted(p.name for p in checkpoint.parent.glob("checkpoint-*") if flaw(p) is None))
         checkpoints.write_manifest(checkpoint)
 
-    monkeypatch.setattr(hf_mtl.saving, "write_manifest", write)
+    monkeypatch.setattr(hf_mtl.training.checkpoint_callbacks, "write_manifest", write)
     for step in (1, 99):  # left by runs that were killed in a save
         (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
     trainer = make_trainer(**{**EVERY_2, "save_total_limit": limit}, max_steps=8)
@@ -418,7 +418,7 @@ def test_rows_sorted_in_stretches_of_another_length_are_other_batches(make_train
     trainer = make_trainer()
     trainer.get_train_dataloader()
     (tmp_path / "data_order.json").write_text(json.dumps(trainer.data_order()))
-    monkeypatch.setattr("hf_mtl.trainer.GROUPED_BATCHES", 7)
+    monkeypatch.setattr("hf_mtl.training.trainer.GROUPED_BATCHES", 7)
     with caplog.at_level("WARNING", logger="hf_mtl"):
         say_if_order_differs(tmp_path, trainer.data_order())
     (line,) = caplog.messages

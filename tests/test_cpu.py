@@ -319,11 +319,11 @@ def step_rows(trainer):
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
     """A task at a time; tests/test_packing.py has all of them together."""
-    monkeypatch.setattr("hf_mtl.steps.can_pack", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.training.step.can_pack", lambda *args: False)
     calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())
     assert calls
-    monkeypatch.setattr("hf_mtl.steps.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer()), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -333,8 +333,8 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     model = make_model(dropout=0.3)
     model.gradient_checkpointing_enable()
     rows = step_rows(make_trainer(model))
-    monkeypatch.setattr("hf_mtl.steps.CpuKernels", no_kernels)
-    monkeypatch.setattr("hf_mtl.steps.can_pack", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.training.step.can_pack", lambda *args: False)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -360,5 +360,5 @@ def test_evaluation_takes_them_too(make_trainer, monkeypatch):
     calls = calls_of(monkeypatch, "product")
     scores = make_trainer().evaluate()
     assert calls
-    monkeypatch.setattr("hf_mtl.steps.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
     assert scores["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], rel=TOLERANCE)

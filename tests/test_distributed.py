@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_mtl.checkpoints import flaw
+from hf_mtl.training.checkpoints import flaw
 
 WORKER = Path(__file__).parent / "train_worker.py"
 

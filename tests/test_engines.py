@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from test_distributed import SETTINGS, train
 
 from hf_mtl import InputError
-from hf_mtl.refusals import refuse_unsupported
+from hf_mtl.training.unsupported import refuse_unsupported
 
 SHARDED = {k: v for k, v in SETTINGS.items() if k != "per_device_train_batch_size"}
 SHARDED |= {"unfreeze_schedule": "none", "max_steps": 6}

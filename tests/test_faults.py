@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_mtl.checkpoints import flaw
 from hf_mtl.model.export_code import modeling_code
+from hf_mtl.training.checkpoints import flaw
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "fault_worker.py"

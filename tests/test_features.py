@@ -57,7 +57,7 @@ def test_bf16_autocast_keeps_the_rows_in_fp32_and_comes_close(make_trainer, make
         dtypes.add(gradients.buffer.values.dtype)
         combine_gradients(gradients, *how)
 
-    monkeypatch.setattr("hf_mtl.steps.combine_gradients", noting)
+    monkeypatch.setattr("hf_mtl.training.step.combine_gradients", noting)
     trainer.train()
     assert dtypes == {torch.float32}
     assert relative_error(flat(model.parameters()) - start, plain) <= 0.05  # bf16 carries 8 bits

@@ -25,8 +25,8 @@ import hf_mtl.hub.upload
 from hf_mtl.errors import PushError
 from hf_mtl.hub.model_card import CardFacts
 from hf_mtl.hub.upload import publish
-from hf_mtl.pushing import PushCheckpoints, additions
 from hf_mtl.tasks.demo import demo_encoder_config, demo_rows
+from hf_mtl.training.hub_sync import PushCheckpoints, additions
 
 ROOT = Path(__file__).parent.parent
 HOST = "host-of-maria"
@@ -309,7 +309,7 @@ def test_a_push_that_fails_lets_the_training_go_on(tmp_path, caplog):
 def test_a_checkpoint_is_left_out_while_another_is_under_way(tmp_path, monkeypatch, always, begun):
     pushes = []
     monkeypatch.setattr(
-        "hf_mtl.pushing.HfApi.create_commit", lambda self, **options: pushes.append(Future()) or pushes[-1]
+        "hf_mtl.training.hub_sync.HfApi.create_commit", lambda self, **options: pushes.append(Future()) or pushes[-1]
     )
     push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=always)
     monkeypatch.setattr(push, "wait", lambda: [each.set_result(None) for each in pushes])

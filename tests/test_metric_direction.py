@@ -9,9 +9,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskTrainer, MultiTaskTrainingArguments
-from hf_mtl.arguments import parse_arguments
 from hf_mtl.tasks.metric_names import METRIC_NAMES, greater_is_better
-from hf_mtl.watched_metric import known_metrics
+from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.watched_metric import known_metrics
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "train_metric_rows": 0}
 

@@ -12,11 +12,11 @@ from sklearn import metrics as sklearn_metrics
 from hf_mtl import InputError, MultiTaskTrainer, TaskSpec, load_tasks
 from hf_mtl.cli import main
 from hf_mtl.hub.model_card import CardFacts, model_card
-from hf_mtl.progress import score_text
-from hf_mtl.report import closing_table
 from hf_mtl.tasks.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_better
 from hf_mtl.tasks.metrics import METRICS, task_scores
 from hf_mtl.tasks.spec import check_metric_names
+from hf_mtl.training.progress import score_text
+from hf_mtl.training.training_curves import closing_table
 
 
 def task(name="t", labels=("ham", "spam"), **changes) -> TaskSpec:

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskPipeline, load_model, resuming
+from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskPipeline, load_model
 from hf_mtl.cli import main
-from hf_mtl.resuming import encoder_fingerprint
+from hf_mtl.training import resuming
+from hf_mtl.training.resuming import encoder_fingerprint
 
 
 @pytest.fixture

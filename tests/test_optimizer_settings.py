@@ -6,9 +6,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskTrainer
-from hf_mtl.argument_checks import MOST, NUMBERS
-from hf_mtl.arguments import parse_arguments
-from hf_mtl.resuming import rates, say_kept_rates
+from hf_mtl.training.argument_checks import MOST, NUMBERS
+from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.resuming import rates, say_kept_rates
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 0, "max_steps": 3}
 EVALUATED = {**SAVING, "eval_strategy": "steps", "eval_steps": 1, "train_metric_rows": 0}

@@ -6,7 +6,7 @@ from pytorch_optimizer import get_supported_optimizers
 from torch import nn
 
 from hf_mtl import InputError
-from hf_mtl.optimizers import REFUSED, optimizer_class
+from hf_mtl.training.optimizers import REFUSED, optimizer_class
 
 NEEDED = {"ranger21": {"num_iterations": 100}}  # what a constructor asks for beside the parameters
 USABLE = sorted(set(get_supported_optimizers()) - set(REFUSED))

@@ -14,7 +14,7 @@ from hf_mtl.kernels import cpu_functions as cpu
 from hf_mtl.kernels import packed_encoder_layer as packed_layers
 from hf_mtl.kernels import packed_pass as packing
 from hf_mtl.kernels.packed_pass import FAMILIES
-from hf_mtl.unfreezing import train_last_layers
+from hf_mtl.training.unfreezing import train_last_layers
 
 TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
 
@@ -36,8 +36,8 @@ def batches_of(trainer, number=1):
 def steps(trainer, micro_batches, monkeypatch, *, packed):
     """The rows, the heads' gradients and the mean losses after a step's micro-batches, before they are combined."""
     calls, real = [], packing.packed_losses
-    monkeypatch.setattr("hf_mtl.steps.packed_losses", lambda *args: calls.append(args) or real(*args))
-    monkeypatch.setattr("hf_mtl.steps.can_pack", packing.can_pack if packed else lambda *args: False)
+    monkeypatch.setattr("hf_mtl.training.step.packed_losses", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("hf_mtl.training.step.can_pack", packing.can_pack if packed else lambda *args: False)
     trainer.current_gradient_accumulation_steps = len(micro_batches)
     trainer._combine = lambda gradients: gradients.reduce()
     trainer._free_rows()  # of new ones nothing counts as zero already
@@ -391,7 +391,7 @@ def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
 
 def test_a_run_takes_it(make_trainer, monkeypatch):
     calls, real = [], packing.packed_losses
-    monkeypatch.setattr("hf_mtl.steps.packed_losses", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("hf_mtl.training.step.packed_losses", lambda *args: calls.append(args) or real(*args))
     make_trainer(max_steps=3).train()
     assert len(calls) == 3
 

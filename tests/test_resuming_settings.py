@@ -10,8 +10,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from hf_mtl import InputError, MultiTaskTrainer, MultiTaskTrainingArguments, load_model
-from hf_mtl.checkpoints import write_manifest
-from hf_mtl.resuming import APPLIED, KEPT, REFUSED
+from hf_mtl.training.checkpoints import write_manifest
+from hf_mtl.training.resuming import APPLIED, KEPT, REFUSED
 
 RUN = {
     "do_train": True,

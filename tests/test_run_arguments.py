@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
-from hf_mtl.argument_checks import NUMBERS, TRACKERS
-from hf_mtl.arguments import parse_arguments
+from hf_mtl.training.argument_checks import NUMBERS, TRACKERS
+from hf_mtl.training.arguments import parse_arguments
 
 UNUSABLE = {
     "gradient_accumulation_steps": [0, -1],
@@ -194,7 +194,7 @@ def test_a_file_that_is_nested_without_end_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_that_is_not_installed_is_named_with_its_package(monkeypatch, name):
-    monkeypatch.setattr("hf_mtl.argument_checks._is_installed", lambda module: False)
+    monkeypatch.setattr("hf_mtl.training.argument_checks._is_installed", lambda module: False)
     with pytest.raises(
         InputError, match=f"report_to is '{name}', which is not installed; pip install {TRACKERS[name][1]}"
     ):
@@ -203,7 +203,7 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_package(monkeypatch, 
 
 def test_trackers_that_are_there_and_none_are_taken(monkeypatch, make_arguments):
     parse_arguments(["--use_cpu", "--report_to", "none"])
-    monkeypatch.setattr("hf_mtl.argument_checks._is_installed", lambda module: True)
+    monkeypatch.setattr("hf_mtl.training.argument_checks._is_installed", lambda module: True)
     assert parse_arguments(["--use_cpu", "--report_to", "wandb"])[2].report_to == ["wandb"]
     assert make_arguments(report_to=["wandb", "mlflow"]).report_to == ["wandb", "mlflow"]
 

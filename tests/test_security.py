@@ -11,8 +11,8 @@ from transformers import BertConfig, BertModel
 
 import run_glue_mtl
 from hf_mtl import InputError, load_tasks
-from hf_mtl.arguments import parse_arguments
-from hf_mtl.checkpoints import choose_checkpoint, write_manifest
+from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.checkpoints import choose_checkpoint, write_manifest
 
 TOKEN = "hf_thisIsASecretToken"
 

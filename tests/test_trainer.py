@@ -12,11 +12,11 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskModel, MultiTaskTrainer
-from hf_mtl.counts import StepCounts
 from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.errors import PushError
 from hf_mtl.gradients.combine import combine_gradients
 from hf_mtl.tasks.metrics import task_scores
+from hf_mtl.training.step_statistics import StepCounts
 
 
 class Evaluations(TrainerCallback):
@@ -118,7 +118,9 @@ def test_a_card_of_an_evaluation_tells_no_set_up(make_trainer):
 
 def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_path, monkeypatch):
     tokens = []
-    monkeypatch.setattr("hf_mtl.publishing.publish", lambda *args, token, **kwargs: tokens.append(token) or "pushed")
+    monkeypatch.setattr(
+        "hf_mtl.training.publishing.publish", lambda *args, token, **kwargs: tokens.append(token) or "pushed"
+    )
     curves = tmp_path / "out" / "training_curves.png"
     trainer = make_trainer(unfreeze_schedule="0:0,0.1:all", hub_token="hf_given")
     trainer.hub_model_id = "user/demo"
@@ -158,7 +160,7 @@ def test_the_share_of_conflicts_is_that_of_the_whole_run(make_trainer, monkeypat
         found.append(bool(gradients.conflict()))
         combine_gradients(gradients, *how)
 
-    monkeypatch.setattr("hf_mtl.steps.combine_gradients", noting)
+    monkeypatch.setattr("hf_mtl.training.step.combine_gradients", noting)
     assert trainer.card_facts().conflicts is None
     trainer.train()
     assert 0 < sum(found) < 11  # else this would show nothing

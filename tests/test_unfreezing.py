@@ -6,7 +6,7 @@ from transformers import AutoModel, TrainerCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel
 from hf_mtl.model.heads import TaskHead
-from hf_mtl.unfreezing import encoder_layers, train_last_layers
+from hf_mtl.training.unfreezing import encoder_layers, train_last_layers
 
 HEADS = [TaskHead(name="one", kind="classification", labels=("a", "b"))]
 

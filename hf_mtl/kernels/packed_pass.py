@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..gradients.task_gradients import TaskGradients
 from ..model.modeling import MultiTaskModel
-from ..unfreezing import encoder_layers
+from ..training.unfreezing import encoder_layers
 from .cpu_functions import CpuKernels, RandomBits
 from .packed_encoder_layer import Layer, Packed, Part
 

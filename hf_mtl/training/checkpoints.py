@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

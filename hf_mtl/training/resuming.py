@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
-from .errors import InputError
-from .model.configuration import MultiTaskConfig
+from ..errors import InputError
+from ..model.configuration import MultiTaskConfig
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"

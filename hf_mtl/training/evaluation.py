@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput, speed_metrics
 
-from .data.given_rows import checked_rows, rows_by_task
-from .data.tokenization import TaskCollator, TaskRows
-from .errors import InputError
-from .model.heads import KINDS
+from ..data.given_rows import checked_rows, rows_by_task
+from ..data.tokenization import TaskCollator, TaskRows
+from ..errors import InputError
+from ..model.heads import KINDS
+from ..seeding import seeded_generator
+from ..tasks.spec import TaskSpec
 from .own_loss import loss_and_outputs
-from .seeding import seeded_generator
-from .tasks.spec import TaskSpec
 
 
 def longest_first(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64]]:
@@ -130,7 +130,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         return metrics
 
     def _scores(self, rows: Mapping[str, Dataset], ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
-        from .tasks.metrics import average_score  # late: evaluate and scipy take a second to import
+        from ..tasks.metrics import average_score  # late: evaluate and scipy take a second to import
 
         metrics: dict[str, float] = {}
         for task in rows:
@@ -232,7 +232,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
         Its exact mean loss is among them, but where `compute_loss` is somebody's own, whose mean the loop takes.
         """
-        from .tasks.metrics import task_scores
+        from ..tasks.metrics import task_scores
 
         spec = self.tasks[self._evaluated_task]
         logits, kind = torch.from_numpy(prediction.predictions), KINDS[spec.kind]

@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .arguments import describe_setup
-from .checkpoints import write_errors_named
-from .data.batch_sampler import TaskBatchSampler
-from .errors import InputError
-from .evaluation import TaskEvaluation
-from .gradients.joint_loss import JointLoss
-from .hub.model_card import CardFacts
-from .hub.upload import (
+from ..data.batch_sampler import TaskBatchSampler
+from ..errors import InputError
+from ..gradients.joint_loss import JointLoss
+from ..hub.model_card import CardFacts
+from ..hub.upload import (
     CURVES,
     PUSH_FAILURES,
     check_write_access,
@@ -23,8 +20,11 @@ from .hub.upload import (
     reason_of,
     write_local_card,
 )
-from .model.encoding import padded_right
-from .pushing import PushCheckpoints
+from ..model.encoding import padded_right
+from .arguments import describe_setup
+from .checkpoints import write_errors_named
+from .evaluation import TaskEvaluation
+from .hub_sync import PushCheckpoints
 from .resuming import changes_in_words
 from .schedule import UnfreezeSchedule
 from .unfreezing import stage_starts, steps_per_epoch
@@ -84,7 +84,7 @@ class TaskPublishing(TaskEvaluation):
 
     def draw_curves(self) -> None:
         """Put training_curves.png into the output folder, with a line where layers were unfrozen."""
-        from .report import plot_curves  # late: matplotlib is slow to import, and not needed to train
+        from .training_curves import plot_curves  # late: matplotlib is slow to import, and not needed to train
 
         marks: dict[float, str] = {}
         if self.unfreeze_schedule is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 SIGNATURE = "compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
 

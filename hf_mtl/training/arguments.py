@@ -14,17 +14,17 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from ..data.raw_rows import ON_BAD_ROW
+from ..data.task_shares import TASK_SAMPLING, check_sampling
+from ..errors import InputError, unknown_name_error
+from ..gradients.method import GRADIENT_METHODS, make_gradient_method
+from ..model.configuration import POOLINGS, MultiTaskConfig
+from ..tasks.spec import EMBEDDED
+from ..validation import check_number, read_json
 from .argument_checks import MOST, check_schedule, check_trackers, check_values
 from .argument_files import file_flags
-from .data.raw_rows import ON_BAD_ROW
-from .data.task_shares import TASK_SAMPLING, check_sampling
-from .errors import InputError, unknown_name_error
-from .gradients.method import GRADIENT_METHODS, make_gradient_method
-from .model.configuration import POOLINGS, MultiTaskConfig
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
-from .tasks.spec import EMBEDDED
-from .validation import check_number, read_json
 from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations, refuse_watchers_without_metric
 
 logger = logging.getLogger(__name__)

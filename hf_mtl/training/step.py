@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..gradients.all_reduce import sum_over_processes
+from ..gradients.combine import combine_gradients
+from ..gradients.joint_loss import JointLoss
+from ..gradients.method import GradientMethod, make_gradient_method
+from ..gradients.task_gradients import TaskGradients
+from ..kernels.cpu_functions import CpuKernels, RandomBits
+from ..kernels.packed_pass import are_known, can_pack, packed_losses
+from ..model.modeling import MultiTaskModel
+from ..seeding import random_state, replayed, seeded_generator
 from .arguments import MultiTaskTrainingArguments
-from .counts import StepCounts, num_tokens
-from .gradients.all_reduce import sum_over_processes
-from .gradients.combine import combine_gradients
-from .gradients.joint_loss import JointLoss
-from .gradients.method import GradientMethod, make_gradient_method
-from .gradients.task_gradients import TaskGradients
-from .kernels.cpu_functions import CpuKernels, RandomBits
-from .kernels.packed_pass import are_known, can_pack, packed_losses
-from .model.modeling import MultiTaskModel
 from .own_loss import check_loss, check_loss_method
 from .publishing import TaskPublishing
-from .refusals import shards_gradients
-from .seeding import random_state, replayed, seeded_generator
-from .trainer_parts import has_compiled_layers
+from .step_statistics import StepCounts, num_tokens
+from .trainer_checks import has_compiled_layers
+from .unsupported import shards_gradients
 
 logger = logging.getLogger(__name__)
 

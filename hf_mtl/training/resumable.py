@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from ..errors import InputError
+from ..gradients.method_state import restore_method
 from .arguments import MultiTaskTrainingArguments
-from .errors import InputError
-from .gradients.method_state import restore_method
 from .optimizers import optimizer_class
 from .resuming import (
     changes_of,
@@ -21,7 +21,7 @@ from .resuming import (
     say_kept_rates,
     settings_of,
 )
-from .steps import TaskSteps
+from .step import TaskSteps
 from .watched_metric import check_own_schedule, refuse_watchers_without_evaluations
 
 

@@ -14,8 +14,8 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import DebugOption, OptimizerNames
 
-from .errors import InputError, unknown_name_error
-from .validation import check_number, read_json
+from ..errors import InputError, unknown_name_error
+from ..validation import check_number, read_json
 from .watched_metric import WATCHING_SCHEDULES, schedule_options
 
 Check = tuple[str, Callable[[float], bool]]

@@ -18,8 +18,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments
 
+from ..distributed import on_any_process, on_main_process
 from .checkpoints import lock_output_folder, remove_old_checkpoints, unlock_output_folder, write_manifest
-from .distributed import on_any_process, on_main_process
 from .resuming import read_json_file
 
 logger = logging.getLogger(__name__)

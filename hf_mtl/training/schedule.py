@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 
-from .errors import InputError
+from ..errors import InputError
 
 _STAGE = re.compile(r"(\d+(?:\.\d+)?):(\d+|all)")
 _WANTED = "wanted 'none' or START:LAYERS pairs like '0:0,1:3,2:6' (epochs) or '0:0,500:3,1000:all steps'"

@@ -11,9 +11,9 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.optimization import GreedyLR
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from .errors import InputError, unknown_name_error
-from .tasks.metric_names import greater_is_better
-from .tasks.spec import TaskSpec
+from ..errors import InputError, unknown_name_error
+from ..tasks.metric_names import greater_is_better
+from ..tasks.spec import TaskSpec
 
 logger = logging.getLogger(__name__)
 WATCHING_SCHEDULES = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)

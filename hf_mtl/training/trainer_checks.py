@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.optimization import GreedyLR
 
+from ..errors import InputError, unknown_name_error
+from ..model.modeling import MultiTaskModel
+from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
-from .errors import InputError, unknown_name_error
-from .model.modeling import MultiTaskModel
-from .tasks.spec import TaskSpec
 from .unfreezing import encoder_layers
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]

@@ -18,25 +18,24 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
+from ..data.batch_sampler import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
+from ..data.task_shares import Floats, task_shares
+from ..data.tokenization import TaskCollator, TaskRows
+from ..errors import InputError
+from ..gradients.method_state import save_method
+from ..model.input_length import check_tokenizer
+from ..model.modeling import MultiTaskModel
+from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .arguments import MultiTaskTrainingArguments
+from .checkpoint_callbacks import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .checkpoints import choose_checkpoint, write_errors_named
-from .data.batch_sampler import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
-from .data.task_shares import Floats, task_shares
-from .data.tokenization import TaskCollator, TaskRows
 from .early_stopping import EarlyStopping, KeepPatience
-from .errors import InputError
-from .gradients.method_state import save_method
-from .model.input_length import check_tokenizer
-from .model.modeling import MultiTaskModel
+from .hub_sync import PushCheckpoints
 from .progress import TaskBars, TaskLines
-from .pushing import PushCheckpoints
-from .refusals import refuse_unsupported, shards_gradients
 from .resumable import ResumableTrainer, chosen_optimizer
 from .resuming import encoder_fingerprint, write_settings
-from .saving import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
 from .schedule import UnfreezeSchedule
-from .tasks.spec import TaskSpec, check_metric_names, with_loss_weights
-from .trainer_parts import (
+from .trainer_checks import (
     NO_SEARCH,
     check_arguments,
     check_batching,
@@ -47,6 +46,7 @@ from .trainer_parts import (
     check_tasks,
 )
 from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
+from .unsupported import refuse_unsupported, shards_gradients
 from .watched_metric import (
     check_own_schedule,
     check_watched_metric,

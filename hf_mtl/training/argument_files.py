@@ -10,9 +10,9 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from .errors import InputError, unknown_name_error
-from .tasks.spec import UniqueKeys
-from .validation import read_json
+from ..errors import InputError, unknown_name_error
+from ..tasks.spec import UniqueKeys
+from ..validation import read_json
 
 
 def file_flags(path: Path, types: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .errors import InputError, unknown_name_error
+from ..errors import InputError, unknown_name_error
 
 _CLOSURE = "its step calls a closure that computes the loss again"
 _SECOND_ORDER = "it differentiates the gradient, whose graph is not kept"

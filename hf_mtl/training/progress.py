@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from .tasks.metric_names import shown_score
-from .tasks.spec import TaskSpec
+from ..tasks.metric_names import shown_score
+from ..tasks.spec import TaskSpec
 
 
 def score_text(tasks: Sequence[TaskSpec], metrics: Mapping[str, float], prefix: str) -> str:

@@ -9,11 +9,11 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers.trainer_utils import HubStrategy
 
+from ..errors import InputError
+from ..gradients.method import make_gradient_method
+from ..model.modeling import MultiTaskModel
+from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
-from .errors import InputError
-from .gradients.method import make_gradient_method
-from .model.modeling import MultiTaskModel
-from .tasks.spec import TaskSpec
 
 
 def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:

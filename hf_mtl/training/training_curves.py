@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from .tasks.metric_names import greater_is_better, shown_score
-from .tasks.spec import TaskSpec
+from ..tasks.metric_names import greater_is_better, shown_score
+from ..tasks.spec import TaskSpec
 
 matplotlib.use("Agg")
 logging.getLogger("matplotlib").setLevel(logging.WARNING)

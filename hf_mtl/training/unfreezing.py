@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .errors import InputError
+from ..errors import InputError
 from .schedule import UnfreezeSchedule
 
 logger = logging.getLogger(__name__)

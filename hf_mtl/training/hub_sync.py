@@ -16,8 +16,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from ..hub.upload import PUBLISHED, PUSH_FAILURES, reason_of
 from .checkpoints import MANIFEST, manifest, sha256
-from .hub.upload import PUBLISHED, PUSH_FAILURES, reason_of
 
 logger = logging.getLogger(__name__)
 LAST = "last-checkpoint"

@@ -1,0 +1,1 @@
+"""The trainer and all that happens in a run."""
