@@ -5,8 +5,9 @@ import torch
 from transformers import AutoModel, TrainerCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel
+from hf_mtl.model.encoder_layers import encoder_layers
 from hf_mtl.model.heads import TaskHead
-from hf_mtl.training.unfreezing import encoder_layers, train_last_layers
+from hf_mtl.training.unfreezing import train_last_layers
 
 HEADS = [TaskHead(name="one", kind="classification", labels=("a", "b"))]
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from ..gradients.task_gradients import TaskGradients
 from ..model.modeling import MultiTaskModel
-from ..training.unfreezing import encoder_layers
 from .cpu_functions import CpuKernels, RandomBits
 from .packed_encoder_layer import Layer, Packed, Part
 
@@ -38,7 +37,7 @@ def can_pack(model: MultiTaskModel) -> bool:
         and not getattr(config, "chunk_size_feed_forward", 0)
         and not any(map(_is_watched, model.modules()))
         and all(map(_is_known, encoder.modules()))
-        and all(map(_is_known_layer, encoder_layers(encoder)))
+        and all(map(_is_known_layer, model.encoder_layers()))
         and all(map(_is_plain, encoder.parameters()))
     )
 
@@ -160,7 +159,7 @@ def packed_losses(
             mask = _attention_mask(model.encoder, batch["attention_mask"])
         parts.append(Part(alone.task, slice(start, start + rows.numel()), shape, mask))
     hidden, packed = torch.cat(embedded), Packed(gradients.buffer, parts, bits)
-    for layer in encoder_layers(model.encoder):
+    for layer in model.encoder_layers():
         hidden = Layer.of(layer)(hidden, packed)
     losses = {}
     of_tasks = torch.split(hidden, [part.shape[0] * part.shape[1] for part in parts])

@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
 from .configuration import MultiTaskConfig, as_heads, as_row
+from .encoder_layers import encoder_layers
 from .encoding import padded_right
 from .errors import InputError, unknown_name_error
 from .export_code import copy_modeling_code, describe_for_sentence_transformers
@@ -189,6 +190,10 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     def shared_parameters(self) -> list[Parameter]:
         """The parameters that every task reaches: the encoder's."""
         return list(self.encoder.parameters())
+
+    def encoder_layers(self) -> list[nn.Module]:
+        """The encoder's layers from bottom to top; InputError when they cannot be told."""
+        return encoder_layers(self.encoder)
 
     def set_heads(self, heads: Iterable[TaskHead]) -> None:
         """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""

@@ -45,7 +45,7 @@ from .trainer_checks import (
     check_options,
     check_tasks,
 )
-from .unfreezing import GradualUnfreezing, encoder_layers, steps_per_epoch
+from .unfreezing import GradualUnfreezing, steps_per_epoch
 from .unsupported import refuse_unsupported, shards_gradients
 from .watched_metric import (
     check_own_schedule,
@@ -76,7 +76,7 @@ def _shares(
 def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
     """Compile each encoder layer; the Trainer would compile the whole model, with a graph per task and length."""
     logger.info("layers are compiled in the first steps, which takes a minute or so")
-    for layer in dict.fromkeys(encoder_layers(model.encoder)):
+    for layer in dict.fromkeys(model.encoder_layers()):
         layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
     args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
 

@@ -15,7 +15,6 @@ from ..errors import InputError, unknown_name_error
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
-from .unfreezing import encoder_layers
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
 REFUSED = {
@@ -53,7 +52,7 @@ def check_model(model: object) -> MultiTaskModel:
             f"{where} that load_model(name_or_path, [task.head for task in tasks]) makes of an encoder or of a saved "
             "multi-task model"
         )
-    layers = encoder_layers(model.encoder) if any(map(_is_compiled, model.modules())) else []
+    layers = model.encoder_layers() if any(map(_is_compiled, model.modules())) else []
     for name, module in model.named_modules():
         wrapped = isinstance(module, torch._dynamo.OptimizedModule)
         if wrapped or (_is_compiled(module) and module not in layers):
