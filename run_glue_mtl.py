@@ -23,11 +23,11 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, TaskSpec, load_model, load_tasks
 from hf_mtl.data.raw_rows import load_rows, split_names
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.distributed import on_main_process
 from hf_mtl.errors import CheckpointError, PushError
 from hf_mtl.hub.upload import CURVES
-from hf_mtl.model.input_length import input_limit
+from hf_mtl.model.input_length import training_max_length
 from hf_mtl.pretrained import fit_embeddings, load_config, load_tokenizer
 from hf_mtl.tasks.demo import demo_encoder_config, demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
@@ -64,14 +64,14 @@ def main(argv: list[str]) -> None:
         raw = {spec.name: load_splits(spec, args, data_args.on_bad_row) for spec in tasks}
     scored = tasks_to_score(tasks, raw, args)
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
-    limit = input_limit(data_args.max_seq_length, tokenizer, model.config.encoder_config)
+    limit = training_max_length(data_args.max_seq_length, tokenizer, model.config.encoder_config)
     model.config.max_seq_length = limit
 
     def tokens(split: str) -> dict[str, Dataset]:
         """Task -> the split's rows as token ids, with their labels."""
         there = [spec for spec in tasks if split in raw[spec.name]]
         with args.main_process_first(desc="tokenising"):  # the others read what it kept
-            return {s.name: tokenise(s, raw[s.name][split][0], tokenizer, limit, raw[s.name][split][1]) for s in there}
+            return {s.name: tokenize(s, raw[s.name][split][0], tokenizer, limit, raw[s.name][split][1]) for s in there}
 
     trainer = MultiTaskTrainer(
         model=model,
@@ -130,7 +130,7 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
 
 
 def refuse_fresh_heads(model_args: ModelArguments, args: MultiTaskTrainingArguments, tasks: list[TaskSpec]) -> None:
-    """Keep what heads without training give from where a trained model is, and from being taken for its answers."""
+    """Refuse to write untrained heads into a trained model's folder or to the Hub, or to answer with them."""
     folder, name = Path(args.output_dir), model_args.model_name_or_path
     config = None if name == EMBEDDED else load_config(name, **hub_options(model_args))
     saved = config.heads if isinstance(config, MultiTaskConfig) else {}

@@ -37,7 +37,7 @@ from hf_mtl import (
 )
 from hf_mtl.data.batch_sampler import TaskBatchSampler
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
 from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.tasks.demo import demo_tokenizer
@@ -60,7 +60,7 @@ def make_tasks() -> tuple[list[TaskSpec], dict[str, Dataset], object]:
     for offset, spec in enumerate((reviews, pairs, contrary)):
         rows = load_rows(spec, "train").select(range(200 * offset, 200 * offset + 200))
         labels = read_labels(spec, rows, "train")
-        data[spec.name] = tokenise(spec, rows, tokenizer, 64, 1 - labels if spec is contrary else labels)
+        data[spec.name] = tokenize(spec, rows, tokenizer, 64, 1 - labels if spec is contrary else labels)
     return [reviews, pairs, contrary], data, tokenizer
 
 

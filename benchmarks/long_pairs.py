@@ -1,4 +1,4 @@
-"""Seconds and memory of `tokenise` on pairs of long texts: random words of the tokenizer's vocabulary, nothing kept."""
+"""Seconds and memory of `tokenize` on pairs of long texts: random words of the tokenizer's vocabulary, nothing kept."""
 
 import argparse
 import random
@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_mtl import TaskSpec
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         name="long", kind="regression", text_columns=("one", "two"), label_range=(0, 1), files={"train": "none.csv"}
     )
     before, start, start_cpu = _peak(), time.perf_counter(), time.process_time()
-    tokenise(spec, rows, tokenizer, args.max_length)
+    tokenize(spec, rows, tokenizer, args.max_length)
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     print(f"{seconds:.1f} s, {cpu:.1f} of CPU; peak memory {_peak():.2f} GB, {before:.2f} of it before")
 

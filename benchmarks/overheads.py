@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
 from hf_mtl.tasks.labels import read_labels
 
 IMPORTS = """
@@ -173,7 +173,7 @@ def main() -> None:
     for split in ("train", "validation"):
         raw = {spec.name: load_rows(spec, split) for spec in tasks}
         labels = {spec.name: read_labels(spec, raw[spec.name], split) for spec in tasks}
-        rows[split] = {s.name: tokenise(s, raw[s.name], tokenizer, 128, labels[s.name]) for s in tasks}
+        rows[split] = {s.name: tokenize(s, raw[s.name], tokenizer, 128, labels[s.name]) for s in tasks}
     with tempfile.TemporaryDirectory() as folder:
         cuda = torch.cuda.is_available()
         args = MultiTaskTrainingArguments(

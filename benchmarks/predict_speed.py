@@ -25,9 +25,9 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_mtl import load_model
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 
-HEADS = [TaskHead(name=name, kind="classification", labels=("no", "yes")) for name in ("first", "second")]
+HEADS = [HeadSpec(name=name, kind="classification", labels=("no", "yes")) for name in ("first", "second")]
 
 
 def main() -> None:

@@ -24,13 +24,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
-from .data.task_report import as_text, describe_task, overview
+from .data.task_report import describe_task, format_task, format_task_sets
 from .errors import InputError, PushError
 from .hub.upload import push_folder
 from .inference.prediction import ResumableOutput, answer_lines, count_rows, file_format, read_texts
 from .kernels.cpu_functions import CpuKernels
 from .model.configuration import MultiTaskConfig
-from .model.input_length import encoder_limit, longest_input
+from .model.input_length import encoder_max_length, saved_max_length
 from .model.model_source import loading
 from .model.modeling import MultiTaskModel
 from .model.pipeline import MultiTaskPipeline
@@ -218,7 +218,7 @@ def tasks(arguments: argparse.Namespace) -> None:
             raise InputError("--task, --dataset-name and --model belong to a task set, which comes first")
         sets = {path.stem: load_tasks(path.stem) for path in sorted(TASK_SETS.glob("*.yaml"))}
         names = {name: [spec.name for spec in specs] for name, specs in sets.items()}
-        print(json.dumps(names) if arguments.json else overview(sets))
+        print(json.dumps(names) if arguments.json else format_task_sets(sets))
         return
     specs = load_tasks(arguments.task_set, tasks=arguments.task, dataset=arguments.dataset_name)
     tokenizer, limit = _token_counter(arguments.model, specs)
@@ -226,7 +226,7 @@ def tasks(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False))
         return
-    print("\n\n".join(map(as_text, described)))
+    print("\n\n".join(map(format_task, described)))
     if tokenizer is None:
         print(f"\ntoken lengths and how many rows would be cut: --model DIR_OR_ID ({DEFAULT_ENCODER} is not at hand)")
 
@@ -247,8 +247,8 @@ def _token_counter(name: str | None, specs: Sequence[TaskSpec]) -> tuple[PreTrai
     except InputError:  # a tokenizer alone
         return tokenizer, min(DEFAULT_LENGTH, tokenizer.model_max_length)
     if isinstance(config, MultiTaskConfig):
-        return tokenizer, longest_input(config, tokenizer)
-    return tokenizer, min(DEFAULT_LENGTH, encoder_limit(tokenizer, config))
+        return tokenizer, saved_max_length(config, tokenizer)
+    return tokenizer, min(DEFAULT_LENGTH, encoder_max_length(tokenizer, config))
 
 
 def push(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 
 from .errors import InputError
 from .model.configuration import MultiTaskConfig, as_heads
-from .model.heads import TaskHead
+from .model.heads import HeadSpec
 from .model.input_length import check_padding, num_tokens
 from .model.model_source import check_source, check_text_files, check_weight_files, loading
 from .model.modeling import MultiTaskModel, pooler_option, without_load_report
@@ -78,7 +78,7 @@ def check_encoder(config: PreTrainedConfig, name: str) -> None:
 
 def load_model(
     name_or_path: str | os.PathLike[str],
-    heads: Iterable[TaskHead],
+    heads: Iterable[HeadSpec],
     *,
     pooling: str | None = None,
     head_dropout: float | None = None,
@@ -123,7 +123,7 @@ def load_model(
 
 
 def _load_saved(
-    name: str, config: MultiTaskConfig, heads: list[TaskHead], chosen: dict[str, Any], options: dict[str, Any]
+    name: str, config: MultiTaskConfig, heads: list[HeadSpec], chosen: dict[str, Any], options: dict[str, Any]
 ) -> MultiTaskModel:
     """A saved multi-task model, all of it, with its heads then made those wanted."""
     saved = config.heads
@@ -140,7 +140,7 @@ def _load_saved(
 
 
 def _load_encoder(
-    name: str, config: PreTrainedConfig, heads: list[TaskHead], chosen: dict[str, Any], options: dict[str, Any]
+    name: str, config: PreTrainedConfig, heads: list[HeadSpec], chosen: dict[str, Any], options: dict[str, Any]
 ) -> MultiTaskModel:
     """A plain encoder's weights as `AutoModel` reads them, in a model with fresh heads."""
     check_encoder(config, name)
@@ -163,7 +163,7 @@ def _load_encoder(
     encoder.config._name_or_path = ""  # would publish a folder of this machine
     model = MultiTaskModel(config, encoder).eval()
     model.heads.to(encoder.device)
-    model.source = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    model._load_options = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
     return model
 
 

@@ -24,7 +24,7 @@ def random_state(device: torch.device) -> Tensor:
 
 @contextmanager
 def replayed(state: Tensor, device: torch.device) -> Iterator[None]:
-    """Inside, dropout on `device` draws what followed `state`; outside, nothing has happened."""
+    """Run the block with `device`'s random generator set to `state`, then put the generator back."""
     before = random_state(device)
     set_state = torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state
     set_state(state)

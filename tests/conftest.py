@@ -13,7 +13,7 @@ from transformers import AutoConfig, BertConfig
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 
@@ -54,7 +54,7 @@ def rows(specs, tokenizer) -> dict[str, dict[str, Dataset]]:
         result[split] = {}
         for spec in specs:
             raw = load_rows(spec, split).select(range(wanted[spec.name]))
-            result[split][spec.name] = tokenise(spec, raw, tokenizer, 64, read_labels(spec, raw, split))
+            result[split][spec.name] = tokenize(spec, raw, tokenizer, 64, read_labels(spec, raw, split))
     return result
 
 

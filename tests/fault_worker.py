@@ -17,7 +17,7 @@ from transformers import BertConfig, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 
@@ -27,7 +27,7 @@ def load(tasks, tokenizer):
     data = {}
     for task in tasks:
         rows = load_rows(task, "train").select(range(48 if task.name == "reviews" else 100))
-        data[task.name] = tokenise(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
+        data[task.name] = tokenize(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
     return data
 
 

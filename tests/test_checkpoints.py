@@ -24,12 +24,12 @@ from hf_mtl import (
     MultiTaskModel,
     MultiTaskTrainer,
     MultiTaskTrainingArguments,
-    checkpoints,
 )
 from hf_mtl.errors import CheckpointError
 from hf_mtl.model.export_code import modeling_code
+from hf_mtl.training import checkpoints
 from hf_mtl.training.checkpoint_callbacks import say_if_order_differs
-from hf_mtl.training.checkpoints import MANIFEST, checkpoints_in, choose_checkpoint, flaw
+from hf_mtl.training.checkpoints import MANIFEST, checkpoint_error, checkpoints_in, choose_checkpoint
 
 EVERY_2 = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
 
@@ -118,7 +118,7 @@ def test_every_file_of_a_checkpoint_is_in_the_manifest(saved):
         assert sorted(path.name for path in checkpoint.iterdir()) == NAMES
         sums = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
         assert sorted([*sums, MANIFEST]) == NAMES
-        assert flaw(checkpoint) is None
+        assert checkpoint_error(checkpoint) is None
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -142,26 +142,26 @@ def test_a_bit_flipped_anywhere_in_the_manifest_is_noticed(folder):
         changed = bytearray(whole)
         changed[place] ^= 1 << place % 8
         manifest.write_bytes(changed)
-        assert flaw(manifest.parent) is not None, (place, bytes(changed[place - 5 : place + 5]))
+        assert checkpoint_error(manifest.parent) is not None, (place, bytes(changed[place - 5 : place + 5]))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"sha256": 3}', '{"sha256": ["a"]}', '{"sha256": {}}', "null", "\0"])
 def test_a_manifest_of_another_shape_is_refused(folder, text):
     (folder / "checkpoint-4" / MANIFEST).write_text(text)
-    assert flaw(folder / "checkpoint-4") is not None
+    assert checkpoint_error(folder / "checkpoint-4") is not None
 
 
 def test_weights_in_another_form_than_safetensors_are_refused(folder):
     checkpoint = folder / "checkpoint-4"
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     checkpoints.write_manifest(checkpoint)
-    assert flaw(checkpoint) == "no weights in safetensors form"
+    assert checkpoint_error(checkpoint) == "no weights in safetensors form"
 
 
 def test_a_checkpoint_of_the_weights_alone_is_no_place_to_go_on_from(folder):
     (folder / "checkpoint-4" / "optimizer.pt").unlink()
     checkpoints.write_manifest(folder / "checkpoint-4")
-    assert flaw(folder / "checkpoint-4") == "optimizer was not saved with it"
+    assert checkpoint_error(folder / "checkpoint-4") == "optimizer was not saved with it"
 
 
 def test_when_none_holds_each_is_named_and_nothing_starts_from_scratch(folder, specs, rows, tokenizer):
@@ -193,7 +193,7 @@ def test_old_checkpoints_go_only_when_the_new_one_is_sealed(make_trainer, tmp_pa
     seen = []
 
     def write(checkpoint):
-        seen.append(sorted(p.name for p in checkpoint.parent.glob("checkpoint-*") if flaw(p) is None))
+        seen.append(sorted(p.name for p in checkpoint.parent.glob("checkpoint-*") if checkpoint_error(p) is None))
         checkpoints.write_manifest(checkpoint)
 
     monkeypatch.setattr(hf_mtl.training.checkpoint_callbacks, "write_manifest", write)

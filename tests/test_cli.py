@@ -19,7 +19,7 @@ import torch
 
 from hf_mtl import cli
 from hf_mtl.cli import main
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.errors import PushError
 from hf_mtl.inference import prediction
 
@@ -89,7 +89,7 @@ def test_command_line_trainer_and_forward_agree(saved, tmp_path, make_trainer, s
     assert main([*arguments, *columns, "--output", f"{tmp_path}/out.jsonl", "--batch-size", "8"]) == 0
     found = torch.tensor([row["pairs"]["value"] for row in lines(tmp_path / "out.jsonl")])
     trainer = make_trainer()
-    rows = {"pairs": tokenise(specs[1], raw, tokenizer, 12)}
+    rows = {"pairs": tokenize(specs[1], raw, tokenizer, 12)}
     logits = torch.from_numpy(trainer.predict(rows)["pairs"].predictions)
     torch.testing.assert_close(found, trainer.model.decode("pairs", logits), atol=1e-5, rtol=0)
 

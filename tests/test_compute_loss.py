@@ -92,10 +92,10 @@ def test_micro_batches_weigh_by_their_rows(make):
 
 def test_it_is_said_once_and_there_is_no_packed_pass(make, caplog):
     with caplog.at_level(logging.INFO, logger="hf_mtl"):
-        assert make(MultiTaskTrainer)._can_pack()
+        assert make(MultiTaskTrainer)._supports_packed_pass()
         assert "compute_loss" not in caplog.text
         trainer = make(max_steps=3)
-    assert not trainer._can_pack()
+    assert not trainer._supports_packed_pass()
     assert caplog.text.count("compute_loss is not the Trainer's") == 1
     trainer.train()
     assert trainer.calls == ("reviews", "pairs") * 3

@@ -34,7 +34,7 @@ def outputs_and_gradients(function, tensors):
     return output.detach(), [t.grad for t in tensors if t is not None and t.requires_grad]
 
 
-def no_kernels(sparse=(), bits=None):
+def no_kernels(sparse=(), dropout_rng=None):
     """In the place of `CpuKernels`."""
     return nullcontext()
 
@@ -194,7 +194,7 @@ def test_attention(mask, scale, monkeypatch):
     """With the same mask of dropout on both sides."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(3, 7, 2, 4, requires_grad=True).transpose(1, 2) for _ in range(3))
-    dropped = cpu.scaled_mask(torch.Size((3, 2, 7, 7)), 0.4, cpu.RandomBits())
+    dropped = cpu.scaled_mask(torch.Size((3, 2, 7, 7)), 0.4, cpu.FastDropoutRng())
     monkeypatch.setattr(cpu, "scaled_mask", lambda *args: dropped)
 
     def plain(query, key, value, mask):
@@ -319,7 +319,7 @@ def step_rows(trainer):
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
     """A task at a time; tests/test_packing.py has all of them together."""
-    monkeypatch.setattr("hf_mtl.training.step.can_pack", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.training.step.supports_packed_pass", lambda *args: False)
     calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())
     assert calls
@@ -334,7 +334,7 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     model.gradient_checkpointing_enable()
     rows = step_rows(make_trainer(model))
     monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
-    monkeypatch.setattr("hf_mtl.training.step.can_pack", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.training.step.supports_packed_pass", lambda *args: False)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
 

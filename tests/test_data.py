@@ -19,7 +19,7 @@ from transformers import BatchEncoding
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.data import tokenization as data
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 
@@ -367,19 +367,19 @@ def test_a_wrong_label_of_a_test_split_is_refused_all_the_same():
 def test_tokenising_cuts_the_longer_text_and_counts_the_tokens(tokenizer):
     spec = task(text_columns=("one", "two"))
     rows = Dataset.from_dict({"one": ["the plot " * 40, "good"], "two": ["the film is dull", "bad"]})
-    tokens = tokenise(spec, rows, tokenizer, 32, np.array([1, 0]))
+    tokens = tokenize(spec, rows, tokenizer, 32, np.array([1, 0]))
     assert tokens["length"][:] == [len(ids) for ids in tokens["input_ids"]]
     assert tokens["length"][0] == 32
     assert tokens["labels"][:] == [1, 0]
     assert tokens["input_ids"][1] == tokenizer("good", "bad")["input_ids"]
     whole = tokenizer("the film is dull", add_special_tokens=False)["input_ids"]
     assert tokens["input_ids"][0][-1 - len(whole) : -1] == whole
-    assert "labels" not in tokenise(spec, rows, tokenizer, 32).column_names
+    assert "labels" not in tokenize(spec, rows, tokenizer, 32).column_names
 
 
 def test_an_edit_of_the_rows_is_tokenised_anew(tokenizer):
-    first = tokenise(task(), Dataset.from_dict({"text": ["the film"]}), tokenizer, 16)
-    second = tokenise(task(), Dataset.from_dict({"text": ["the plot"]}), tokenizer, 16)
+    first = tokenize(task(), Dataset.from_dict({"text": ["the film"]}), tokenizer, 16)
+    second = tokenize(task(), Dataset.from_dict({"text": ["the plot"]}), tokenizer, 16)
     assert first["input_ids"][0] != second["input_ids"][0]
 
 
@@ -435,7 +435,7 @@ def test_padding_is_that_of_the_tokenizer_and_always_on_the_right(rows, specs, s
     own.padding_side, own.model_input_names = side, ["input_ids", "token_type_ids", "attention_mask"]
     raw = Dataset.from_dict({"one": ["the plot is dull", "good", "the film"], "two": ["bad", "the film is good", "a"]})
     spec = task(text_columns=("one", "two"))
-    tokens = tokenise(spec, raw, own, 32, np.array([1, 0, 1]))
+    tokens = tokenize(spec, raw, own, 32, np.array([1, 0, 1]))
     plain = [{name: row[name] for name in tokens.column_names if name != "length"} for row in tokens]
     assert any(1 in row["token_type_ids"] for row in plain)
     wanted = own.pad(plain, padding=True, pad_to_multiple_of=multiple, padding_side="right", return_tensors="pt")
@@ -484,19 +484,19 @@ def test_rows_count_from_the_end_too(rows):
     ("value", "dtype"), [("int8", torch.int64), ("int32", torch.int64), ("float64", torch.float32)]
 )
 def test_labels_are_of_the_types_that_losses_take(tokenizer, value, dtype):
-    tokens = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16, np.array([1, 0], dtype=value))
+    tokens = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16, np.array([1, 0], dtype=value))
     batch = TaskCollator(tokenizer)(TaskRows({"t": tokens}).__getitems__([0, 1]))["t"]
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == [1, 0]
 
 
 def test_columns_that_are_no_input_of_the_model_are_stacked(tokenizer):
-    tokens = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16).add_column("soft", [[0.25, 0.75], [1.0, 0.0]])
+    tokens = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16).add_column("soft", [[0.25, 0.75], [1.0, 0.0]])
     batch = TaskCollator(tokenizer)(TaskRows({"t": tokens}).__getitems__([0, 1]))["t"]
     assert batch["soft"].tolist() == [[0.25, 0.75], [1.0, 0.0]]
 
 
 def test_rows_with_a_transform_are_refused(tokenizer):
-    tokens = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16).with_transform(lambda batch: batch)
+    tokens = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16).with_transform(lambda batch: batch)
     with pytest.raises(InputError, match=r"'t' have a transform \(set_transform\); use map"):
         TaskRows({"t": tokens})
 
@@ -522,17 +522,17 @@ def kept(tmp_path, monkeypatch):
 
 
 def test_tokens_are_made_once(tokenizer, kept, monkeypatch):
-    first = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)
+    first = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)
     assert len(kept()) == 1
     monkeypatch.setattr(type(tokenizer), "__call__", lambda *args, **kwargs: pytest.fail("tokenised anew"))
     longer = Dataset.from_dict({"text": ["a", *TEXTS["text"]], "other": [1, 2, 3]})
-    again = tokenise(task(), longer.select([1, 2]), tokenizer, 16, np.array([0, 1]))
+    again = tokenize(task(), longer.select([1, 2]), tokenizer, 16, np.array([0, 1]))
     assert again["input_ids"][:] == first["input_ids"][:] and again["labels"][:] == [0, 1]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "rows missing"])
 def test_a_damaged_file_of_tokens_is_made_anew(tokenizer, kept, tmp_path, caplog, damage):
-    first = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:]
+    first = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:]
     (file,) = [tmp_path / "hf_mtl" / "tokens" / name for name in kept()]
     content = file.read_bytes()
     if damage == "rows missing":
@@ -542,15 +542,15 @@ def test_a_damaged_file_of_tokens_is_made_anew(tokenizer, kept, tmp_path, caplog
     else:
         file.write_bytes(b"" if damage == "empty" else content[:-200])
     for _ in range(2):
-        assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == first
+        assert tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == first
     assert caplog.text.count("is damaged and made anew") == 1
 
 
 def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokenizer, kept, monkeypatch):
     spec, rows = task(), Dataset.from_dict(TEXTS)
-    tokenise(spec, rows, tokenizer, 16)
+    tokenize(spec, rows, tokenizer, 16)
     tokenizer("padded and cut", padding="max_length", max_length=4, truncation=True)  # leaves its mark on the state
-    tokenise(spec, rows, tokenizer, 16)
+    tokenize(spec, rows, tokenizer, 16)
     assert len(kept()) == 1
     changed = demo_tokenizer()
     changed.add_tokens(["plot is"])
@@ -558,24 +558,24 @@ def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokeni
     literal.split_special_tokens = True  # "[SEP]" in a text is then no separator
     swapped = Dataset.from_dict({"text": TEXTS["text"][::-1]})
     calls = [
-        lambda: tokenise(spec, rows, tokenizer, 15),
-        lambda: tokenise(spec, rows, changed, 16),
-        lambda: tokenise(spec, swapped, tokenizer, 16),
-        lambda: tokenise(task(text_columns=("text", "text")), rows, tokenizer, 16),
-        lambda: tokenise(spec, rows, literal, 16),
+        lambda: tokenize(spec, rows, tokenizer, 15),
+        lambda: tokenize(spec, rows, changed, 16),
+        lambda: tokenize(spec, swapped, tokenizer, 16),
+        lambda: tokenize(task(text_columns=("text", "text")), rows, tokenizer, 16),
+        lambda: tokenize(spec, rows, literal, 16),
     ]
     for number, call in enumerate(calls, start=2):
         call()
         assert len(kept()) == number
     monkeypatch.setattr(data, "ENCODING_VERSION", 0)
-    tokenise(spec, rows, tokenizer, 16)
+    tokenize(spec, rows, tokenizer, 16)
     assert len(kept()) == 7
 
 
 def test_a_tokenizer_with_parts_in_python_is_not_kept(kept):
     own = demo_tokenizer()
     own.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(ByWords())
-    rows = tokenise(task(), Dataset.from_dict(TEXTS), own, 16)
+    rows = tokenize(task(), Dataset.from_dict(TEXTS), own, 16)
     assert rows["length"][:] == [4, 6] and kept() == []
 
 
@@ -585,7 +585,7 @@ class ByWords:
 
 
 def test_a_full_disk_costs_the_next_run_its_start_and_nothing_else(tokenizer, kept, monkeypatch, caplog):
-    wanted = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:]
+    wanted = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:]
 
     def full(self, *args, real=Dataset.map, **options):
         if options.get("cache_file_name"):
@@ -593,22 +593,22 @@ def test_a_full_disk_costs_the_next_run_its_start_and_nothing_else(tokenizer, ke
         return real(self, *args, **options)
 
     monkeypatch.setattr(Dataset, "map", full)
-    assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
+    assert tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
     assert "tokens are not kept for the next run: [Errno 28] No space left" in caplog.text
 
 
 def test_without_a_cache_tokens_are_made_every_time(tokenizer, kept, tmp_path, monkeypatch):
-    wanted = tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:]
+    wanted = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:]
     before = kept()
     datasets.disable_caching()
     try:
-        assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:] == wanted
+        assert tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:] == wanted
     finally:
         datasets.enable_caching()
     assert kept() == before
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")  # where no folder can be made
-    assert tokenise(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
+    assert tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
 
 
 def test_padding_a_fast_tokenizers_rows_warns_of_nothing(rows, tokenizer):
@@ -618,7 +618,7 @@ def test_padding_a_fast_tokenizers_rows_warns_of_nothing(rows, tokenizer):
 
 
 def test_rows_without_labels_collate(tokenizer):
-    tokens = tokenise(task(), Dataset.from_dict({"text": ["the film", "the"]}), tokenizer, 16)
+    tokens = tokenize(task(), Dataset.from_dict({"text": ["the film", "the"]}), tokenizer, 16)
     batch = TaskCollator(tokenizer)(TaskRows(DatasetDict({"t": tokens})).__getitems__([0, 1]))
     assert "labels" not in batch["t"]
 
@@ -677,8 +677,8 @@ def test_rows_that_are_cut_are_counted(tokenizer, caplog, fast):
     rows = Dataset.from_dict({"text": ["the film is good " * n for n in (1, 2, 3, 4)]})
     lengths = [len(tokenizer(text)["input_ids"]) for text in rows["text"]]
     with caplog.at_level("INFO", logger="hf_mtl"):
-        tokenise(declared, rows, tokenizer if fast else Slow(tokenizer), lengths[1])
-        tokenise(declared, rows, tokenizer if fast else Slow(tokenizer), lengths[3])
+        tokenize(declared, rows, tokenizer if fast else Slow(tokenizer), lengths[1])
+        tokenize(declared, rows, tokenizer if fast else Slow(tokenizer), lengths[3])
     assert caplog.messages == [f"t: 2 of 4 rows are longer than {lengths[1]} tokens, cut"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_mtl.training.checkpoints import flaw
+from hf_mtl.training.checkpoints import checkpoint_error
 
 WORKER = Path(__file__).parent / "train_worker.py"
 
@@ -69,7 +69,7 @@ def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
         assert run["labels_of_predictions"]
     assert not torch.equal(two["predictions"], two["predictions"].sort(dim=0).values)
 
-    assert flaw(tmp_path / "two" / "checkpoint-4") is None
+    assert checkpoint_error(tmp_path / "two" / "checkpoint-4") is None
     assert {path.name for path in (tmp_path / "two" / "checkpoint-4").glob("rng*")} == {
         "rng_state_0.pth",
         "rng_state_1.pth",
@@ -96,5 +96,5 @@ def test_sigterm_to_the_launcher_saves_one_checkpoint_of_all_processes(one_proce
                 break
         output = run.communicate(timeout=60)[0]
     (checkpoint,) = (tmp_path / "two").glob("checkpoint-*")
-    assert flaw(checkpoint) is None and f"SIGTERM: stopped after step {checkpoint.name[11:]};" in output
+    assert checkpoint_error(checkpoint) is None and f"SIGTERM: stopped after step {checkpoint.name[11:]};" in output
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2

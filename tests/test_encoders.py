@@ -21,11 +21,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_PRETRAINING_MAPPING
 
 from hf_mtl import InputError, MultiTaskModel, load_model
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 from hf_mtl.model.mpnet_attention import FusedMPNetEncoder
 from hf_mtl.pretrained import check_encoder, load_config
 
-HEAD = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))
+HEAD = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good"))
 KINDS = ("bare", "masked_lm", "pretraining", "classification", "sharded")
 # What makes the other types small; those named in FAMILIES are small as they are there.
 OTHERS = {

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.data.task_report import token_lengths
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.model import encoding, long_texts
 from hf_mtl.model.encoding import encode
 from hf_mtl.model.long_texts import count_tokens, first_words, splits_at_spaces
@@ -249,14 +249,14 @@ def pair_spec():
 def test_a_row_without_text_is_refused_by_number(tokenizer):
     rows = Dataset.from_dict({"one": ["a", "b", None], "two": ["a", "b", "c"]})
     with pytest.raises(InputError, match=r"task 't': row 2 holds \(None, 'c'\), wanted text"):
-        tokenise(pair_spec(), rows, tokenizer, 16)
+        tokenize(pair_spec(), rows, tokenizer, 16)
 
 
 def test_long_pairs_are_tokenised_and_counted(tokenizer):
     pair = ("the plot is dull " * 250, "the film is good " * 250)
     rows = Dataset.from_dict({"one": [pair[0]] * 30 + ["a"], "two": [pair[1]] * 31})
     wanted = [len(tokenizer(pair[0] if row < 30 else "a", pair[1], verbose=False)["input_ids"]) for row in range(31)]
-    assert tokenise(pair_spec(), rows, tokenizer, 64)["length"][:] == [64] * 31
+    assert tokenize(pair_spec(), rows, tokenizer, 64)["length"][:] == [64] * 31
     assert token_lengths(pair_spec(), rows, tokenizer).tolist() == wanted
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from test_distributed import SETTINGS, train
 
 from hf_mtl import InputError
-from hf_mtl.training.unsupported import refuse_unsupported
+from hf_mtl.training.unsupported import check_supported
 
 SHARDED = {k: v for k, v in SETTINGS.items() if k != "per_device_train_batch_size"}
 SHARDED |= {"unfreeze_schedule": "none", "max_steps": 6}
@@ -111,7 +111,7 @@ def test_zero_3_that_could_not_save_its_model_is_refused(make_model, make_argume
         config = SimpleNamespace(get_value=lambda key, gathers=gathers: gathers)
         args.deepspeed_plugin = SimpleNamespace(zero_stage=3, hf_ds_config=config)
         if gathers:
-            refuse_unsupported(make_model(), args, specs)
+            check_supported(make_model(), args, specs)
         else:
             with pytest.raises(InputError, match="stage3_gather_16bit_weights_on_model_save"):
-                refuse_unsupported(make_model(), args, specs)
+                check_supported(make_model(), args, specs)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from hf_mtl.model.export_code import modeling_code
-from hf_mtl.training.checkpoints import flaw
+from hf_mtl.training.checkpoints import checkpoint_error
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "fault_worker.py"
@@ -160,7 +160,7 @@ def test_stopped_by_sigterm_at_a_random_moment(server, whole, tmp_path, draw):
 def test_a_second_run_in_the_folder_is_refused_and_the_first_one_unharmed(server, whole, tmp_path):
     folder = tmp_path / "out"
     first = Run(server, folder)
-    first.watch(lambda: flaw(folder / "checkpoint-5") is None)  # its last file is there, and whole
+    first.watch(lambda: checkpoint_error(folder / "checkpoint-5") is None)  # its last file is there, and whole
     os.kill(first.pid, signal.SIGSTOP)
     second = Run(server, folder, "latest")
     assert second.wait() == 1

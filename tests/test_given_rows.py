@@ -1,4 +1,4 @@
-"""Rows from Python: what `tokenise` makes trains, scores and predicts; anything else is one sentence with the way."""
+"""Rows from Python: what `tokenize` makes trains, scores and predicts; anything else is one sentence with the way."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ import run_glue_mtl
 from hf_mtl import InputError, MultiTaskTrainer
 from hf_mtl.data.given_rows import checked_rows
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
 from hf_mtl.tasks.labels import read_labels
 
 
@@ -121,9 +121,9 @@ def test_rows_of_a_test_split_are_scored_where_they_have_a_label(make, specs, to
         cells = [label if row % 3 else none for row, label in enumerate(raw[spec.label_column])]
         test = raw.remove_columns(spec.label_column).add_column(spec.label_column, cells)
         labels = read_labels(spec, test, "test")
-        some = trainer.predict({spec.name: tokenise(spec, test, tokenizer, 64, labels)})[spec.name]
+        some = trainer.predict({spec.name: tokenize(spec, test, tokenizer, 64, labels)})[spec.name]
         known = raw.select(kept)
-        full = tokenise(spec, known, tokenizer, 64, read_labels(spec, known, "test"))
+        full = tokenize(spec, known, tokenizer, 64, read_labels(spec, known, "test"))
         wanted = trainer.predict({spec.name: full})[spec.name]
         assert np.isnan(some.label_ids).tolist() == [row % 3 == 0 for row in range(20)]
         np.testing.assert_allclose(some.predictions[kept], wanted.predictions, rtol=1e-5, atol=1e-6)
@@ -159,14 +159,14 @@ def test_a_trainer_without_training_rows_predicts(make, rows):
 
 # ---- columns ----
 
-WAY = "tokenise.task, raw_rows, tokenizer, max_length, read_labels"
+WAY = "load_task_data.tasks, tokenizer, max_length=..."
 COLUMNS = {
     "raw rows": (
         lambda r: Dataset.from_dict({"text": ["a"], "label": [0]}),
         "no column 'input_ids', 'length', .*" + WAY,
     ),
     "no length": (lambda r: r.remove_columns("length"), "no column 'length'; .*" + WAY),
-    "no labels": (lambda r: r.remove_columns("labels"), "no column 'labels'; .*read_labels"),
+    "no labels": (lambda r: r.remove_columns("labels"), "no column 'labels'; .*load_task_data"),
     "label": (lambda r: r.rename_column("labels", "label"), r"rows.rename_column\('label', 'labels'\)"),
     "text": (lambda r: r.add_column("text", ["a"] * len(r)), r"'text' \(string\).*rows.remove_columns\(\['text'\]\)"),
     "text and None": (
@@ -196,7 +196,7 @@ COLUMNS = {
         lambda r: with_column(r.remove_columns("token_type_ids"), "input_ids", [[1] * 65] * len(r)).map(
             lambda row: {"length": 65}
         ),
-        "row 0 .* has 65 tokens, and the encoder takes 64; cut in tokenise",
+        "row 0 .* has 65 tokens, and the encoder takes 64; cut in tokenize",
     ),
     "no tokens": (lambda r: with_column(r, "input_ids", [[1]] + [[]] * (len(r) - 1)), "row 1 .* has no tokens"),
     "cut afterwards": (

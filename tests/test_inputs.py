@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 import run_glue_mtl
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.cli import main as cli
-from hf_mtl.model.heads import TaskHead
-from hf_mtl.model.input_length import check_tokenizer, encoder_limit, longest_input, num_tokens
+from hf_mtl.model.heads import HeadSpec
+from hf_mtl.model.input_length import check_tokenizer, encoder_max_length, num_tokens, saved_max_length
 from hf_mtl.model.pipeline import MultiTaskPipeline
 from hf_mtl.pretrained import load_tokenizer
 
-HEAD = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))
+HEAD = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good"))
 # Positions are relative or rotary: nothing fails beyond the limit, which is the longest input in pretraining.
 WITHOUT_TABLE = {"esmc", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert", "ultrabert"}
 ANY_LENGTH = 10**30
@@ -35,7 +35,7 @@ def run(model, tokens):
 @pytest.mark.parametrize("model_type", [*FAMILIES, *(pytest.param(t, marks=pytest.mark.slow) for t in TYPES)])
 def test_the_limit_is_the_longest_input_that_the_encoder_takes(model_type):
     config = small_config(model_type)
-    limit = encoder_limit(cut(ANY_LENGTH), config)
+    limit = encoder_max_length(cut(ANY_LENGTH), config)
     model = MultiTaskModel(MultiTaskConfig(config, [HEAD])).eval()
     table = getattr(getattr(model.encoder, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
@@ -54,26 +54,26 @@ def test_the_limit_is_the_longest_input_that_the_encoder_takes(model_type):
      ("bert", 66, 66), ("bert", 70, 66), ("bert", 65, 65), ("bert", ANY_LENGTH, 66)],
 )  # fmt: skip
 def test_the_tokenizers_maximum_counts_where_it_is_less(model_type, tokenizer, limit):
-    assert encoder_limit(cut(tokenizer), small_config(model_type)) == limit
+    assert encoder_max_length(cut(tokenizer), small_config(model_type)) == limit
 
 
 def test_a_padding_index_elsewhere_moves_the_first_position():
     config = small_config("roberta", pad_token_id=5)
-    assert encoder_limit(cut(ANY_LENGTH), config) == 60
+    assert encoder_max_length(cut(ANY_LENGTH), config) == 60
     assert run(MultiTaskModel(MultiTaskConfig(config, [HEAD])).eval(), 60).isfinite().all()
 
 
 def test_telling_the_limit_draws_no_random_numbers_and_leaves_the_configuration():
     config = small_config("xlm-roberta", hidden_dropout_prob=0.25)
     before, state = config.to_json_string(), torch.random.get_rng_state()
-    encoder_limit(cut(ANY_LENGTH), config)
+    encoder_max_length(cut(ANY_LENGTH), config)
     assert config.to_json_string() == before and torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("saved", "limit"), [(None, 64), (10, 10), (64, 64), (66, 64)])
 def test_what_a_saved_model_was_trained_with_is_an_upper_bound(saved, limit):
     config = MultiTaskConfig(small_config("roberta"), [HEAD], max_seq_length=saved)
-    assert longest_input(config, cut(66)) == limit
+    assert saved_max_length(config, cut(66)) == limit
 
 
 @pytest.mark.parametrize("length", [0, -1, "64", 6.5])

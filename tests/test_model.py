@@ -8,13 +8,13 @@ from transformers import AutoModel, GPT2Config, GPT2Model, T5Config
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, load_model
 from hf_mtl.model.export_code import modeling_code
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 from hf_mtl.model.modeling import pool
 from hf_mtl.pretrained import check_encoder
 
-SENTIMENT = TaskHead(name="sentiment", kind="classification", labels=("bad", "good"))
-SIMILARITY = TaskHead(name="similarity", kind="regression", label_range=(0.0, 5.0), num_texts=2)
-TOPIC = TaskHead(name="topic", kind="classification", labels=("a", "b", "c"))
+SENTIMENT = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good"))
+SIMILARITY = HeadSpec(name="similarity", kind="regression", label_range=(0.0, 5.0), num_texts=2)
+TOPIC = HeadSpec(name="topic", kind="classification", labels=("a", "b", "c"))
 
 
 def batch(rows=4, tokens=9, seed=0):
@@ -97,7 +97,7 @@ def test_a_saved_model_takes_more_tasks_and_keeps_its_heads(make_model, specs, t
 def test_a_saved_head_with_other_labels_is_refused(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="'reviews' is saved"):
-        load_model(str(tmp_path), [TaskHead(name="reviews", kind="classification", labels=("a", "b", "c"))])
+        load_model(str(tmp_path), [HeadSpec(name="reviews", kind="classification", labels=("a", "b", "c"))])
 
 
 def test_the_saved_configuration_names_no_folder_of_this_machine(make_model, tmp_path):

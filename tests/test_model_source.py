@@ -13,10 +13,10 @@ from transformers import pipeline
 
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 from hf_mtl.pretrained import load_config, load_tokenizer
 
-TOPIC = TaskHead(name="topic", kind="classification", labels=("a", "b", "c"))
+TOPIC = HeadSpec(name="topic", kind="classification", labels=("a", "b", "c"))
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 438064459\n"
 WEIGHTS = "model.safetensors"
 

@@ -11,7 +11,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAtte
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, load_model
 from hf_mtl.model import mpnet_attention as mpnet
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 from hf_mtl.model.mpnet_attention import FusedMPNetSelfAttention, position_buckets, use_fused_attention
 
 PATTERNS = {  # real tokens of each row; an input is as long as its longest row
@@ -131,7 +131,7 @@ def test_the_table_of_buckets_is_made_once_and_of_real_numbers(monkeypatch):
     assert len(made) == 1
 
 
-HEADS = [TaskHead(name="one", kind="classification", labels=("no", "yes"))]
+HEADS = [HeadSpec(name="one", kind="classification", labels=("no", "yes"))]
 
 
 @pytest.mark.parametrize(("asked", "attention"), [(None, FusedMPNetSelfAttention), ("eager", MPNetSelfAttention)])

@@ -37,7 +37,9 @@ def steps(trainer, micro_batches, monkeypatch, *, packed):
     """The rows, the heads' gradients and the mean losses after a step's micro-batches, before they are combined."""
     calls, real = [], packing.packed_losses
     monkeypatch.setattr("hf_mtl.training.step.packed_losses", lambda *args: calls.append(args) or real(*args))
-    monkeypatch.setattr("hf_mtl.training.step.can_pack", packing.can_pack if packed else lambda *args: False)
+    monkeypatch.setattr(
+        "hf_mtl.training.step.supports_packed_pass", packing.supports_packed_pass if packed else lambda *args: False
+    )
     trainer.current_gradient_accumulation_steps = len(micro_batches)
     trainer._combine = lambda gradients: gradients.reduce()
     trainer._free_rows()  # of new ones nothing counts as zero already
@@ -85,7 +87,7 @@ def test_every_familys_gradients(family_config, specs, tokenizer, make_trainer, 
         assert_same(trainer, [batch], monkeypatch)
     else:
         steps(trainer, [batch], monkeypatch, packed=False)
-        assert not packing.can_pack(trainer.model)
+        assert not packing.supports_packed_pass(trainer.model)
 
 
 def test_every_family_that_is_packed_has_a_test():
@@ -113,7 +115,7 @@ def test_dropout(make_trainer, tokenizer, specs, monkeypatch):
     The masks depend on the last dimension otherwise, in which packed and other tensors are alike.
     """
 
-    def mask(shape, p, bits):
+    def mask(shape, p, dropout_rng):
         return (((torch.arange(shape[-1]) * 7) % 20 >= 20 * p) / (1 - p)).expand(shape).clone()
 
     for module in (cpu, packed_layers):
@@ -170,8 +172,10 @@ def test_below_the_layers_that_train_no_graph_is_kept(make_model, make_trainer, 
     train_last_layers(model.encoder, layers)
     trainer = make_trainer(model)
     trainer.begin_step()
-    outputs, real = [], packed_layers.Layer.__call__
-    monkeypatch.setattr(packed_layers.Layer, "__call__", lambda *args: outputs.append(real(*args)) or outputs[-1])
+    outputs, real = [], packed_layers.EncoderLayerWeights.__call__
+    monkeypatch.setattr(
+        packed_layers.EncoderLayerWeights, "__call__", lambda *args: outputs.append(real(*args)) or outputs[-1]
+    )
     losses = packing.packed_losses(model, batches_of(trainer)[0], trainer.gradients)
     assert [output.requires_grad for output in outputs] == [False, False, layers == 1]
     torch.stack(list(losses.values())).sum().backward()
@@ -324,9 +328,9 @@ def halves(model):
 )
 def test_models_that_it_does_not_know(make_model, change):
     model = make_model()
-    assert packing.can_pack(model)
+    assert packing.supports_packed_pass(model)
     change(model)
-    assert not packing.can_pack(model)
+    assert not packing.supports_packed_pass(model)
 
 
 def test_a_forward_that_somebody_gave_a_class_of_transformers(make_model, monkeypatch):
@@ -334,15 +338,15 @@ def test_a_forward_that_somebody_gave_a_class_of_transformers(make_model, monkey
     layer = type(model.encoder.encoder.layer[0])
     real = layer.forward
     monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: real(*args, **kwargs))
-    assert not packing.can_pack(model)
+    assert not packing.supports_packed_pass(model)
 
 
 def test_inputs_that_it_does_not_know(make_trainer):
     trainer = make_trainer()
     batch = batches_of(trainer)[0]
-    assert packing.are_known(batch)
+    assert packing.has_only_packable_inputs(batch)
     batch["pairs"]["position_ids"] = torch.zeros_like(batch["pairs"]["input_ids"])
-    assert not packing.are_known(batch)
+    assert not packing.has_only_packable_inputs(batch)
 
 
 def test_eager_mpnet(specs, make_trainer):
@@ -353,7 +357,7 @@ def test_eager_mpnet(specs, make_trainer):
         if eager_too:
             whole._attn_implementation = "eager"
         model = MultiTaskModel(whole)
-        assert packing.can_pack(model) != eager_too
+        assert packing.supports_packed_pass(model) != eager_too
 
 
 @pytest.mark.parametrize(
@@ -369,14 +373,14 @@ def test_eager_mpnet(specs, make_trainer):
 )
 def test_runs_that_go_without_it(make_trainer, monkeypatch, arguments):
     trainer = make_trainer()
-    assert trainer._can_pack()
+    assert trainer._supports_packed_pass()
     if "world_size" in arguments:
         monkeypatch.setattr(type(trainer.args), "world_size", arguments["world_size"])
     else:
         trainer = make_trainer(**arguments)
         if "gradient_checkpointing" in arguments:
             trainer.model.gradient_checkpointing_enable()
-    assert not trainer._can_pack()
+    assert not trainer._supports_packed_pass()
 
 
 def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
@@ -386,7 +390,7 @@ def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
 
     trainer = make_trainer()
     trainer.__class__ = Subclass
-    assert not trainer._can_pack()
+    assert not trainer._supports_packed_pass()
 
 
 def test_a_run_takes_it(make_trainer, monkeypatch):

@@ -17,7 +17,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel
 from hf_mtl.cli import main
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenise
+from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
 from hf_mtl.model.export_code import PIPELINE_TASK
 
 TEXTS = ["dull", "a film that is great and a story that is dull", "great"]
@@ -201,7 +201,7 @@ def test_batches_are_padded_on_the_right(pipe, saved):
 def test_training_rows_are_padded_on_the_right(pipe, specs, tokenizer):
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
-    rows = tokenise(specs[0], datasets.Dataset.from_dict({"sentence": TEXTS}), left, 24)
+    rows = tokenize(specs[0], datasets.Dataset.from_dict({"sentence": TEXTS}), left, 24)
     batch = TaskCollator(left)(TaskRows({"reviews": rows}).__getitems__([0, 1, 2]))["reviews"]
     vectors = pipe.model.embed(**batch)
     for text, vector in zip(TEXTS, vectors, strict=True):

@@ -77,7 +77,7 @@ def test_layers_that_an_earlier_trainer_compiled_stay_so(make, make_model):
     model = make_model()
     first = make({"torch_compile": True, "torch_compile_backend": "eager"}, model=model)
     second = make(model=model)
-    assert first.compiled and second.compiled and not second._can_pack()
+    assert first.compiled and second.compiled and not second._supports_packed_pass()
     second.train()
     second.save_final()
     assert not any("_orig_mod" in name for name in model.state_dict())
@@ -89,7 +89,7 @@ TASKS = {
     "by name": (lambda specs: {spec.name: spec for spec in specs}, "tasks is a dict, wanted a list of TaskSpec"),
     "a name": (lambda specs: "glue", "tasks is a str, wanted a list of TaskSpec"),
     "names": (lambda specs: ["reviews", "pairs"], "tasks has a str, 'reviews', wanted TaskSpec only; load_tasks"),
-    "heads": (lambda specs: [spec.head for spec in specs], r"tasks has a TaskHead, TaskHead\(name='reviews'.*wanted"),
+    "heads": (lambda specs: [spec.head for spec in specs], r"tasks has a HeadSpec, HeadSpec\(name='reviews'.*wanted"),
     "none of them": (lambda specs: [], "tasks is empty"),
     "none": (lambda specs: None, "tasks is a NoneType"),
     "twice": (lambda specs: [*specs, specs[0]], "tasks has 'reviews' 2 times, wanted each task once"),

@@ -10,7 +10,7 @@ from transformers import AutoModel, pipeline
 
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, load_model
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.labels import read_labels
 
 SAVED = Path(__file__).parent / "saved_by_0_1_0"
@@ -52,7 +52,7 @@ def test_a_run_goes_on_to_the_same_end(checkpoint, specs, tokenizer, make_argume
     rows = {}
     for spec in specs:
         raw = load_rows(spec, "train").select(range(32))
-        rows[spec.name] = tokenise(spec, raw, tokenizer, 48, read_labels(spec, raw, "train"))
+        rows[spec.name] = tokenize(spec, raw, tokenizer, 48, read_labels(spec, raw, "train"))
     # As if another run had made the model: all that goes on comes from the checkpoint.
     model = load_model(str(checkpoint), [spec.head for spec in specs])
     model.config.max_seq_length = 48

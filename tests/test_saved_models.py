@@ -15,11 +15,11 @@ from transformers import AutoModel, AutoTokenizer, pipeline, set_seed
 import run_glue_mtl
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 from hf_mtl.pretrained import load_config
 from hf_mtl.training.arguments import parse_arguments
 
-TOPIC = TaskHead(name="topic", kind="classification", labels=("a", "b", "c"))
+TOPIC = HeadSpec(name="topic", kind="classification", labels=("a", "b", "c"))
 
 
 @pytest.fixture

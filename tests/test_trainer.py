@@ -16,7 +16,7 @@ from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.errors import PushError
 from hf_mtl.gradients.combine import combine_gradients
 from hf_mtl.tasks.metrics import task_scores
-from hf_mtl.training.step_statistics import StepCounts
+from hf_mtl.training.step_statistics import StepStatistics
 
 
 class Evaluations(TrainerCallback):
@@ -144,7 +144,7 @@ def test_a_push_that_does_not_even_begin_leaves_the_model_and_the_command(make_t
 
 
 def test_steps_whose_gradients_were_not_compared_have_no_conflicts():
-    counts = StepCounts(["a", "b"])
+    counts = StepStatistics(["a", "b"])
     for losses in ([1.0, 4.0], [3.0, 2.0]):
         counts.add(0, [], torch.tensor(losses))
     assert counts.conflict_share([]) is None

@@ -6,10 +6,10 @@ from transformers import AutoModel, TrainerCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel
 from hf_mtl.model.encoder_layers import encoder_layers
-from hf_mtl.model.heads import TaskHead
+from hf_mtl.model.heads import HeadSpec
 from hf_mtl.training.unfreezing import train_last_layers
 
-HEADS = [TaskHead(name="one", kind="classification", labels=("a", "b"))]
+HEADS = [HeadSpec(name="one", kind="classification", labels=("a", "b"))]
 
 
 def trainable(module):

@@ -16,7 +16,7 @@ from transformers import BertConfig, TrainerCallback, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import tokenise
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
 
@@ -90,7 +90,7 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     data = {}
     for task in tasks:
         rows = load_rows(task, "train").select(range(120))
-        data[task.name] = tokenise(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
+        data[task.name] = tokenize(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
     trainer_class = TwiceThePairs if own_loss else MultiTaskTrainer
     trainer = trainer_class(
         model,

@@ -139,7 +139,7 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
                 pass_index,
                 seed=self.seed,
                 task=task,
-                # Of the epoch in which the pass begins: its order must not depend on where it is gone on with.
+                # The quota of the epoch in which the pass began: a run resumed within the pass has the same order.
                 quota=self._usual_quota(task, pass_index * self.sizes[task]),
                 grouped=self.grouped,
             )

@@ -1,4 +1,4 @@
-"""The rows that a user hands the trainer, by task, checked once: the columns that `tokenise` makes, tokens that the
+"""The rows that a user hands the trainer, by task, checked once: the columns that `tokenize` makes, tokens that the
 encoder knows, labels that the task declares."""
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ..errors import InputError, unknown_name_error
 from ..model.heads import KINDS
 from ..tasks.spec import TaskSpec
-from .ragged_column import Ragged, column_of
+from .ragged_column import RaggedColumn, from_arrow
 
-WAY = "hf_mtl.data.tokenization.tokenise(task, raw_rows, tokenizer, max_length, read_labels(task, raw_rows, split)) makes such rows"
+WAY = "load_task_data(tasks, tokenizer, max_length=...) makes such rows"
 TAKEN = ("task", "batches")  # what the model's forward calls something else
 
 
@@ -149,9 +149,9 @@ def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
         )
 
 
-def _ragged(column: pa.ChunkedArray) -> Ragged:
-    cells = column_of(column)
-    assert isinstance(cells, Ragged)
+def _ragged(column: pa.ChunkedArray) -> RaggedColumn:
+    cells = from_arrow(column)
+    assert isinstance(cells, RaggedColumn)
     return cells
 
 
@@ -160,7 +160,7 @@ def _first(flags: Any) -> int:
     return int(np.argmax(np.asarray(flags)))
 
 
-def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> Ragged:
+def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> RaggedColumn:
     """The token ids; InputError for the first row without any, or of which another column is for more or fewer."""
     kind = table.schema.field("input_ids").type
     ids = _ragged(table["input_ids"]) if _is_list(kind) else None
@@ -180,13 +180,13 @@ def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> Ragged
     return ids
 
 
-def _check_tokens(ids: Ragged, where: str, vocab_size: int | None, positions: int | None) -> None:
+def _check_tokens(ids: RaggedColumn, where: str, vocab_size: int | None, positions: int | None) -> None:
     """Raise InputError for the first row that is longer than the encoder takes, or has tokens that it lacks."""
     if positions is not None and ids.lengths.max() > positions:
         row = _first(ids.lengths > positions)
         raise InputError(
             f"{where}: row {row} (the first row is 0) has {ids.lengths[row]} tokens, and the encoder takes {positions}"
-            "; cut in tokenise, by max_length"
+            "; cut in tokenize, by max_length"
         )
     bad = (ids.values < 0) | (ids.values >= (np.inf if vocab_size is None else vocab_size))
     if bad.any():

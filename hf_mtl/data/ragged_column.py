@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Ragged:
+class RaggedColumn:
     """Rows of unequal length in one array: `ragged[places]` has the rows at these places; iterating, each is a view.
 
     Args:
@@ -22,7 +22,7 @@ class Ragged:
         self.values, self.lengths = values, lengths
 
     @classmethod
-    def of(cls, rows: Sequence[Any] | NDArray[Any]) -> Ragged:
+    def of(cls, rows: Sequence[Any] | NDArray[Any]) -> RaggedColumn:
         """From rows by themselves."""
         return cls(np.concatenate(rows), np.array(list(map(len, rows))))
 
@@ -31,27 +31,27 @@ class Ragged:
         """Where each row begins. *Shape:* (rows,)"""
         return np.cumsum(self.lengths) - self.lengths
 
-    def __getitem__(self, places: NDArray[np.int64]) -> Ragged:
+    def __getitem__(self, places: NDArray[np.int64]) -> RaggedColumn:
         lengths = self.lengths[places]
         ends = lengths.cumsum()
         indices = (self.starts[places] - ends + lengths).repeat(lengths)
         indices += np.arange(len(indices))
-        return Ragged(self.values.take(indices), lengths)
+        return RaggedColumn(self.values.take(indices), lengths)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         ends = np.cumsum(self.lengths)
         return (self.values[end - length : end] for end, length in zip(ends, self.lengths, strict=True))
 
 
-Columns = Mapping[str, NDArray[Any] | Ragged]
+Columns = Mapping[str, NDArray[Any] | RaggedColumn]
 
 
-def column_of(array: Any) -> NDArray[Any] | Ragged:
+def from_arrow(array: Any) -> NDArray[Any] | RaggedColumn:
     """An arrow column, as an array or as rows of unequal length."""
     array = array.combine_chunks()
     if not hasattr(array, "offsets"):
         cells = np.asarray(array.to_numpy(zero_copy_only=False))
         is_list = len(cells) and cells.dtype == object and all(np.ndim(cell) == 1 for cell in cells)
-        return Ragged.of(cells) if is_list else cells  # lists that are declared to be of one length
+        return RaggedColumn.of(cells) if is_list else cells  # lists that are declared to be of one length
     lengths = np.diff(array.offsets.to_numpy().astype(np.int64))
-    return Ragged(array.flatten().to_numpy(zero_copy_only=False), lengths)
+    return RaggedColumn(array.flatten().to_numpy(zero_copy_only=False), lengths)

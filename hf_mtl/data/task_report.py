@@ -107,7 +107,7 @@ def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerB
     return np.asarray(lengths, dtype=np.int64)
 
 
-def as_text(task: Mapping[str, Any]) -> str:
+def format_task(task: Mapping[str, Any]) -> str:
     """What `describe_task` gave, for people."""
     labels = ", ".join(task["labels"]) if "labels" in task else "{} to {}".format(*task["label_range"])
     positive = f"; the positive class is {task['positive_label']}" if "positive_label" in task else ""
@@ -132,7 +132,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value:{',' if isinstance(value, int) else '.4g'}}" for key, value in values.items())
 
 
-def overview(sets: Mapping[str, Sequence[TaskSpec]]) -> str:
+def format_task_sets(sets: Mapping[str, Sequence[TaskSpec]]) -> str:
     """A line per task of the sets that come with the package, for people."""
     lines = [f"{'set':<8}{'task':<10}{'kind':<16}{'texts':<24}metrics"]
     for name, specs in sets.items():

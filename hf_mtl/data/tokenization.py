@@ -24,13 +24,13 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..model.encoding import ENCODING_VERSION, encode, padding_values
 from ..tasks.spec import TaskSpec
-from .ragged_column import Columns, Ragged, column_of
+from .ragged_column import Columns, RaggedColumn, from_arrow
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]
 
 
-def tokenise(
+def tokenize(
     spec: TaskSpec,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -104,7 +104,7 @@ def _is_whole(file: Path, num_rows: int) -> bool:
 
 
 def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:
-    """A file named after all that the tokens follow from; None where nothing is to be kept, or that cannot be told.
+    """The cache file, named after everything that determines the tokens; None without a cache or a tokenizer's hash.
 
     Those are the texts themselves, the tokenizer's state, the length, and the versions.
     """
@@ -148,7 +148,7 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
                 raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
         self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
         tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
-        self._columns = {name: {c: column_of(table[c]) for c in table.column_names} for name, table in tables.items()}
+        self._columns = {name: {c: from_arrow(table[c]) for c in table.column_names} for name, table in tables.items()}
         self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int64) for name, c in self._columns.items()}
         self._names = list(self.tasks)
         self._ends = np.cumsum(list(self.sizes.values()))
@@ -223,12 +223,12 @@ class TaskCollator:
 
     def _batch(self, columns: Columns, fill: Mapping[str, int]) -> dict[str, Tensor]:
         ids = columns["input_ids"]
-        assert isinstance(ids, Ragged)
+        assert isinstance(ids, RaggedColumn)
         lengths, multiple = ids.lengths, self.pad_to_multiple_of or 1
         real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, column in columns.items():
-            if isinstance(column, Ragged) and name in fill:
+            if isinstance(column, RaggedColumn) and name in fill:
                 batch[name] = _padded(column.values, real, fill[name])
             else:
                 batch[name] = _stacked(list(column))
@@ -242,7 +242,9 @@ def _columns_by_task(rows: Iterable[Rows]) -> dict[str, Columns]:
     columns: dict[str, Columns] = {}
     for task, group in by_task.items():
         cells = {name: [row[name] for row in group] for name in group[0] if name != "task"}
-        columns[task] = {n: Ragged.of(each) if np.ndim(each[0]) else np.asarray(each) for n, each in cells.items()}
+        columns[task] = {
+            n: RaggedColumn.of(each) if np.ndim(each[0]) else np.asarray(each) for n, each in cells.items()
+        }
     return columns
 
 

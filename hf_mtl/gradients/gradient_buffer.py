@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 
 class GradientBuffer:
-    """A row per task, of which nothing is zeroed or read that no gradient went into.
+    """One gradient vector per task. Regions that no backward wrote are neither cleared nor read.
 
     Args:
         num_tasks: how many rows there are.
@@ -99,7 +99,7 @@ class GradientBuffer:
         self._whole.update(self._vectors)
 
     def column_blocks(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """The rows in parts, without what is zero of them where a parameter has a gradient in few of its vectors.
+        """Yield blocks of columns; of an embedding table, only the vectors that some task touched.
 
         Yields:
             A view of the rows, the vectors of it that are meant, and these: a copy, or without vectors the view.

@@ -90,7 +90,7 @@ class TaskGradients:
             parameter.grad = None
 
     def count(self, task: str, loss: Tensor, num_rows: int) -> None:
-        """Count rows of data whose gradient is in the task's row, or will be, and their mean loss. *Shape:* ()"""
+        """Add a micro-batch to the task's totals: its number of examples and their mean loss. *Shape:* ()"""
         index = self.tasks.index(task)
         self._losses[index] += loss.detach() * num_rows
         self._counts[index] += num_rows
@@ -133,7 +133,7 @@ class TaskGradients:
                 heads[i] += gradient.float().norm()
         products = torch.stack([inner_products(own.flatten(1)) for _, _, own in self.buffer.column_blocks()]).sum(dim=0)
         numbers = torch.stack([self._losses, self._counts, heads, *products])
-        # The one wait for the device here; encoders that look whether anything is padded have one each forward.
+        # The only wait for the device in a step. Encoders that test the mask for padding wait once more per forward.
         self.loss_sums, self.num_rows, self._head_norms, *fetched = numbers.cpu()
         self._products = torch.stack(fetched)
 

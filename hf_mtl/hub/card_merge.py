@@ -174,7 +174,7 @@ def _own(rows: Sequence[Any]) -> list[Any]:
 
 
 def _measured(row: Any) -> str:
-    """What a result tells of, without its values: one that a person changed replaces the one it was."""
+    """The key of a result: task, dataset and metric types, so that an edited value replaces the old one."""
     if not isinstance(row, dict):
         return repr(row)
     kinds = [metric.get("type") for metric in _as_list(row.get("metrics")) if isinstance(metric, dict)]

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class CpuKernels(TorchFunctionMode):
-    """A context in which forwards take the ways of this module.
+    """While entered, routes linear layers, dropout, embeddings and attention to the kernels of this module.
 
     It must not be around a forward that backward repeats (gradient checkpointing): the second forward would drop other
     numbers.
@@ -32,16 +32,16 @@ class CpuKernels(TorchFunctionMode):
     Args:
         sparse: those of them that are embeddings get sparse gradients, which are not made anew, full of zeros, for
             every backward. `TaskGradients` takes such gradients; optimizers and clipping do not.
-        bits: for dropout. Forwards in several contexts draw on from the same, as they would in one.
+        dropout_rng: for dropout. Forwards in several contexts draw on from the same, as they would in one.
     """
 
     KERNELS: ClassVar[dict[Any, Callable[..., Tensor | None]]]
     """torch's function -> what stands in for it; None from it asks for torch's."""
 
-    def __init__(self, sparse: Iterable[Parameter] = (), bits: RandomBits | None = None) -> None:
+    def __init__(self, sparse: Iterable[Parameter] = (), dropout_rng: FastDropoutRng | None = None) -> None:
         super().__init__()
         self.sparse = {id(p) for p in sparse}
-        self.bits = bits or RandomBits()
+        self.dropout_rng = dropout_rng or FastDropoutRng()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kernel, kwargs = self.KERNELS.get(func), kwargs or {}
@@ -143,8 +143,8 @@ def _linear(kernels: CpuKernels, input: Tensor, weight: Tensor, bias: Tensor | N
 # ---- dropout ----
 
 
-class RandomBits:
-    """Those of SFC64, from a seed that torch's global generator gives at the first draw.
+class FastDropoutRng:
+    """Random bits from NumPy's SFC64, seeded by torch's global generator at the first draw.
 
     16 of them take 1.2 ns, where torch's own draw of a mask's element takes 8.
     """
@@ -160,13 +160,13 @@ class RandomBits:
         return torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
 
 
-def scaled_mask(shape: torch.Size, p: float, bits: RandomBits) -> Tensor:
+def scaled_mask(shape: torch.Size, p: float, dropout_rng: FastDropoutRng) -> Tensor:
     """0 with probability `p`, else 1 / (1 - p), both for `p` in steps of 2**-16."""
     if not can_draw(p):
         return F.dropout(torch.ones(shape, dtype=torch.float32), p)
     drop = round(p * 2**16)
     # Comparing into floats takes a third of comparing and converting.
-    floats = torch.ge(bits.draw(shape), drop - 2**15, out=torch.empty(shape, dtype=torch.float32))
+    floats = torch.ge(dropout_rng.draw(shape), drop - 2**15, out=torch.empty(shape, dtype=torch.float32))
     return floats.mul_(2**16 / (2**16 - drop))
 
 
@@ -179,7 +179,7 @@ def _dropout(
 ) -> Tensor | None:
     if not training or inplace or not can_draw(p) or not _suits(input):
         return None
-    return input * scaled_mask(input.shape, p, kernels.bits)
+    return input * scaled_mask(input.shape, p, kernels.dropout_rng)
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -187,11 +187,11 @@ def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drops: Tensor | None, scale: float
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_mask: Tensor | None, scale: float
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Softmax of the scaled and masked scores, dropout, and the values' sums; and what `attend_backward` needs.
 
-    *Shapes:* (rows, heads, tokens, width); mask, boolean or added, as in `scaled_dot_product_attention`; drops, from
+    *Shapes:* (rows, heads, tokens, width); mask as in `scaled_dot_product_attention`; dropout mask, from
     `scaled_mask`, (rows, heads, tokens, tokens)
     """
     queries, keys, values = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
@@ -203,8 +203,8 @@ def attend(
         empty = ((mask == -torch.inf) if mask.is_floating_point() else ~mask).all(dim=-1, keepdim=True)
         if empty.any():
             shares = shares.masked_fill(empty, 0)  # as in torch, where all is masked
-    kept = (shares if drops is None else shares * drops).flatten(0, 1)
-    return (kept @ values).view(*query.shape[:3], value.shape[3]), (queries, keys, values, shares, drops, kept)
+    kept = (shares if dropout_mask is None else shares * dropout_mask).flatten(0, 1)
+    return (kept @ values).view(*query.shape[:3], value.shape[3]), (queries, keys, values, shares, dropout_mask, kept)
 
 
 def attend_backward(
@@ -214,12 +214,12 @@ def attend_backward(
 
     *Shapes:* three times (rows * heads, tokens, width), and (rows, heads, tokens, tokens)
     """
-    queries, keys, values, shares, drops, kept = saved
+    queries, keys, values, shares, dropout_mask, kept = saved
     assert queries is not None and keys is not None and values is not None and shares is not None and kept is not None
     gradients = gradient.flatten(0, 1)
     to_shares = (gradients @ values.mT).view_as(shares)
-    if drops is not None:
-        to_shares.mul_(drops)
+    if dropout_mask is not None:
+        to_shares.mul_(dropout_mask)
     to_mask = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
     to_scores = to_mask.flatten(0, 1)
     to_query, to_key = _scaled_product(to_scores, keys, scale), _scaled_product(to_scores.mT, queries, scale)
@@ -229,9 +229,9 @@ def attend_backward(
 class _Attention(Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drops: Tensor, scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_mask: Tensor, scale: float
     ) -> Tensor:
-        attended, saved = attend(query, key, value, mask, drops, scale)
+        attended, saved = attend(query, key, value, mask, dropout_mask, scale)
         ctx.save_for_backward(*saved)
         ctx.scale, ctx.mask_shape = scale, None if mask is None else mask.shape
         return attended
@@ -262,8 +262,8 @@ def _attention(
     if not _suits(query, key, value, mask) or not query.shape[:2] == key.shape[:2] == value.shape[:2]:
         return None
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    drops = scaled_mask(torch.Size((*query.shape[:3], key.shape[2])), dropout_p, kernels.bits)
-    output: Tensor = _Attention.apply(query, key, value, attn_mask, drops, factor)  # type: ignore[no-untyped-call]
+    dropout_mask = scaled_mask(torch.Size((*query.shape[:3], key.shape[2])), dropout_p, kernels.dropout_rng)
+    output: Tensor = _Attention.apply(query, key, value, attn_mask, dropout_mask, factor)  # type: ignore[no-untyped-call]
     return output
 
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..gradients.gradient_buffer import GradientBuffer
 from .cpu_functions import (
-    RandomBits,
+    FastDropoutRng,
     add_product_,
     attend,
     attend_backward,
@@ -30,7 +30,7 @@ from .cpu_functions import (
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskSegment:
     """One task's tokens among all.
 
     Attributes:
@@ -46,7 +46,7 @@ class Part:
     mask: Tensor | None = None
 
     def rows_of(self, packed: Tensor, heads: int, number: int = 1) -> Tensor:
-        """A view of this part of so many tensors side by side.
+        """A view of this segment of so many tensors side by side.
 
         *Shape:* (all tokens, number * heads * width) -> (number, rows, heads, tokens, width)
         """
@@ -54,41 +54,41 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedBatch:
     """The tokens of all tasks, and where the gradients go that come from them.
 
     Attributes:
         gradients: take those of the parameters, while backward runs.
-        parts: the tasks' tokens.
-        bits: for dropout.
+        segments: the tasks' tokens.
+        dropout_rng: for dropout.
     """
 
     gradients: GradientBuffer
-    parts: list[Part]
-    bits: RandomBits
+    segments: list[TaskSegment]
+    dropout_rng: FastDropoutRng
 
-    def drops_of(self, dropout: nn.Dropout, shape: tuple[int, ...]) -> Tensor | None:
-        """What a dropout multiplies by, if it does."""
-        drops = dropout.training and dropout.p > 0
-        return scaled_mask(torch.Size(shape), dropout.p, self.bits) if drops else None
+    def dropout_mask_of(self, dropout: nn.Dropout, shape: tuple[int, ...]) -> Tensor | None:
+        """The mask that a dropout multiplies by; None if it drops nothing."""
+        dropout_mask = dropout.training and dropout.p > 0
+        return scaled_mask(torch.Size(shape), dropout.p, self.dropout_rng) if dropout_mask else None
 
     def add_linear(self, linear: nn.Linear, gradient: Tensor, inputs: Tensor) -> None:
         """Take the gradients of a linear layer's parameters. *Shapes:* (all tokens, width out), (all tokens, width)"""
-        for part in self.parts:
-            own = gradient[part.tokens]
+        for segment in self.segments:
+            own = gradient[segment.tokens]
             if linear.bias.requires_grad:
-                self.gradients.add(part.task, linear.bias, sum_of_rows(own))
+                self.gradients.add(segment.task, linear.bias, sum_of_rows(own))
             if not linear.weight.requires_grad:
                 continue
             if transposed_product_pays(own, inputs):
-                self.gradients.add(part.task, linear.weight, product(own.T, inputs[part.tokens].T))
+                self.gradients.add(segment.task, linear.weight, product(own.T, inputs[segment.tokens].T))
             else:
-                self.gradients.add_product(part.task, linear.weight, own.T, inputs[part.tokens])
+                self.gradients.add_product(segment.task, linear.weight, own.T, inputs[segment.tokens])
 
     def add_norm(
         self, weight: nn.Parameter | None, bias: nn.Parameter | None, gradient: Tensor, *saved: Tensor
     ) -> Tensor:
-        """Take the gradients of a norm's parameters; returns that of its inputs, which are first of what was saved."""
+        """Accumulate the norm's parameter gradients; return its input gradient. `saved` is (inputs, mean, rstd)."""
 
         def gradients_of(tokens: slice, wanted: list[bool]) -> tuple[Tensor, ...]:
             own, inputs, mean, rstd = (each[tokens] for each in (gradient, *saved))
@@ -98,55 +98,55 @@ class Packed:
             return found
 
         wanted = [p is not None and p.requires_grad for p in (weight, bias)]
-        for part in self.parts if any(wanted) else ():
-            found = gradients_of(part.tokens, [False, *wanted])[1:]
+        for segment in self.segments if any(wanted) else ():
+            found = gradients_of(segment.tokens, [False, *wanted])[1:]
             for parameter, own in zip((weight, bias), found, strict=True):
                 if parameter is not None and own is not None:
-                    self.gradients.add(part.task, parameter, own)
+                    self.gradients.add(segment.task, parameter, own)
         return gradients_of(slice(None), [True, False, False])[0]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What a layer consists of, which the families of encoders have under different names."""
+class EncoderLayerWeights:
+    """The modules of one encoder layer, which the families of encoders name differently."""
 
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
     attention_dropout: nn.Dropout
     heads: int
-    attended: nn.Linear
+    attention_output: nn.Linear
     middle_dropout: nn.Dropout
     middle_norm: nn.LayerNorm
-    inner: nn.Linear
+    ffn_in: nn.Linear
     activation: Callable[[Tensor], Tensor]
-    outer: nn.Linear
+    ffn_out: nn.Linear
     last_dropout: nn.Dropout
     last_norm: nn.LayerNorm
 
     @classmethod
-    def of(cls, module: Any) -> Layer:
-        """The parts of a layer of transformers.
+    def of(cls, module: Any) -> EncoderLayerWeights:
+        """The weights of a layer of transformers.
 
         Raises:
             AttributeError: for another kind of layer.
         """
         if hasattr(module.attention, "attn"):  # MPNet
             attention, after = module.attention.attn, module.attention
-            query, key, value, attended = attention.q, attention.k, attention.v, attention.o
+            query, key, value, output = attention.q, attention.k, attention.v, attention.o
         else:
             attention, after = module.attention.self, module.attention.output
-            query, key, value, attended = attention.query, attention.key, attention.value, after.dense
+            query, key, value, output = attention.query, attention.key, attention.value, after.dense
         return cls(
             query, key, value, attention.dropout, attention.num_attention_heads,
-            attended, after.dropout, after.LayerNorm,
+            output, after.dropout, after.LayerNorm,
             module.intermediate.dense, module.intermediate.intermediate_act_fn,
             module.output.dense, module.output.dropout, module.output.LayerNorm,
         )  # fmt: skip
 
     def is_known(self) -> bool:
         """Whether all layers are torch's own, no bias is missing, and the activation makes a new tensor."""
-        linears = (self.query, self.key, self.value, self.attended, self.inner, self.outer)
+        linears = (self.query, self.key, self.value, self.attention_output, self.ffn_in, self.ffn_out)
         dropouts = (self.attention_dropout, self.middle_dropout, self.last_dropout)
         return (
             all(type(each) is nn.Linear and each.bias is not None for each in linears)
@@ -165,9 +165,9 @@ class Layer:
         linears = (self.query, self.key, self.value)
         return torch.cat([each.weight for each in linears]), torch.cat([each.bias for each in linears])
 
-    def __call__(self, inputs: Tensor, packed: Packed) -> Tensor:
+    def __call__(self, inputs: Tensor, packed: PackedBatch) -> Tensor:
         """*Shape:* (all tokens, width) -> (all tokens, width)"""
-        masks = [part.mask for part in packed.parts]
+        masks = [segment.mask for segment in packed.segments]
         output: Tensor = _LayerFunction.apply(inputs, self, packed, *masks, *self.parameters())  # type: ignore[no-untyped-call]
         return output
 
@@ -180,12 +180,14 @@ def _norm(inputs: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
     return torch.native_layer_norm(inputs, inputs.shape[1:], norm.weight, norm.bias, norm.eps)
 
 
-def _drop_and_add_(rows: Tensor, drops: Tensor | None, others: Tensor) -> Tensor:
-    """`rows * drops + others`, in the place of the rows."""
-    return rows.add_(others) if drops is None else torch.addcmul(others, rows, drops, out=rows)
+def _drop_and_add_(rows: Tensor, dropout_mask: Tensor | None, others: Tensor) -> Tensor:
+    """`rows * dropout_mask + others`, in the place of the rows."""
+    return rows.add_(others) if dropout_mask is None else torch.addcmul(others, rows, dropout_mask, out=rows)
 
 
-def _attend(layer: Layer, packed: Packed, qkv: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+def _attend(
+    layer: EncoderLayerWeights, packed: PackedBatch, qkv: Tensor, bias: Tensor
+) -> tuple[Tensor, list[Tensor | None]]:
     """Attention within each row, and what its backward needs.
 
     *Shapes:* query, key and value side by side, still without bias, (all tokens, 3 * width), (3 * width,)
@@ -193,57 +195,59 @@ def _attend(layer: Layer, packed: Packed, qkv: Tensor, bias: Tensor) -> tuple[Te
     """
     output = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
     saved: list[Tensor | None] = []
-    for part in packed.parts:
-        own = part.rows_of(qkv, layer.heads, 3)
+    for segment in packed.segments:
+        own = segment.rows_of(qkv, layer.heads, 3)
         # Contiguous, for the batched products; a sum would keep its input's layout.
         own = torch.add(own, bias.view(3, 1, layer.heads, 1, -1), out=own.new_empty(own.shape))
-        rows, tokens = part.shape
-        drops = packed.drops_of(layer.attention_dropout, (rows, layer.heads, tokens, tokens))
-        attended, of_part = attend(own[0], own[1], own[2], part.mask, drops, own.shape[-1] ** -0.5)
-        part.rows_of(output, layer.heads)[0].copy_(attended)
-        saved += of_part
+        rows, tokens = segment.shape
+        dropout_mask = packed.dropout_mask_of(layer.attention_dropout, (rows, layer.heads, tokens, tokens))
+        context, of_segment = attend(own[0], own[1], own[2], segment.mask, dropout_mask, own.shape[-1] ** -0.5)
+        segment.rows_of(output, layer.heads)[0].copy_(context)
+        saved += of_segment
     return output, saved
 
 
 def _attend_backward(
-    layer: Layer, packed: Packed, gradient: Tensor, saved: tuple[Tensor | None, ...]
+    layer: EncoderLayerWeights, packed: PackedBatch, gradient: Tensor, saved: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients to query, key and value side by side, and to the scores of each part."""
+    """Gradients to query, key and value side by side, and to the scores of each segment."""
     to_qkv = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
     to_scores = []
-    for i, part in enumerate(packed.parts):
-        of_part = saved[i * len(saved) // len(packed.parts) : (i + 1) * len(saved) // len(packed.parts)]
-        own = part.rows_of(gradient, layer.heads)[0]
-        *found, to_part = attend_backward(own, of_part, own.shape[-1] ** -0.5)
-        for place, each in zip(part.rows_of(to_qkv, layer.heads, 3), found, strict=True):
+    for i, segment in enumerate(packed.segments):
+        of_segment = saved[i * len(saved) // len(packed.segments) : (i + 1) * len(saved) // len(packed.segments)]
+        own = segment.rows_of(gradient, layer.heads)[0]
+        *found, to_segment = attend_backward(own, of_segment, own.shape[-1] ** -0.5)
+        for place, each in zip(segment.rows_of(to_qkv, layer.heads, 3), found, strict=True):
             place.copy_(each.view(own.shape))
-        to_scores.append(to_part)
+        to_scores.append(to_segment)
     return to_qkv, to_scores
 
 
 class _LayerFunction(Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layer: Layer, packed: Packed, *masks_and_parameters: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, layer: EncoderLayerWeights, packed: PackedBatch, *masks_and_parameters: Tensor | None
+    ) -> Tensor:
         weight, bias = layer.query_key_value()
-        attended, of_attention = _attend(layer, packed, product(inputs, weight), bias)
-        middle_drops = packed.drops_of(layer.middle_dropout, inputs.shape)
-        middle_sum = _drop_and_add_(_linear(attended, layer.attended), middle_drops, inputs)
+        context, of_attention = _attend(layer, packed, product(inputs, weight), bias)
+        middle_dropout_mask = packed.dropout_mask_of(layer.middle_dropout, inputs.shape)
+        middle_sum = _drop_and_add_(_linear(context, layer.attention_output), middle_dropout_mask, inputs)
         middle, *of_middle = _norm(middle_sum, layer.middle_norm)
-        inner = _linear(middle, layer.inner)
+        ffn_hidden = _linear(middle, layer.ffn_in)
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):
-            activated = layer.activation(inner.requires_grad_())
-        last_drops = packed.drops_of(layer.last_dropout, inputs.shape)
-        last_sum = _drop_and_add_(_linear(activated.detach(), layer.outer), last_drops, middle)
+            activated = layer.activation(ffn_hidden.requires_grad_())
+        last_dropout_mask = packed.dropout_mask_of(layer.last_dropout, inputs.shape)
+        last_sum = _drop_and_add_(_linear(activated.detach(), layer.ffn_out), last_dropout_mask, middle)
         output, *of_last = _norm(last_sum, layer.last_norm)
-        ctx.layer, ctx.packed, ctx.activation = layer, packed, (inner, activated)
+        ctx.layer, ctx.packed, ctx.activation = layer, packed, (ffn_hidden, activated)
         ctx.save_for_backward(
             inputs,
-            attended,
-            middle_drops,
+            context,
+            middle_dropout_mask,
             middle_sum,
             *of_middle,
             middle,
-            last_drops,
+            last_dropout_mask,
             last_sum,
             *of_last,
             *of_attention,
@@ -254,29 +258,29 @@ class _LayerFunction(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layer, packed = ctx.layer, ctx.packed
-        (inner, activated), ctx.activation = ctx.activation, None
-        inputs, attended, middle_drops, *of_middle, middle, last_drops = ctx.saved_tensors[:8]
+        (ffn_hidden, activated), ctx.activation = ctx.activation, None
+        inputs, context, middle_dropout_mask, *of_middle, middle, last_dropout_mask = ctx.saved_tensors[:8]
         of_last, of_attention = ctx.saved_tensors[8:11], ctx.saved_tensors[11:]
 
         to_middle = packed.add_norm(layer.last_norm.weight, layer.last_norm.bias, gradient, *of_last)
-        to_outer = to_middle if last_drops is None else to_middle * last_drops
-        packed.add_linear(layer.outer, to_outer, activated.detach())
-        (to_inner,) = torch.autograd.grad(activated, inner, product(to_outer, layer.outer.weight.T))
-        packed.add_linear(layer.inner, to_inner, middle)
-        to_middle = add_product_(to_middle, to_inner, layer.inner.weight)
+        to_ffn_out = to_middle if last_dropout_mask is None else to_middle * last_dropout_mask
+        packed.add_linear(layer.ffn_out, to_ffn_out, activated.detach())
+        (to_ffn_in,) = torch.autograd.grad(activated, ffn_hidden, product(to_ffn_out, layer.ffn_out.weight.T))
+        packed.add_linear(layer.ffn_in, to_ffn_in, middle)
+        to_middle = add_product_(to_middle, to_ffn_in, layer.ffn_in.weight)
 
         to_inputs = packed.add_norm(layer.middle_norm.weight, layer.middle_norm.bias, to_middle, *of_middle)
-        to_attended = to_inputs if middle_drops is None else to_inputs * middle_drops
-        packed.add_linear(layer.attended, to_attended, attended)
-        to_context = product(to_attended, layer.attended.weight.T)
+        to_attention_output = to_inputs if middle_dropout_mask is None else to_inputs * middle_dropout_mask
+        packed.add_linear(layer.attention_output, to_attention_output, context)
+        to_context = product(to_attention_output, layer.attention_output.weight.T)
         to_qkv, to_scores = _attend_backward(layer, packed, to_context, of_attention)
         for linear, own in zip((layer.query, layer.key, layer.value), to_qkv.chunk(3, dim=1), strict=True):
             packed.add_linear(linear, own, inputs)
         if ctx.needs_input_grad[0]:
             to_inputs = add_product_(to_inputs, to_qkv, layer.query_key_value()[0])
         to_masks = [
-            each.sum_to_size(part.mask.shape) if wanted else None
-            for each, part, wanted in zip(to_scores, packed.parts, ctx.needs_input_grad[3:], strict=False)
+            each.sum_to_size(segment.mask.shape) if wanted else None
+            for each, segment, wanted in zip(to_scores, packed.segments, ctx.needs_input_grad[3:], strict=False)
         ]
         nothing = [None] * (len(ctx.needs_input_grad) - 3 - len(to_masks))
         return to_inputs if ctx.needs_input_grad[0] else None, None, None, *to_masks, *nothing

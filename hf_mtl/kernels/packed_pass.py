@@ -18,16 +18,16 @@ from torch.nn import functional as F
 
 from ..gradients.task_gradients import TaskGradients
 from ..model.modeling import MultiTaskModel
-from .cpu_functions import CpuKernels, RandomBits
-from .packed_encoder_layer import Layer, Packed, Part
+from .cpu_functions import CpuKernels, FastDropoutRng
+from .packed_encoder_layer import EncoderLayerWeights, PackedBatch, TaskSegment
 
 FAMILIES = ("bert", "camembert", "mpnet", "roberta", "xlm-roberta")
-"""Encoders that are `embeddings`, then a stack of layers that `packed_encoder_layer.Layer` knows, and nothing else."""
+"""Encoders that are `embeddings`, then a stack of layers that `EncoderLayerWeights` knows, and nothing else."""
 INPUTS = ("input_ids", "token_type_ids", "attention_mask", "labels")
 
 
-def can_pack(model: MultiTaskModel) -> bool:
-    """Whether `packed_losses` can stand for the model's forward: it knows all parts, in fp32 on a CPU."""
+def supports_packed_pass(model: MultiTaskModel) -> bool:
+    """Whether `packed_losses` can stand for the model's forward: it knows every part, in fp32 on a CPU."""
     encoder, config = model.encoder, model.encoder.config
     return (
         type(model) is MultiTaskModel
@@ -42,7 +42,7 @@ def can_pack(model: MultiTaskModel) -> bool:
     )
 
 
-def are_known(batches: Mapping[str, Mapping[str, Tensor]]) -> bool:
+def has_only_packable_inputs(batches: Mapping[str, Mapping[str, Tensor]]) -> bool:
     """Whether the rows have nothing but what `packed_losses` takes."""
     return all(name in INPUTS for batch in batches.values() for name in batch)
 
@@ -53,18 +53,18 @@ def _has_fused_bias(encoder: nn.Module) -> bool:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody waits for a module's usual inputs: by a hook, or in the place of its forward."""
+    """True if a hook or a replaced forward expects the module's usual inputs."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)
 
 
 def _is_plain(parameter: nn.Parameter) -> bool:
-    """Whether it is fp32 on a CPU, and nobody waits for its gradient in backward."""
+    """True if it is fp32 on a CPU and has no gradient hooks."""
     return parameter.dtype == torch.float32 and parameter.device.type == "cpu" and not parameter._backward_hooks
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether a module does what it does in transformers; nobody else's class has a part in it or gave it a forward."""
+    """True if class and forward come unmodified from torch, transformers or hf_mtl."""
     ours = ("torch.", "transformers.", f"{__package__.split('.')[0]}.")
     if not all(each.__module__.startswith(ours) for each in (type(module), type(module).forward)):
         return False
@@ -75,7 +75,7 @@ def _is_known(module: nn.Module) -> bool:
 
 def _is_known_layer(layer: nn.Module) -> bool:
     try:
-        return Layer.of(layer).is_known()
+        return EncoderLayerWeights.of(layer).is_known()
     except AttributeError:
         return False
 
@@ -83,8 +83,8 @@ def _is_known_layer(layer: nn.Module) -> bool:
 class _EmbeddingKernels(CpuKernels):
     """Lets the embeddings of one task's tokens give their parameters' gradients to its row."""
 
-    def __init__(self, packed: Packed) -> None:
-        super().__init__(bits=packed.bits)
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(dropout_rng=packed.dropout_rng)
         self.packed = packed
 
     def _layer_norm(
@@ -104,7 +104,7 @@ class _EmbeddingKernels(CpuKernels):
 class _LayerNorm(Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, packed: Packed
+        ctx: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, packed: PackedBatch
     ) -> Tensor:
         output, mean, rstd = torch.native_layer_norm(inputs, inputs.shape[1:], weight, bias, eps)
         ctx.save_for_backward(inputs, mean, rstd)
@@ -119,7 +119,7 @@ class _LayerNorm(Function):
 
 class _Embedding(Function):
     @staticmethod
-    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding_idx: int | None, packed: Packed) -> Tensor:
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding_idx: int | None, packed: PackedBatch) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.weight, ctx.padding_idx, ctx.packed = weight, padding_idx, packed
         return F.embedding(ids, weight)
@@ -132,8 +132,8 @@ class _Embedding(Function):
         if ctx.padding_idx is not None:
             real = ids != ctx.padding_idx
             ids, gradient = ids[real], gradient[real]
-        (part,) = ctx.packed.parts
-        ctx.packed.gradients.add_at(part.task, ctx.weight, ids, gradient)
+        (segment,) = ctx.packed.segments
+        ctx.packed.gradients.add_at(segment.task, ctx.weight, ids, gradient)
         return None, None, None, None
 
 
@@ -143,36 +143,36 @@ def packed_losses(
     """Each task's mean loss, as a forward per task gives it; backward of their sum fills every task's row.
 
     Args:
-        model: its encoder passes `can_pack`.
+        model: its encoder passes `supports_packed_pass`.
         batches: task -> its rows, of `INPUTS`.
         gradients: take the gradients of the shared parameters, while backward runs.
     """
-    parts: list[Part] = []
-    embedded, bits = [], RandomBits()
+    segments: list[TaskSegment] = []
+    embedded, dropout_rng = [], FastDropoutRng()
     for task, batch in batches.items():
-        rows, start = batch["input_ids"], parts[-1].tokens.stop if parts else 0
+        rows, start = batch["input_ids"], segments[-1].tokens.stop if segments else 0
         shape = (rows.shape[0], rows.shape[1])
-        alone = Part(gradients.tasks.index(task), slice(0, rows.numel()), shape)
-        with _EmbeddingKernels(Packed(gradients.buffer, [alone], bits)):
+        alone = TaskSegment(gradients.tasks.index(task), slice(0, rows.numel()), shape)
+        with _EmbeddingKernels(PackedBatch(gradients.buffer, [alone], dropout_rng)):
             types = {"token_type_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
             embedded.append(model.encoder.embeddings(input_ids=rows, **types).flatten(0, 1))
             mask = _attention_mask(model.encoder, batch["attention_mask"])
-        parts.append(Part(alone.task, slice(start, start + rows.numel()), shape, mask))
-    hidden, packed = torch.cat(embedded), Packed(gradients.buffer, parts, bits)
+        segments.append(TaskSegment(alone.task, slice(start, start + rows.numel()), shape, mask))
+    hidden, packed = torch.cat(embedded), PackedBatch(gradients.buffer, segments, dropout_rng)
     for layer in model.encoder_layers():
-        hidden = Layer.of(layer)(hidden, packed)
+        hidden = EncoderLayerWeights.of(layer)(hidden, packed)
     losses = {}
-    of_tasks = torch.split(hidden, [part.shape[0] * part.shape[1] for part in parts])
-    for (task, batch), part, own in zip(batches.items(), parts, of_tasks, strict=True):
-        with CpuKernels(bits=bits):
-            loss, _ = model.read(task, own.view(*part.shape, -1), batch["attention_mask"], batch["labels"])
+    of_tasks = torch.split(hidden, [segment.shape[0] * segment.shape[1] for segment in segments])
+    for (task, batch), segment, own in zip(batches.items(), segments, of_tasks, strict=True):
+        with CpuKernels(dropout_rng=dropout_rng):
+            loss, _ = model.forward_head(task, own.view(*segment.shape, -1), batch["attention_mask"], batch["labels"])
         assert loss is not None
         losses[task] = loss
     return losses
 
 
 def _attention_mask(encoder: Any, real: Tensor) -> Tensor | None:
-    """What one task's attention masks, and MPNet adds, in all layers. *Shape:* (rows, tokens) -> as `Part.mask`"""
+    """One task's attention mask, with MPNet's bias, for all layers. *Shape:* (rows, tokens) -> that of a segment"""
     shown = None if real.all() else real[:, None, None, :].bool()
     if not _has_fused_bias(encoder):
         return shown

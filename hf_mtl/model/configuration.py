@@ -12,11 +12,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .errors import InputError, unknown_name_error
 from .export_code import code_names
-from .heads import TaskHead
+from .heads import HeadSpec
 
 POOLINGS = ("mean", "cls", "max")
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
-_KEYS = [field.name for field in dataclasses.fields(TaskHead)]
+_KEYS = [field.name for field in dataclasses.fields(HeadSpec)]
 
 
 class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' base class is untyped
@@ -24,7 +24,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
 
     Args:
         encoder_config: configuration of any `AutoModel` encoder, or its dictionary.
-        tasks: the heads, as `TaskHead` or their dictionaries.
+        tasks: the heads, as `HeadSpec` or their dictionaries.
         pooling: "mean" over the real tokens, "cls" (the first token) or "max" over the real tokens.
         head_dropout: dropout on the pooled vector before the heads.
         max_seq_length: the longest input in training, in tokens; predictions cut theirs there. The encoder's limit
@@ -40,7 +40,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
     def __init__(
         self,
         encoder_config: PreTrainedConfig | Mapping[str, Any] | None = None,
-        tasks: Iterable[TaskHead | Mapping[str, Any]] = (),
+        tasks: Iterable[HeadSpec | Mapping[str, Any]] = (),
         pooling: str = "mean",
         head_dropout: float = 0.1,
         max_seq_length: int | None = None,
@@ -73,7 +73,7 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         super().__init__(**kwargs)
 
     @property
-    def heads(self) -> dict[str, TaskHead]:
+    def heads(self) -> dict[str, HeadSpec]:
         """Task name -> head, in order."""
         return {row["name"]: _as_head(row) for row in self.tasks}
 
@@ -82,17 +82,17 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         return {**super().to_dict(), **code_names()}
 
 
-def as_row(head: TaskHead) -> dict[str, Any]:
+def as_row(head: HeadSpec) -> dict[str, Any]:
     """The plain dictionary that goes into config.json."""
     row = dataclasses.asdict(head)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items() if value is not None}
 
 
-def as_heads(tasks: Iterable[TaskHead | Mapping[str, Any]]) -> list[TaskHead]:
-    """The heads, each a `TaskHead`; InputError unless they are such, or their dictionaries, of different names."""
+def as_heads(tasks: Iterable[HeadSpec | Mapping[str, Any]]) -> list[HeadSpec]:
+    """The heads, each a `HeadSpec`; InputError unless they are such, or their dictionaries, of different names."""
     if not isinstance(tasks, Iterable) or isinstance(tasks, str | Mapping):
         raise InputError(f"tasks is {tasks!r:.80}, wanted a list of heads: {_HEADS}")
-    heads = [task if isinstance(task, TaskHead) else _as_head(task) for task in tasks]
+    heads = [task if isinstance(task, HeadSpec) else _as_head(task) for task in tasks]
     names = [head.name for head in heads]
     for name in names:
         if names.count(name) > 1:
@@ -113,7 +113,7 @@ def _as_encoder_config(values: Mapping[str, Any]) -> PreTrainedConfig:
     return AutoConfig.for_model(model_type, **{key: value for key, value in values.items() if key != "model_type"})
 
 
-def _as_head(row: Mapping[str, Any]) -> TaskHead:
+def _as_head(row: Mapping[str, Any]) -> HeadSpec:
     if not isinstance(row, Mapping):
         raise InputError(f"tasks has {row!r:.80}, wanted heads only: {_HEADS}")
     for key in _KEYS:
@@ -123,4 +123,4 @@ def _as_head(row: Mapping[str, Any]) -> TaskHead:
         if key not in _KEYS:
             raise unknown_name_error(f"key of task {row['name']!r}:", key, _KEYS)
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    return TaskHead(**values)
+    return HeadSpec(**values)

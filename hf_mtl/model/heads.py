@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskHead:
+class HeadSpec:
     """What a saved model has to know of a task; it names no data.
 
     Args:
@@ -67,15 +67,15 @@ class TaskKind:
         admits: whether a label (class index or value) is one that the head declares.
     """
 
-    check: Callable[[TaskHead], None]
-    head_width: Callable[[TaskHead], int]
-    loss: Callable[[Tensor, Tensor, TaskHead], Tensor]
-    decode: Callable[[Tensor, TaskHead], Tensor]
+    check: Callable[[HeadSpec], None]
+    head_width: Callable[[HeadSpec], int]
+    loss: Callable[[Tensor, Tensor, HeadSpec], Tensor]
+    decode: Callable[[Tensor, HeadSpec], Tensor]
     label_dtype: torch.dtype
-    admits: Callable[[float, TaskHead], bool]
+    admits: Callable[[float, HeadSpec], bool]
 
 
-def _check_classes(head: TaskHead) -> None:
+def _check_classes(head: HeadSpec) -> None:
     labels = head.labels
     are_names = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
     if labels is None or not are_names or len(labels) < 2 or len(set(labels)) != len(labels):
@@ -84,24 +84,24 @@ def _check_classes(head: TaskHead) -> None:
         raise InputError(f"task {head.name!r}: label_range belongs to regression; classification declares labels")
 
 
-def _num_classes(head: TaskHead) -> int:
+def _num_classes(head: HeadSpec) -> int:
     assert head.labels is not None
     return len(head.labels)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, head: TaskHead) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, head: HeadSpec) -> Tensor:
     return F.cross_entropy(logits.float(), labels)
 
 
-def _argmax(logits: Tensor, head: TaskHead) -> Tensor:
+def _argmax(logits: Tensor, head: HeadSpec) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def _is_class(label: float, head: TaskHead) -> bool:
+def _is_class(label: float, head: HeadSpec) -> bool:
     return float(label).is_integer() and 0 <= label < _num_classes(head)
 
 
-def _check_range(head: TaskHead) -> None:
+def _check_range(head: HeadSpec) -> None:
     bounds = head.label_range
     are_numbers = isinstance(bounds, tuple | list) and all(isinstance(each, int | float) for each in bounds)
     if bounds is None or not are_numbers or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
@@ -110,7 +110,7 @@ def _check_range(head: TaskHead) -> None:
         raise InputError(f"task {head.name!r}: labels belong to classification; regression declares label_range")
 
 
-def _centre_and_unit(head: TaskHead) -> tuple[float, float]:
+def _centre_and_unit(head: HeadSpec) -> tuple[float, float]:
     """The middle of the label's range and a fifth of the range: the origin and the unit in which the head works.
 
     The loss of a fresh head is then near 2 whatever the label's own unit, so that no task drowns the others, and on a
@@ -121,18 +121,18 @@ def _centre_and_unit(head: TaskHead) -> tuple[float, float]:
     return (low + high) / 2, (high - low) / 5
 
 
-def _squared_error(logits: Tensor, labels: Tensor, head: TaskHead) -> Tensor:
+def _squared_error(logits: Tensor, labels: Tensor, head: HeadSpec) -> Tensor:
     centre, unit = _centre_and_unit(head)
     return F.mse_loss(logits.squeeze(-1).float(), (labels.float() - centre) / unit)
 
 
-def _value(logits: Tensor, head: TaskHead) -> Tensor:
+def _value(logits: Tensor, head: HeadSpec) -> Tensor:
     assert head.label_range is not None
     centre, unit = _centre_and_unit(head)
     return (logits.squeeze(-1).float() * unit + centre).clamp(*head.label_range)
 
 
-def _in_range(label: float, head: TaskHead) -> bool:
+def _in_range(label: float, head: HeadSpec) -> bool:
     assert head.label_range is not None
     return head.label_range[0] <= label <= head.label_range[1]
 

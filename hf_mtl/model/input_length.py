@@ -15,7 +15,7 @@ from .errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def encoder_limit(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
+def encoder_max_length(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
     """The most tokens that tokenizer and encoder can take."""
     most = int(tokenizer.model_max_length)
     positions = getattr(encoder_config, "max_position_embeddings", None)
@@ -39,17 +39,19 @@ def _first_position(encoder_config: str) -> int:
     return 0 if padding is None else int(padding) + 1
 
 
-def input_limit(max_seq_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
+def training_max_length(
+    max_seq_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig
+) -> int:
     """The most tokens an input may have: what was asked for, or what tokenizer and encoder can take; says if less."""
-    limit = min(max_seq_length, encoder_limit(tokenizer, encoder_config))
+    limit = min(max_seq_length, encoder_max_length(tokenizer, encoder_config))
     if limit < max_seq_length:
         logger.info("inputs are cut to %d tokens, the most that this encoder takes", limit)
     return limit
 
 
-def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def saved_max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where a saved multi-task model cuts its inputs, in tokens: as in training, or at its encoder's limit."""
-    most = encoder_limit(tokenizer, config.encoder_config)
+    most = encoder_max_length(tokenizer, config.encoder_config)
     return most if config.max_seq_length is None else min(config.max_seq_length, most)
 
 

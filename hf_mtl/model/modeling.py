@@ -30,8 +30,8 @@ from .encoder_layers import encoder_layers
 from .encoding import padded_right
 from .errors import InputError, unknown_name_error
 from .export_code import copy_modeling_code, describe_for_sentence_transformers
-from .heads import KINDS, TaskHead
-from .input_length import longest_input
+from .heads import KINDS, HeadSpec
+from .input_length import saved_max_length
 from .model_source import check_source, check_weight_files, loading
 from .weights import Shapes, check_all_loaded, check_to_save
 
@@ -101,7 +101,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         self.dropout = nn.Dropout(config.head_dropout)
         self.heads = nn.ModuleDict({name: self._fresh_head(head) for name, head in config.heads.items()})
         self.task_heads = config.heads
-        self.source: dict[str, Any] = {}  # how it was loaded, where it was
+        self._load_options: dict[str, Any] = {}  # from_pretrained's; save_encoder loads with them again
         self._encoder_inputs = set(inspect.signature(self.encoder.forward).parameters)
         self.post_init()
 
@@ -130,15 +130,15 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             InputError: for a task that the model has no head for.
         """
         if batches is not None:
-            outputs = {name: self._of_task(name, **batch) for name, batch in batches.items()}
+            outputs = {name: self._forward_task(name, **batch) for name, batch in batches.items()}
             losses = {name: loss for name, (loss, _) in outputs.items() if loss is not None}
             return MultiTaskOutput(loss=losses, logits={name: logits for name, (_, logits) in outputs.items()})
         if input_ids is None or task is None:
             raise InputError("forward wants input_ids and task, or batches")
-        loss, logits = self._of_task(task, input_ids, attention_mask, labels, **inputs)
+        loss, logits = self._forward_task(task, input_ids, attention_mask, labels, **inputs)
         return MultiTaskOutput(loss=loss, logits=logits)
 
-    def _of_task(
+    def _forward_task(
         self,
         task: str,
         input_ids: Tensor,
@@ -151,9 +151,9 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             raise unknown_name_error("task", task, self.heads)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return self.read(task, self._hidden(input_ids, attention_mask, **inputs), attention_mask, labels)
+        return self.forward_head(task, self._encode(input_ids, attention_mask, **inputs), attention_mask, labels)
 
-    def read(
+    def forward_head(
         self, task: str, hidden: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor]:
         """Loss, if there are labels, and logits of one task from the encoder's output.
@@ -170,9 +170,9 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)"""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return pool(self._hidden(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
+        return pool(self._encode(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         """The encoder's output; what it does not take is left out. *Shape:* (rows, tokens) -> (rows, tokens, width)"""
         inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
         hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
@@ -195,7 +195,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """The encoder's layers from bottom to top; InputError when they cannot be told."""
         return encoder_layers(self.encoder)
 
-    def set_heads(self, heads: Iterable[TaskHead]) -> None:
+    def set_heads(self, heads: Iterable[HeadSpec]) -> None:
         """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""
         wanted = {head.name: head for head in as_heads(heads)}
         fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
@@ -206,7 +206,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         self.config.tasks = [as_row(head) for head in wanted.values()]
         self.task_heads = wanted
 
-    def _fresh_head(self, head: TaskHead) -> nn.Linear:
+    def _fresh_head(self, head: HeadSpec) -> nn.Linear:
         return nn.Linear(self.config.encoder_config.hidden_size, KINDS[head.kind].head_width(head))
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -236,7 +236,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
                 check_weight_files(Path(name), what, cls.__name__)
             model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **options})
         check_all_loaded(report, what)
-        model.source = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+        model._load_options = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -282,12 +282,12 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             if not self.name_or_path:
                 raise InputError("save_encoder needs the tokenizer: this model was not loaded from a folder or the Hub")
             config = self.config.encoder_config
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self.source)
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=config, **self._load_options)
         wanted = _shapes(_encoder_without_weights(self.config.encoder_config).state_dict())
         check_to_save(wanted, _shapes(self.encoder.state_dict(keep_vars=True)), "the encoder")
         self.encoder.save_pretrained(folder)
         padded_right(tokenizer).save_pretrained(folder)
-        width, limit = self.config.encoder_config.hidden_size, longest_input(self.config, tokenizer)
+        width, limit = self.config.encoder_config.hidden_size, saved_max_length(self.config, tokenizer)
         describe_for_sentence_transformers(Path(folder), width, self.config.pooling, limit)
 
 

@@ -15,8 +15,8 @@ from transformers import Pipeline
 
 from .encoding import Encoded, encode, padded
 from .errors import InputError, unknown_name_error
-from .heads import KINDS, TaskHead
-from .input_length import check_tokenizer, longest_input
+from .heads import KINDS, HeadSpec
+from .input_length import check_tokenizer, saved_max_length
 from .pipeline_inputs import (
     ARGUMENTS,
     BEST,
@@ -130,7 +130,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
     @property
     def limit(self) -> int:
         """Where inputs are cut, in tokens."""
-        return longest_input(self.model.config, self.tokenizer)
+        return saved_max_length(self.model.config, self.tokenizer)
 
     def stream(
         self,
@@ -180,10 +180,10 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
     ) -> Iterator[tuple[Answer, bool]]:
         """One window's answers, in order; its rows go through the encoder longest first."""
         tokens, cut = self.preprocess(window, max_length)
-        longest_first = sorted(range(len(window)), key=lambda row: -len(tokens[row]["input_ids"]))
+        sort_by_length = sorted(range(len(window)), key=lambda row: -len(tokens[row]["input_ids"]))
         answers: list[Answer] = [{}] * len(window)
         for start in range(0, len(window), batch_size):
-            places = longest_first[start : start + batch_size]
+            places = sort_by_length[start : start + batch_size]
             logits = self.forward(padded([tokens[row] for row in places], self.tokenizer), tasks=tasks)
             for place, answer in zip(places, self.postprocess(logits, top_k=top_k), strict=True):
                 answers[place] = answer
@@ -191,7 +191,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
     def _tasks(self, wanted: str | Sequence[str] | None, num_texts: int) -> list[str]:
         """The tasks that answer rows of this number of texts."""
-        heads: dict[str, TaskHead] = self.model.task_heads
+        heads: dict[str, HeadSpec] = self.model.task_heads
         fitting = [name for name, head in heads.items() if head.num_texts == num_texts]
         if wanted is None:
             others = [name for name in heads if name not in fitting]
@@ -229,7 +229,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
 
 
-def read_logits(logits: Tensor, head: TaskHead, top_k: TopK) -> list[Any]:
+def read_logits(logits: Tensor, head: HeadSpec, top_k: TopK) -> list[Any]:
     """The answers of one head: labels with their probabilities, or values. *Shape:* (rows, head width) -> rows"""
     if head.labels is None:
         return [{"value": value} for value in KINDS[head.kind].decode(logits, head).tolist()]

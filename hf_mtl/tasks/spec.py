@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, unknown_name_error
-from ..model.heads import TaskHead
+from ..model.heads import HeadSpec
 from ..validation import check_number
 from .class_names import check_class_names
 from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
@@ -74,7 +74,7 @@ class TaskSpec:
         if self.labels is not None:
             check_class_names(self.name, self.labels)
             object.__setattr__(self, "labels", tuple(self.labels))
-        self.head  # noqa: B018  (a TaskHead checks name, kind, labels, range and number of texts)
+        self.head  # noqa: B018  (a HeadSpec checks name, kind, labels, range and number of texts)
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)) or METRIC_NAMES[self.kind][:1])
         object.__setattr__(self, "main_metric", self.main_metric or self.metrics[0])
         check_metrics(self.name, self.kind, self.labels, self.metrics, self.main_metric)
@@ -111,9 +111,9 @@ class TaskSpec:
             raise InputError(f"task {self.name!r}: files names {twice[0]!r} twice for {split!r}; wanted it once")
 
     @property
-    def head(self) -> TaskHead:
+    def head(self) -> HeadSpec:
         """The part of the task that a model saves."""
-        return TaskHead(
+        return HeadSpec(
             name=self.name,
             kind=self.kind,
             labels=self.labels,

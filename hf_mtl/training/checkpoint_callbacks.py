@@ -40,7 +40,7 @@ class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
         self.limit: int | None = None
 
     @contextmanager
-    def in_charge(self, args: TrainingArguments) -> Iterator[None]:
+    def takes_over_rotation(self, args: TrainingArguments) -> Iterator[None]:
         """Keeps the Trainer from removing checkpoints, and gives the folder's lock back in the end.
 
         The Trainer removes the old ones before the new one is sealed: a kill between the two would leave none.
@@ -80,7 +80,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' bas
         self.asked = self.stopping = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def catch_sigterm(self) -> Iterator[None]:
         """Catches the signal; afterwards it does again what it did before."""
         self.asked = self.stopping = False
         if threading.current_thread() is not threading.main_thread():
@@ -108,7 +108,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' bas
             raise SystemExit(128 + signal.SIGTERM)
 
 
-class SaveAfterTheEpochsEnd(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+class DelaySaveToEpochEnd(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
     """A save due at the last step of an epoch or of the run waits for what the Trainer does at the epoch's end.
 
     Else a run resumed from it would lack that evaluation, and draw other random numbers after it. A run resumed when it

@@ -46,7 +46,7 @@ def write_manifest(checkpoint: Path) -> None:
     unfinished.replace(checkpoint / MANIFEST)
 
 
-def flaw(checkpoint: Path) -> str | None:
+def checkpoint_error(checkpoint: Path) -> str | None:
     """Why a run cannot go on from this folder, or None when every file is what was saved."""
     if not checkpoint.is_dir():
         return "no checkpoint there"
@@ -91,7 +91,7 @@ def choose_checkpoint(wanted: str, output_dir: str) -> str:
         InputError: when there is none; a run never starts from scratch instead.
     """
     if wanted != "latest":
-        reason = flaw(Path(wanted))
+        reason = checkpoint_error(Path(wanted))
         if reason is not None:
             raise InputError(
                 f"resume_from_checkpoint is {wanted!r}: {reason}; wanted a whole checkpoint, or 'latest' for the last "
@@ -100,7 +100,7 @@ def choose_checkpoint(wanted: str, output_dir: str) -> str:
         return wanted
     flaws: dict[str, str] = {}
     for checkpoint in checkpoints_in(Path(output_dir)):
-        reason = flaw(checkpoint)
+        reason = checkpoint_error(checkpoint)
         if reason is None:
             for name, why in flaws.items():
                 logger.warning("%s is passed over: %s", name, why)

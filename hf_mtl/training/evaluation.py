@@ -25,7 +25,7 @@ from ..tasks.spec import TaskSpec
 from .own_loss import loss_and_outputs
 
 
-def longest_first(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64]]:
+def sort_by_length(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64]]:
     """The rows of one task from the longest to the shortest, and where each stood. *Shape:* (rows,)
 
     Batches then have little padding, and a lack of memory shows at once.
@@ -55,7 +55,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
     def given_rows(
         self, given: Mapping[str, Dataset] | Dataset, argument: str, *, others: bool = False, labelled: bool = True
     ) -> dict[str, Dataset]:
-        """Task -> its rows, checked; what cannot be batched and scored is an InputError. See `hf_mtl.data.given_rows`."""
+        """Task -> its rows, checked; what cannot be batched and scored is an InputError."""
         collator, embeddings = self.data_collator, self.model.get_input_embeddings()
         check = functools.partial(
             checked_rows,
@@ -134,7 +134,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
         metrics: dict[str, float] = {}
         for task in rows:
-            sorted_rows, _ = longest_first(task, rows[task])  # scores do not ask for the order
+            sorted_rows, _ = sort_by_length(task, rows[task])  # scores do not ask for the order
             loader = self.get_eval_dataloader(sorted_rows)
             # Metrics take logits, whatever `prediction_loss_only` is for `predict`.
             output = self.evaluation_loop(
@@ -174,7 +174,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         """What `predict` gives of one task: its rows go through the model by length and come back in order."""
         known = ~np.isnan(rows["labels"]) if "labels" in rows.column_names else np.zeros(0, dtype=bool)
         labels = None if known.all() else np.asarray(rows["labels"])  # else the loop scores them
-        rows, order = longest_first(task, rows if labels is None else rows.remove_columns("labels"))
+        rows, order = sort_by_length(task, rows if labels is None else rows.remove_columns("labels"))
         output = super().predict(rows, ignore_keys, prefix)
         back = np.argsort(order)
         logits, found = (None if each is None else each[back] for each in (output.predictions, output.label_ids))

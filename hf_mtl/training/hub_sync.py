@@ -44,7 +44,7 @@ class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' b
         self._checkpoint: Path | None = None  # of the last push
 
     @contextmanager
-    def in_charge(self, args: TrainingArguments) -> Iterator[None]:
+    def takes_over_upload(self, args: TrainingArguments) -> Iterator[None]:
         """Keeps the Trainer from pushing checkpoints itself."""
         self.strategy, args.hub_strategy = args.hub_strategy, HubStrategy.END
         try:
@@ -108,7 +108,7 @@ def additions(checkpoint: Path, *, with_state: bool) -> Iterator[CommitOperation
 
 
 def _without_folders(file: Path) -> bytes | None:
-    """Another content for the one file that names the best checkpoint by its folder on this machine; else None."""
+    """trainer_state.json without the local path of its best checkpoint; None for every other file."""
     if file.name != "trainer_state.json":
         return None
     state = {**json.loads(file.read_text(encoding="utf-8")), "best_model_checkpoint": None}

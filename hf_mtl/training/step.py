@@ -15,14 +15,14 @@ from ..gradients.combine import combine_gradients
 from ..gradients.joint_loss import JointLoss
 from ..gradients.method import GradientMethod, make_gradient_method
 from ..gradients.task_gradients import TaskGradients
-from ..kernels.cpu_functions import CpuKernels, RandomBits
-from ..kernels.packed_pass import are_known, can_pack, packed_losses
+from ..kernels.cpu_functions import CpuKernels, FastDropoutRng
+from ..kernels.packed_pass import has_only_packable_inputs, packed_losses, supports_packed_pass
 from ..model.modeling import MultiTaskModel
 from ..seeding import random_state, replayed, seeded_generator
 from .arguments import MultiTaskTrainingArguments
 from .own_loss import check_loss, check_loss_method
 from .publishing import TaskPublishing
-from .step_statistics import StepCounts, num_tokens
+from .step_statistics import StepStatistics, num_tokens
 from .trainer_checks import has_compiled_layers
 from .unsupported import shards_gradients
 
@@ -38,7 +38,7 @@ class TaskSteps(TaskPublishing):
         compiled: whether the encoder's layers are.
         gradients: each task's, between the first step and the end of the training; never with a joint loss.
         packs: whether all tasks share a forward and a backward.
-        bits: for dropout on a CPU, new in every micro-batch.
+        dropout_rng: for dropout on a CPU, new in every micro-batch.
         step_batches: the step's micro-batches, each with the state of the random numbers before it; for a method that
             needs the losses after the step.
         counts: what the steps have come to.
@@ -51,13 +51,13 @@ class TaskSteps(TaskPublishing):
     compiled: bool
     gradients: TaskGradients | None
     packs: bool
-    bits: RandomBits
+    dropout_rng: FastDropoutRng
     step_batches: list[tuple[Tensor, dict[str, dict[str, Tensor]]]]
-    counts: StepCounts
+    counts: StepStatistics
     counted_tokens: str
 
     def _set_up_steps(self, model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
-        """All that the steps go by; `tasks` is known, and the Trainer is not built yet."""
+        """Create the state of the steps. Call it after `self.tasks` is set and before `Trainer.__init__`."""
         self.loss_weights = {name: spec.loss_weight for name, spec in self.tasks.items()}
         self.gradient_method = make_gradient_method(args.gradient_method, **args.options("gradient_method_args"))
         self.joint = None
@@ -72,9 +72,9 @@ class TaskSteps(TaskPublishing):
         self.compiled = args.torch_compile or has_compiled_layers(model)
         self.gradients = None
         self.packs = False
-        self.bits = RandomBits()
+        self.dropout_rng = FastDropoutRng()
         self.step_batches = []
-        self.counts = StepCounts(list(self.tasks))
+        self.counts = StepStatistics(list(self.tasks))
         self.counted_tokens = "no"
 
     @property
@@ -91,16 +91,16 @@ class TaskSteps(TaskPublishing):
         around: ExitStack = super().compute_loss_context_manager()
         if self._takes_kernels():
             sparse = [] if self.gradients is None else self.gradients.shared
-            around.enter_context(CpuKernels(sparse, self.bits))
+            around.enter_context(CpuKernels(sparse, self.dropout_rng))
         return around
 
     def _takes_kernels(self) -> bool:
         if self.args.device.type != "cpu" or self.joint is not None or self.compiled:
             return False
-        # Backward, which the kernels are not around, repeats the forward then.
+        # Checkpointing runs the forward again inside backward, where the kernels are not active.
         return not any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
-    def _can_pack(self) -> bool:
+    def _supports_packed_pass(self) -> bool:
         """Whether all tasks share a forward and a backward.
 
         Not on several processes, where a row's sum travels while the next task's backward runs, not where the losses
@@ -114,11 +114,11 @@ class TaskSteps(TaskPublishing):
             and self.has_stock_loss()
             and self.accelerator.mixed_precision == "no"
             and self._takes_kernels()
-            and can_pack(self.model)
+            and supports_packed_pass(self.model)
         )
 
     def _is_own(self, name: str) -> bool:
-        """Whether a method is what this class has, not a subclass's or what somebody put in its place."""
+        """True unless a subclass overrides the method or somebody has replaced it."""
         return getattr(getattr(self, name), "__func__", None) is vars(TaskSteps)[name]
 
     def begin_step(self) -> None:
@@ -132,7 +132,7 @@ class TaskSteps(TaskPublishing):
             heads = self.model.head_parameters()
             self.gradients = TaskGradients(list(self.tasks), shared, heads, self.loss_weights)
         self.gradients.clear()
-        self.packs = self._can_pack()  # in every step: hooks may come at any time
+        self.packs = self._supports_packed_pass()  # in every step: hooks may come at any time
 
     def _free_rows(self) -> None:
         if self.gradients is not None:
@@ -184,7 +184,7 @@ class TaskSteps(TaskPublishing):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
-        self.bits = RandomBits()
+        self.dropout_rng = FastDropoutRng()
         if self._needs_losses_after_step:
             self.step_batches.append((random_state(self.args.device), inputs))
         if self.joint is None:
@@ -197,7 +197,9 @@ class TaskSteps(TaskPublishing):
 
     def _backward_by_task(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         assert self.gradients is not None
-        losses = self._backward_packed(self.gradients, inputs) if self.packs and are_known(inputs) else {}
+        losses = (
+            self._backward_packed(self.gradients, inputs) if self.packs and has_only_packable_inputs(inputs) else {}
+        )
         for task in self.tasks:
             if task in inputs and task not in losses:
                 losses[task] = self._backward(self.gradients, task, inputs[task])
@@ -285,7 +287,7 @@ class TaskSteps(TaskPublishing):
         """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
         sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=self.args.device)
         for state, inputs in self.step_batches:
-            self.bits = RandomBits()
+            self.dropout_rng = FastDropoutRng()
             with torch.no_grad(), replayed(state, self.args.device):
                 losses = self._losses_of(inputs)
             num_rows = self._num_rows(inputs).to(sums)

@@ -13,7 +13,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 
-class StepCounts:
+class StepStatistics:
     """Sums over the steps of a run.
 
     Args:

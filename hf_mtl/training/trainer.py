@@ -27,7 +27,7 @@ from ..model.input_length import check_tokenizer
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .arguments import MultiTaskTrainingArguments
-from .checkpoint_callbacks import SaveAfterTheEpochsEnd, SealCheckpoints, StopOnSigterm
+from .checkpoint_callbacks import DelaySaveToEpochEnd, SealCheckpoints, StopOnSigterm
 from .checkpoints import choose_checkpoint, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
 from .hub_sync import PushCheckpoints
@@ -46,7 +46,7 @@ from .trainer_checks import (
     check_tasks,
 )
 from .unfreezing import GradualUnfreezing, steps_per_epoch
-from .unsupported import refuse_unsupported, shards_gradients
+from .unsupported import check_supported, shards_gradients
 from .watched_metric import (
     check_own_schedule,
     check_watched_metric,
@@ -101,7 +101,7 @@ class MultiTaskTrainer(ResumableTrainer):
         model: has a head for every task; `model_init` in its place is refused.
         args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
         tasks: the tasks, in the order in which they are listed everywhere.
-        train_dataset: task -> rows from `tokenise`; every task has some. With one task, its rows will do.
+        train_dataset: task -> rows from `tokenize`; every task has some. With one task, its rows will do.
         eval_dataset: the same; tasks that it lacks are not scored, nor those that it has beside all of `tasks`.
         processing_class: the tokenizer; it pads, and is saved with the model.
         callbacks: further callbacks.
@@ -132,7 +132,7 @@ class MultiTaskTrainer(ResumableTrainer):
         model, args, tasks = check_model(model), check_arguments(args), check_tasks(tasks)
         check_batching(processing_class, kwargs.get("data_collator"))
         check_optimizers(args, kwargs)
-        refuse_unsupported(model, args, tasks)
+        check_supported(model, args, tasks)
         model.check_names()  # else the first save would be refused
         if processing_class is not None:
             check_tokenizer(processing_class, model.config.encoder_config)
@@ -188,7 +188,7 @@ class MultiTaskTrainer(ResumableTrainer):
         stopping = [] if patience is None else [EarlyStopping(early_stopping_patience=patience)]
         keep_patience = KeepPatience(lambda: self.callback_handler.callbacks)
         hooks = [_StepHooks(self), *stopping, keep_patience]
-        return [*hooks, self.seal, self.push_checkpoints, self.sigterm, SaveAfterTheEpochsEnd()]
+        return [*hooks, self.seal, self.push_checkpoints, self.sigterm, DelaySaveToEpochEnd()]
 
     def _check_evaluations(
         self, args: MultiTaskTrainingArguments, scored: Sequence[str], callbacks: Sequence[TrainerCallback]
@@ -269,13 +269,13 @@ class MultiTaskTrainer(ResumableTrainer):
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
-                around.enter_context(self.seal.in_charge(self.args))
-                around.enter_context(self.push_checkpoints.in_charge(self.args))
+                around.enter_context(self.seal.takes_over_rotation(self.args))
+                around.enter_context(self.push_checkpoints.takes_over_upload(self.args))
                 around.enter_context(self._counting_tokens())
                 if resume_from_checkpoint:  # it was evaluated at the start
                     around.enter_context(_changed(self.args, eval_on_start=False))
                 if self.args.enable_jit_checkpoint:
-                    around.enter_context(self.sigterm.listening())
+                    around.enter_context(self.sigterm.catch_sigterm())
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
             self._free_rows()
@@ -303,7 +303,7 @@ class MultiTaskTrainer(ResumableTrainer):
             self.counted_tokens = "no"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what `StepCounts` has of the steps since the last line, over all processes, and the tokens so far."""
+        """Adds the statistics of the steps since the last line, over all processes, and the tokens so far."""
         if "loss" in logs:
             logs.update(self.counts.line())
         if self.counted_tokens != "no":

@@ -16,7 +16,7 @@ from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
 
 
-def refuse_unsupported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
+def check_supported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
     """Raise InputError for a set-up in which the gradients would be wrong, with what to use instead."""
     if args.n_gpu > 1:
         raise InputError(
