@@ -33,7 +33,6 @@ from hf_mtl import (
     MultiTaskTrainingArguments,
     TaskSpec,
     load_tasks,
-    steps,
 )
 from hf_mtl.data.batch_sampler import TaskBatchSampler
 from hf_mtl.data.raw_rows import load_rows
@@ -42,6 +41,7 @@ from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.labels import read_labels
+from hf_mtl.training import step as training_step
 from hf_mtl.training.unfreezing import train_last_layers
 
 STEPS, ROWS, RATE, LAYERS, SEED = 8, 48, 0.01, 3, 7
@@ -139,7 +139,7 @@ def trainer_run(
         train_sampling_strategy="random", eval_strategy="no", save_strategy="no", logging_steps=1, disable_tqdm=True,
     )  # fmt: skip
     trainer = MultiTaskTrainer(model, args, tasks, data, None, tokenizer)
-    combine = steps.combine_gradients
+    combine = training_step.combine_gradients
 
     def watched(gradients, method, seed, step):
         combine(gradients, method, seed, step)
@@ -147,11 +147,11 @@ def trainer_run(
             result["heads"] = flat([p.grad for head in model.heads.values() for p in head.parameters()])
             result["gradient"] = flat([p.grad for p in gradients.shared])
 
-    steps.combine_gradients = watched
+    training_step.combine_gradients = watched
     try:
         trainer.train()
     finally:
-        steps.combine_gradients = combine
+        training_step.combine_gradients = combine
     norms = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
     return {**result, "norm": torch.tensor(norms).double(), "update": flat(list(model.parameters())) - start}
 
