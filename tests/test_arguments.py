@@ -44,7 +44,7 @@ def test_the_defaults_are_the_recipe():
     assert training.optimizer is None
     assert (training.gradient_method, training.task_sampling) == ("pcgrad", "equal")
     assert training.unfreeze_schedule == "0:0,1:3,2:6"
-    assert training.options("gradient_method_args") == training.options("optimizer_args") == {}
+    assert training.gradient_method_args == training.optimizer_args == {}
     assert not (training.do_train or training.do_eval or training.do_predict)
 
 
@@ -116,8 +116,8 @@ def test_a_file_says_what_flags_would(parse, content):
     assert (training.run_name, training.hub_model_id, training.data_seed) == (None, None, None)
     assert training.optimizer == "lion"
     wanted = {"betas": [0.9, 0.98], "maximize": True}
-    assert training.options("optimizer_args") == wanted
-    assert training.options("gradient_method_args") == {"reduction": "mean"}
+    assert training.optimizer_args == wanted
+    assert training.gradient_method_args == {"reduction": "mean"}
     assert training.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
@@ -128,7 +128,7 @@ def test_a_flag_overrides_the_file(parse, content):
     assert training.learning_rate == 1e-3
     assert data.tasks == ["sst2"]
     assert training.do_train is False
-    assert training.options("optimizer_args") == {}
+    assert training.optimizer_args == {}
     assert (training.unfreeze_schedule, model.model_revision) == ("0:3", "1:30")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,8 +34,15 @@ DEFAULT_LENGTH = 512  # tokens
 _METHOD_NAMES = ", ".join(sorted(GRADIENT_METHODS))
 
 
+# A mapping in Python and YAML, JSON on the command line, and a dict once the arguments are made.
+Options = dict[str, Any] | str | None
+
+
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+OPTION_FIELDS = ("gradient_method_args", "loss_weights", "task_sampling_args", "optimizer_args")
 
 
 @dataclass(kw_only=True)
@@ -91,13 +99,13 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     """`TrainingArguments` with the defaults of the recipe and the arguments of multi-task training."""
 
     gradient_method: str = _option("pcgrad", f"How the tasks' gradients are combined: {_METHOD_NAMES}.")
-    gradient_method_args: str = _option("{}", 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
-    loss_weights: str = _option(
-        "{}", "Factors on tasks' losses as JSON, e.g. '{\"stsb\": 2}'; the task set's own, mostly 1, unless given."
+    gradient_method_args: Options = _option(None, 'Its options as JSON, e.g. \'{"reduction": "mean"}\'.')
+    loss_weights: Options = _option(
+        None, "Factors on tasks' losses as JSON, e.g. '{\"stsb\": 2}'; the task set's own, mostly 1, unless given."
     )
     task_sampling: str = _option("equal", f"Each task's share of a batch: {', '.join(TASK_SAMPLING)}.")
-    task_sampling_args: str = _option(
-        "{}",
+    task_sampling_args: Options = _option(
+        None,
         "Its options as JSON: '{\"temperature\": 2}' for temperature, '{\"cap\": 10000}' (rows) for capped, "
         '\'{"weights": {"sst2": 3, "stsb": 1}}\' for explicit.',
     )
@@ -109,7 +117,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     optimizer: str | None = _option(
         None, "Name of an optimizer of pytorch_optimizer; --optim, torch's fused AdamW by default, unless given."
     )
-    optimizer_args: str = _option("{}", "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
+    optimizer_args: Options = _option(None, "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
 
     early_stopping_patience: int | None = _option(
         None, "Stop after so many evaluations in a row without a new best metric_for_best_model; not unless given."
@@ -159,6 +167,8 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
             self.load_best_model_at_end = False  # would want an eval_strategy
             if self.lr_scheduler_type in WATCHING_SCHEDULES:  # would want one, too
                 self.lr_scheduler_type: Any = SchedulerType.LINEAR
+        for name in OPTION_FIELDS:
+            setattr(self, name, self.options(name))
         self._check_choices()
         config: Any = self.accelerator_config
         try:
@@ -179,25 +189,33 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         make_gradient_method(self.gradient_method, **self.options("gradient_method_args"))
         UnfreezeSchedule.parse(self.unfreeze_schedule)
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
-        self.options("loss_weights")
-        optimizer_options = self.options("optimizer_args")
         if self.optimizer is not None:
-            optimizer_class(self.optimizer, optimizer_options)
-        elif optimizer_options:
+            optimizer_class(self.optimizer, self.options("optimizer_args"))
+        elif self.optimizer_args:
             raise InputError(
                 f"optimizer_args is {self.optimizer_args!r}, and no --optimizer is named, which takes them"
             )
 
     def options(self, name: str) -> dict[str, Any]:
-        """The JSON object in an argument such as `gradient_method_args`; InputError when it is none."""
-        text = getattr(self, name)
-        try:
-            value = read_json(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{name} {text!r} is no JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise InputError(f'{name} {text!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')
-        return value
+        """The options in an argument of OPTION_FIELDS, also one that was changed after the arguments were made."""
+        return read_options(name, getattr(self, name))
+
+
+def read_options(name: str, value: Options) -> dict[str, Any]:
+    """The options in an argument such as `gradient_method_args`: a mapping, or JSON that holds one; None is empty.
+
+    Raises:
+        InputError: for what is neither.
+    """
+    if value is None or isinstance(value, Mapping):
+        return dict(value or {})
+    try:
+        options = read_json(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{name} {value!r} is no JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise InputError(f'{name} {value!r} is no JSON object, wanted e.g. \'{{"reduction": "mean"}}\'')
+    return options
 
 
 def check_length(max_seq_length: int) -> None:
@@ -217,8 +235,8 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
     half = "bf16" if args.bf16 else "fp16" if args.fp16 and args.device.type != "cpu" else None  # CPUs ignore fp16
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
-        "gradients combined by": f"{args.gradient_method} {args.gradient_method_args}".removesuffix(" {}"),
-        "loss weights": args.loss_weights if args.loss_weights != "{}" else "the task set's",
+        "gradients combined by": " ".join([args.gradient_method, *_as_json(args.gradient_method_args)]),
+        "loss weights": " ".join(_as_json(args.loss_weights)) or "the task set's",
         "optimizer steps": f"{steps:,}",
         "rows per step, over all tasks": f"{rows:,}",
         "task sampling": args.task_sampling,
@@ -229,6 +247,10 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
         "precision, seed": f"{half or 'fp32'}, {args.seed}",
     }
+
+
+def _as_json(options: Options) -> list[str]:
+    return [json.dumps(options)] if options else []
 
 
 def _schedule(args: MultiTaskTrainingArguments) -> str:
