@@ -161,6 +161,12 @@ class TaskGradients:
     def _head_gradients(self, task: str) -> list[Tensor]:
         return [p.grad for p in self.heads[task] if p.grad is not None]
 
+    def gradient_of(self, task: str) -> list[Tensor]:
+        """The task's gradient of its summed loss so far, in the shared parameters' shapes; views of the buffer."""
+        index = self.tasks.index(task)
+        self.buffer.zero_unwritten(index)
+        return self.buffer.views[index]
+
     def conflict(self) -> Tensor:
         """Whether two tasks' gradients have a negative inner product. *Shape:* (), bool"""
         return (self._products < 0).any()
@@ -207,30 +213,6 @@ class TaskGradients:
         """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
         self.buffer.values[self.finite_tasks[0]].copy_(combined)
         self._finish(torch.ones(len(self.finite_tasks)))
-
-    def clip(self, max_norm: float) -> Tensor | None:
-        """As `clip_grad_norm_` after writing, but vectors that are zero are left out, and the norm is summed in fp64.
-
-        Nobody else may have written to `.grad` meanwhile.
-
-        Returns:
-            The norm before; None, with nothing done, where no gradient was written. *Shape:* ()
-        """
-        row = self._grad_row
-        if row is None:
-            return None
-        heads = [gradient for i in self.finite_tasks for gradient in self._head_gradients(self.tasks[i])]
-        parts = [(view[row], vectors, own[row]) for view, vectors, own in self.buffer.column_blocks()]
-        found = [own.reshape(1, -1) for own in (*heads, *(own for *_, own in parts))]
-        norm = torch.stack([inner_products(own).squeeze() for own in found]).sum().sqrt().float()
-        if norm > max_norm:
-            for gradient in heads:
-                gradient.mul_(max_norm / norm)
-            for view, vectors, own in parts:
-                own.mul_(max_norm / norm)
-                if vectors is not None:
-                    view.index_copy_(0, vectors, own)
-        return norm
 
     def write_nothing(self) -> None:
         """Leave no gradient anywhere, so that the optimizer moves nothing."""

@@ -19,6 +19,7 @@ from ..data.raw_rows import ON_BAD_ROW
 from ..data.task_shares import TASK_SAMPLING, check_sampling
 from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS, make_gradient_method
+from ..kernels.strategy import CPU_KERNELS
 from ..model.configuration import POOLINGS, MultiTaskConfig
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
@@ -119,6 +120,11 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
     optimizer_args: Options = _option(None, "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
 
+    cpu_kernels: str = _option(
+        "auto",
+        "Faster kernels for fp32 on a CPU: auto takes them on processors where they were measured to pay; off takes "
+        "torch's.",
+    )
     early_stopping_patience: int | None = _option(
         None, "Stop after so many evaluations in a row without a new best metric_for_best_model; not unless given."
     )
@@ -183,6 +189,8 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     def _check_choices(self) -> None:
         """Raise InputError for a wrong name, option or number here, before data and model are loaded."""
         check_values(self)
+        if self.cpu_kernels not in CPU_KERNELS:
+            raise unknown_name_error("cpu_kernels", self.cpu_kernels, CPU_KERNELS)
         if self.do_train:
             refuse_watchers_without_evaluations(self)
             refuse_watchers_without_metric(self)

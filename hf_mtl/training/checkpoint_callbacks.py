@@ -1,7 +1,4 @@
-"""Callbacks around a save: what seals it, which older ones go, a stop by SIGTERM, and when it happens.
-
-The trainer holds them in the order of this file: `on_save` seals before it stops, `on_step_end` asks before it moves.
-"""
+"""What happens around a save, in one place: what a checkpoint gets, its seal, the older ones, the push, the stop."""
 
 from __future__ import annotations
 
@@ -10,127 +7,153 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..distributed import on_any_process, on_main_process
 from .checkpoints import lock_output_folder, remove_old_checkpoints, unlock_output_folder, write_manifest
+from .hub_sync import CheckpointPusher
 from .resuming import read_json_file
 
 logger = logging.getLogger(__name__)
 ORDER_FILE = "data_order.json"
 
 
-class SealCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """Locks the output folder, seals a checkpoint when all of it is written, and only then removes old ones.
+class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Completes every checkpoint that the Trainer has written; it comes after all callbacks that add to one.
+
+    `on_save` is the order of what happens. The Trainer itself would remove old checkpoints and push the new one before
+    it is complete: `StockSavesHeld` keeps it from both.
 
     Args:
-        data_order: what the order of the batches follows from, saved with every checkpoint.
-        in_use: the checkpoint whose files are being read, if any; it goes with a later save only.
+        write_memory: puts what the run needs beside the Trainer's files into a checkpoint, on the main process.
+        data_order: what the order of the batches follows from.
+        pusher: uploads checkpoints.
+
+    Attributes:
+        resumed_from: the checkpoint that the run goes on from.
     """
 
-    def __init__(self, data_order: Callable[[], Mapping[str, Any]], in_use: Callable[[], Path | None]) -> None:
-        self.data_order, self.in_use = data_order, in_use
+    def __init__(
+        self,
+        write_memory: Callable[[Path], None],
+        data_order: Callable[[], Mapping[str, Any]],
+        pusher: CheckpointPusher,
+    ) -> None:
+        self.write_memory, self.data_order, self.pusher = write_memory, data_order, pusher
         self.resumed_from: Path | None = None
-        self.limit: int | None = None
-
-    @contextmanager
-    def takes_over_rotation(self, args: TrainingArguments) -> Iterator[None]:
-        """Keeps the Trainer from removing checkpoints, and gives the folder's lock back in the end.
-
-        The Trainer removes the old ones before the new one is sealed: a kill between the two would leave none.
-        """
-        self.limit, args.save_total_limit = args.save_total_limit, None
-        try:
-            yield
-        finally:
-            args.save_total_limit = self.limit
-            unlock_output_folder(Path(args.output_dir))
+        self._stop_asked = self._stopping = False
+        self._save_is_due = self._was_through = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         on_main_process(args, lambda: lock_output_folder(Path(args.output_dir)))
         if self.resumed_from is not None:
             say_if_order_differs(self.resumed_from, self.data_order())
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        PartialState().wait_for_everyone()  # every process puts its random state into the folder
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / ORDER_FILE).write_text(json.dumps(self.data_order()), encoding="utf-8")
-            write_manifest(checkpoint)
-            if self.limit is not None and self.limit > 0:
-                remove_old_checkpoints(checkpoint, self.limit, [state.best_model_checkpoint, self.in_use()])
-        PartialState().wait_for_everyone()  # a process that ends now would take the others with it
-
-
-class StopOnSigterm(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """On SIGTERM the run saves a checkpoint after the step that it is in, then exits with status 143.
-
-    It stands in for the Trainer's own callback behind `enable_jit_checkpoint`, which saves in mid-step, when dropout
-    and a method with memory have moved on already, fires no `on_save`, asks every process by itself, and swallows the
-    signal in a process that does not train.
-    """
-
-    def __init__(self) -> None:
-        self.asked = self.stopping = False
-
-    @contextmanager
-    def catch_sigterm(self) -> Iterator[None]:
-        """Catches the signal; afterwards it does again what it did before."""
-        self.asked = self.stopping = False
-        if threading.current_thread() is not threading.main_thread():
-            logger.warning("training outside the main thread: SIGTERM cannot be caught, so it saves no checkpoint")
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._save_is_due = False
+        # A run resumed after its last step, or after early stopping, does not repeat the final evaluation or save.
+        self._was_through = state.global_step >= state.max_steps or control.should_training_stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stopping = args.enable_jit_checkpoint and on_any_process(args, self.asked)
-        control.should_save |= self.stopping
+        self._stopping = args.enable_jit_checkpoint and on_any_process(args, self._stop_asked)
+        control.should_save |= self._stopping
+        # A save at the last step of an epoch waits for what the Trainer does at the epoch's end: a run resumed from it
+        # would lack that evaluation, and draw other random numbers after it.
+        if control.should_save and (state.epoch == int(state.epoch) or state.global_step >= state.max_steps):
+            self._save_is_due, control.should_save = True, False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save |= self._save_is_due
+        self._save_is_due = False
+        if self._was_through:
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopping:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        PartialState().wait_for_everyone()  # every process puts its random state into the folder
+        if state.is_world_process_zero:
+            self.write_memory(checkpoint)
+            (checkpoint / ORDER_FILE).write_text(json.dumps(self.data_order()), encoding="utf-8")
+            write_manifest(checkpoint)  # the seal
+            if args.save_total_limit is not None and args.save_total_limit > 0:
+                kept = [state.best_model_checkpoint, self.pusher.in_use()]
+                remove_old_checkpoints(checkpoint, args.save_total_limit, kept)
+            self.pusher.push(checkpoint, args)
+        PartialState().wait_for_everyone()  # a process that ends now would take the others with it
+        if self._stopping:
             logger.warning(
                 "SIGTERM: stopped after step %d; go on with --resume_from_checkpoint latest", state.global_step
             )
             raise SystemExit(128 + signal.SIGTERM)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.pusher.wait()
 
-class DelaySaveToEpochEnd(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """A save due at the last step of an epoch or of the run waits for what the Trainer does at the epoch's end.
+    @contextmanager
+    def around_training(self, args: TrainingArguments) -> Iterator[None]:
+        """Catch SIGTERM where that is asked for, and give the output folder's lock back in the end."""
+        try:
+            with self._catch_sigterm() if args.enable_jit_checkpoint else nullcontext():
+                yield
+        finally:
+            unlock_output_folder(Path(args.output_dir))
 
-    Else a run resumed from it would lack that evaluation, and draw other random numbers after it. A run resumed when it
-    was through has all that, and does it no second time.
+    @contextmanager
+    def _catch_sigterm(self) -> Iterator[None]:
+        """On SIGTERM, the run saves after the step that it is in and exits with status 143.
+
+        The Trainer's own callback behind `enable_jit_checkpoint` saves in mid-step, when dropout and a method with
+        memory have moved on already, fires no `on_save`, asks every process by itself, and swallows the signal in a
+        process that does not train.
+        """
+        self._stop_asked = self._stopping = False
+        if threading.current_thread() is not threading.main_thread():
+            logger.warning("training outside the main thread: SIGTERM cannot be caught, so it saves no checkpoint")
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop_asked = True
+
+
+class StockSavesHeld(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Sets two arguments aside for as long as the Trainer would remove or push a checkpoint that is not complete.
+
+    The Trainer does both after `save_model` of a checkpoint's folder and before `on_save`; with a limit of 1 it also
+    removes the last checkpoint between the last line of the log and `on_train_end`. No public hook lies between. This
+    callback comes first, so that every other one sees the user's values.
     """
 
     def __init__(self) -> None:
-        self.waiting = self.through = False
+        self._aside: dict[str, Any] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.waiting = False
-        self.through = state.global_step >= state.max_steps or control.should_training_stop  # by early stopping
+    def set_aside(self, args: TrainingArguments) -> None:
+        """Let the Trainer neither remove nor push checkpoints until `put_back`."""
+        if not self._aside:
+            self._aside = {"save_total_limit": args.save_total_limit, "hub_strategy": args.hub_strategy}
+            args.save_total_limit, args.hub_strategy = None, HubStrategy.END
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_save and (state.epoch == int(state.epoch) or state.global_step >= state.max_steps):
-            self.waiting, control.should_save = True, False
+    def put_back(self, args: TrainingArguments) -> None:
+        """Give the arguments the user's values again."""
+        for name, value in self._aside.items():
+            setattr(args, name, value)
+        self._aside = {}
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save |= self.waiting
-        self.waiting = False
-        if self.through:
-            control.should_log = control.should_evaluate = control.should_save = False
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back(args)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back(args)
 
 
 def say_if_order_differs(checkpoint: Path, now: Mapping[str, Any]) -> None:

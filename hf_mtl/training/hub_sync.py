@@ -7,13 +7,12 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..hub.upload import PUBLISHED, PUSH_FAILURES, reason_of
@@ -25,53 +24,39 @@ LAST = "last-checkpoint"
 RESUMABLE = [*PUBLISHED, "*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"]
 
 
-class PushCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+class CheckpointPusher:
     """Pushes checkpoints in the background, one at a time, while the training goes on.
 
     It stands in for the Trainer's own push, which comes before a checkpoint is complete and takes training_args.bin
-    along; it has to come after the callback that seals a checkpoint.
+    along. `args.hub_strategy` says what is pushed: "every_save" puts the model where `from_pretrained` finds it;
+    "checkpoint" also puts all that training goes on from into last-checkpoint/; "end" pushes nothing here.
 
-    Args:
-        strategy: "every_save" puts the model where `from_pretrained` finds it; "checkpoint" also puts all that training
-            goes on from into last-checkpoint/; "end" does nothing.
-        always: push even if the last push is still under way, instead of leaving this checkpoint out.
+    Attributes:
+        repo_id: the repository, once it is known that it can be written.
     """
 
-    def __init__(self, strategy: HubStrategy, *, always: bool) -> None:
-        self.strategy, self.always = strategy, always
-        self.repo_id: str | None = None  # once it is known that it can be written
+    def __init__(self) -> None:
+        self.repo_id: str | None = None
         self._push: Future[Any] | None = None
         self._checkpoint: Path | None = None  # of the last push
 
-    @contextmanager
-    def takes_over_upload(self, args: TrainingArguments) -> Iterator[None]:
-        """Keeps the Trainer from pushing checkpoints itself."""
-        self.strategy, args.hub_strategy = args.hub_strategy, HubStrategy.END
-        try:
-            yield
-        finally:
-            args.hub_strategy = self.strategy
+    def push(self, checkpoint: Path, args: TrainingArguments) -> None:
+        """Begin to push a checkpoint, if that is asked for; a push that fails is a warning, and training goes on.
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.repo_id is not None and args.push_to_hub and state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self.push(checkpoint, self.repo_id, token=args.hub_token, revision=args.hub_revision)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.wait()
-
-    def push(self, checkpoint: Path, repo_id: str, *, token: str | None, revision: str | None) -> None:
-        """Begin to push a checkpoint; a push that fails is told by a warning, and training goes on."""
-        if self.strategy == HubStrategy.END or (self._push is not None and not self._push.done() and not self.always):
+        While the last push is under way this checkpoint is left out, unless `args.hub_always_push`.
+        """
+        if self.repo_id is None or not args.push_to_hub or args.hub_strategy == HubStrategy.END:
+            return
+        if self._push is not None and not self._push.done() and not args.hub_always_push:
             return
         self.wait()
         self._checkpoint = checkpoint
         self._push = HfApi().create_commit(
-            repo_id=repo_id,
-            operations=list(additions(checkpoint, with_state=self.strategy == HubStrategy.CHECKPOINT)),
+            repo_id=self.repo_id,
+            operations=list(additions(checkpoint, with_state=args.hub_strategy == HubStrategy.CHECKPOINT)),
             commit_message=f"Training in progress, {checkpoint.name}",
-            token=token,
-            revision=revision,
+            token=args.hub_token,
+            revision=args.hub_revision,
             run_as_future=True,
         )
 

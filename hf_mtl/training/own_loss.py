@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Trainer
 
 from ..errors import InputError
 
+logger = logging.getLogger(__name__)
 SIGNATURE = "compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
+
+
+def has_stock_loss(compute_loss: Callable[..., Any], *, shards: bool) -> bool:
+    """True if a trainer's `compute_loss` is the Trainer's; one of a subclass is checked, and said.
+
+    Args:
+        compute_loss: bound to its trainer.
+        shards: whether an engine does.
+
+    Raises:
+        InputError: where it could not be called.
+    """
+    if getattr(compute_loss, "__func__", None) is Trainer.compute_loss:
+        return True
+    check_loss_method(compute_loss, shards=shards)
+    logger.info(
+        "compute_loss is not the Trainer's: in training too, it is called once per task, with "
+        "{'task': name, **batch}, and the tasks share no pass"
+    )
+    return False
 
 
 def check_loss_method(compute_loss: Callable[..., Any], *, shards: bool) -> None:

@@ -70,6 +70,22 @@ class StepStatistics:
         self._begin_line()
         return line
 
+    def raise_for_bad_steps(self, most: int, step: int, output_dir: str) -> None:
+        """Raise FloatingPointError for a task that was left out of `most` steps in a row, or more.
+
+        Args:
+            most: the patience, in steps.
+            step: at which the run stopped.
+            output_dir: has the last checkpoint.
+        """
+        for task, steps in self.bad_steps.items():
+            if steps >= most:
+                raise FloatingPointError(
+                    f"task {task!r}: loss or gradient not finite in {steps} steps in a row; stopped at step {step} "
+                    f"with a checkpoint in {output_dir}. Lower --learning_rate, or look at the task's rows; "
+                    "--max_bad_steps sets the patience"
+                )
+
     def conflict_share(self, log_history: Sequence[Mapping[str, Any]]) -> float | None:
         """Share of the run's steps with a conflict; None without a step.
 

@@ -1,40 +1,51 @@
-"""`MultiTaskTrainer`: the Hugging Face Trainer with every task in every step and the tasks' gradients combined."""
+"""`MultiTaskTrainer`: the Hugging Face Trainer with every task in every step and the tasks' gradients combined.
+
+The parts do the work: `step` the gradients, `evaluator` the scores, `publisher` the card and the upload, `checkpoints`
+what happens around a save, `settings` what a resumed run goes on with. The trainer wires them to the Trainer's hooks.
+"""
 
 from __future__ import annotations
 
 import functools
-import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import IntervalStrategy, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput, speed_metrics
 
-from ..data.batch_sampler import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
-from ..data.task_shares import Floats, task_shares
 from ..data.tokenization import TaskCollator, TaskRows
 from ..errors import InputError
+from ..gradients.all_reduce import sum_over_processes
 from ..gradients.method_state import save_method
+from ..hub.upload import PUSH_FAILURES, check_write_access, failure_named, make_branch, reason_of
+from ..model.encoding import padded_right
 from ..model.input_length import check_tokenizer
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .arguments import MultiTaskTrainingArguments
-from .checkpoint_callbacks import DelaySaveToEpochEnd, SealCheckpoints, StopOnSigterm
+from .batches import check_batch, data_order, given_rows, make_loader, shares_by_epoch, train_sampler, training_rows
+from .checkpoint_callbacks import CheckpointManager, StockSavesHeld
 from .checkpoints import choose_checkpoint, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
-from .hub_sync import PushCheckpoints
+from .evaluation import TaskEvaluator, training_sample
+from .hub_sync import CheckpointPusher
+from .joint_step import JointStep
+from .own_loss import check_loss, has_stock_loss, loss_and_outputs
 from .progress import TaskBars, TaskLines
-from .resumable import ResumableTrainer, chosen_optimizer
-from .resuming import encoder_fingerprint, write_settings
+from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
+from .run_settings import ClassAndOptions, RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
+from .step import count_rows
+from .step_statistics import num_tokens
 from .trainer_checks import (
     NO_SEARCH,
     check_arguments,
@@ -44,67 +55,26 @@ from .trainer_checks import (
     check_optimizers,
     check_options,
     check_tasks,
+    metric_functions,
 )
-from .unfreezing import GradualUnfreezing, steps_per_epoch
+from .trainer_parts import changed, compile_layers, make_step, without_token_warning
+from .unfreezing import GradualUnfreezing, stages_of_run
 from .unsupported import check_supported, shards_gradients
-from .watched_metric import (
-    check_own_schedule,
-    check_watched_metric,
-    go_without_evaluations,
-    refuse_watchers_without_evaluations,
-    refuse_watchers_without_metric,
-    schedule_options,
-)
-
-logger = logging.getLogger(__name__)
+from .watched_metric import check_evaluations, check_own_schedule, schedule_options
 
 
-def _shares(
-    tasks: Sequence[TaskSpec], rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int
-) -> Callable[[int], Floats]:
-    """Epoch -> each task's share of a batch; InputError for arguments that give none."""
-    sizes = {spec.name: rows.sizes[spec.name] for spec in tasks}
-    weights = [spec.sampling_weight for spec in tasks]
-    shares = functools.partial(
-        task_shares, args.task_sampling, sizes, weights, batch_size, options=args.options("task_sampling_args")
-    )
-    num_batches = epoch_batches(list(sizes.values()), shares(), args.world_size) // args.world_size
-    epochs = args.max_steps / steps_per_epoch(args, num_batches) if args.max_steps > 0 else args.num_train_epochs
-    return lambda epoch: shares(progress=min(1.0, epoch / max(1, math.ceil(epochs) - 1)))
-
-
-def _compile_layers(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> None:
-    """Compile each encoder layer; the Trainer would compile the whole model, with a graph per task and length."""
-    logger.info("layers are compiled in the first steps, which takes a minute or so")
-    for layer in dict.fromkeys(model.encoder_layers()):
-        layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
-    args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
-
-
-@contextmanager
-def _changed(args: MultiTaskTrainingArguments, **values: Any) -> Iterator[None]:
-    """Arguments with other values for a while."""
-    before = {name: getattr(args, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(args, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(args, name, value)
-
-
-class MultiTaskTrainer(ResumableTrainer):
+class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
     """A Trainer for several tasks at once.
 
     Args:
         model: has a head for every task; `model_init` in its place is refused.
         args: the arguments; `gradient_method`, `task_sampling`, `unfreeze_schedule` and `optimizer` are among them.
         tasks: the tasks, in the order in which they are listed everywhere.
-        train_dataset: task -> rows from `tokenize`; every task has some. With one task, its rows will do.
+        train_dataset: task -> rows from `load_task_data`; every task has some. With one task, its rows will do.
         eval_dataset: the same; tasks that it lacks are not scored, nor those that it has beside all of `tasks`.
         processing_class: the tokenizer; it pads, and is saved with the model.
         callbacks: further callbacks.
+        compute_metrics: task -> a function of `EvalPrediction`, whose values join those that the task declares.
         kwargs: for `Trainer`.
 
     A subclass may override `compute_loss(model, inputs, return_outputs=False, num_items_in_batch=None)`. In training
@@ -126,6 +96,7 @@ class MultiTaskTrainer(ResumableTrainer):
         eval_dataset: Mapping[str, Dataset] | Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
+        compute_metrics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs, callbacks = check_options(kwargs), check_callbacks(callbacks)
@@ -139,42 +110,62 @@ class MultiTaskTrainer(ResumableTrainer):
         check_metric_names(tasks)
         tasks = with_loss_weights(tasks, args.options("loss_weights"))
         self.tasks = {spec.name: spec for spec in tasks}
-        self._set_up_steps(model, args)
-        self.encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
-        self.changes = []
+        self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
+        functions = metric_functions(compute_metrics, self.tasks)
+        stock_loss = has_stock_loss(self.compute_loss, shards=shards_gradients(model, args))
+        self.evaluator = TaskEvaluator(self.tasks, functions, with_loss=stock_loss)
+        self.publisher = Publisher(args, model.config, tasks)
+        self.settings = RunSettings(args, model, self.tasks)
+        self.pusher = CheckpointPusher()
+        self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
+        self._held = StockSavesHeld()
+        self._evaluated_at_start = False
+
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
-        if args.optimizer is not None:
-            kwargs["optimizer_cls_and_kwargs"] = chosen_optimizer(args)
-        self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
+        if (chosen := chosen_optimizer(args)) is not None:
+            kwargs["optimizer_cls_and_kwargs"] = chosen
         rows = None
         if train_dataset is not None:
-            rows = TaskRows(self._rows_for_training(train_dataset))
-            _shares(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+            rows = training_rows(self._given_rows(train_dataset, "train_dataset", others=True), self.tasks)
+            shares_by_epoch(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
         if eval_dataset is not None:
-            eval_dataset = self.given_rows(eval_dataset, "eval_dataset", others=True)
+            eval_dataset = self._given_rows(eval_dataset, "eval_dataset", others=True)
         if rows is not None:
-            self._check_evaluations(args, list(eval_dataset or ()), callbacks)
+            known = type(self).evaluate is MultiTaskTrainer.evaluate  # a subclass may make metrics of its own
+            known = known and not functions
+            check_evaluations(args, self.tasks, list(eval_dataset or ()), callbacks, metrics_are_known=known)
         if args.torch_compile:
-            _compile_layers(model, args)
-        stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see StopOnSigterm
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=rows,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=self.data_collator,
-            compute_metrics=self.compute_metrics,
-            callbacks=[*callbacks, *self._own_callbacks(args)],
-            **kwargs,
+            compile_layers(model, args)
+        with changed(args, enable_jit_checkpoint=False):  # see CheckpointManager
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=rows,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                data_collator=self.data_collator,
+                compute_metrics=self.compute_metrics,
+                callbacks=[*callbacks, *self._own_callbacks(args)],
+                **kwargs,
+            )
+        self.step = make_step(
+            model,
+            args,
+            self.tasks,
+            loss_of=self._loss_of,
+            losses_of=lambda batches: self.model_wrapped(batches=batches).loss,
+            context=self.compute_loss_context_manager,
+            stock_loss=stock_loss,
+            mixed_precision=self.accelerator.mixed_precision,
         )
-        args.enable_jit_checkpoint = stop_on_sigterm
+        self.callback_handler.callbacks.insert(0, self._held)
         check_own_schedule(self.lr_scheduler, args)
         if rows is not None:
-            self.name_optimizer()
+            cls = type(self.optimizer) if self.optimizer is not None else self._new_optimizer()[0]
+            self.settings.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskBars())
@@ -182,70 +173,96 @@ class MultiTaskTrainer(ResumableTrainer):
 
     def _own_callbacks(self, args: MultiTaskTrainingArguments) -> list[TrainerCallback]:
         """Those of every run, in the order in which they act."""
-        self.push_checkpoints = PushCheckpoints(args.hub_strategy, always=args.hub_always_push)
-        self.seal, self.sigterm = SealCheckpoints(self.data_order, self.push_checkpoints.in_use), StopOnSigterm()
         patience = args.early_stopping_patience
         stopping = [] if patience is None else [EarlyStopping(early_stopping_patience=patience)]
         keep_patience = KeepPatience(lambda: self.callback_handler.callbacks)
-        hooks = [_StepHooks(self), *stopping, keep_patience]
-        return [*hooks, self.seal, self.push_checkpoints, self.sigterm, DelaySaveToEpochEnd()]
+        return [_StepCallback(self), *stopping, keep_patience, self.checkpoints]
 
-    def _check_evaluations(
-        self, args: MultiTaskTrainingArguments, scored: Sequence[str], callbacks: Sequence[TrainerCallback]
-    ) -> None:
-        """Whether a training is evaluated, and has the metric that decides; a subclass may make metrics of its own."""
-        if not scored and (args.eval_strategy != IntervalStrategy.NO or args.eval_on_start):
-            go_without_evaluations(args, callbacks=callbacks)
-        refuse_watchers_without_evaluations(args, callbacks)
-        refuse_watchers_without_metric(args, callbacks)
-        if args.eval_strategy != IntervalStrategy.NO and type(self).evaluate is MultiTaskTrainer.evaluate:
-            check_watched_metric(args, list(self.tasks.values()), scored)
+    def _given_rows(self, given: Any, argument: str, **options: bool) -> dict[str, Dataset]:
+        return given_rows(given, argument, self.tasks, self.model, self.data_collator, **options)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """As in `Trainer`; a schedule that watches the metric knows which direction is up."""
-        with _changed(self.args, lr_scheduler_kwargs=schedule_options(self.args)):
-            return super().create_scheduler(num_training_steps, optimizer)
-
-    # ---- data ----
-
-    def _rows_for_training(self, given: Mapping[str, Dataset] | Dataset) -> dict[str, Dataset]:
-        """Task -> its rows; InputError for a task without any."""
-        rows = self.given_rows(given, "train_dataset", others=True)
-        for task in self.tasks:
-            if task not in rows:
-                raise InputError(f"task {task!r}: train_dataset has no rows of it, only of {', '.join(rows)}")
-        return rows
+    # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches `{task: {"input_ids": (rows, tokens), ...}}` with each task's exact quota of rows."""
-        rows = self.train_dataset
+        rows, args = self.train_dataset, self.args
         if rows is None:
             raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
-        self.batch_sampler = TaskBatchSampler(
-            rows.lengths,
-            batch_size=self._train_batch_size,
-            shares=_shares(list(self.tasks.values()), rows, self.args, self._train_batch_size),
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            num_processes=self.args.world_size,
-            grouped=self.args.train_sampling_strategy == "group_by_length",
+        self.batch_sampler = train_sampler(list(self.tasks.values()), rows, args, self._train_batch_size)
+        persistent = args.dataloader_persistent_workers
+        loader = make_loader(
+            rows, self.data_collator, args, batch_sampler=self.batch_sampler, persistent_workers=persistent
         )
-        persistent = self.args.dataloader_persistent_workers
-        return self._loader(rows, batch_sampler=self.batch_sampler, persistent_workers=persistent)
+        return self.accelerator.prepare(loader)
+
+    def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
+        """Batches of one task, in the order of its rows."""
+        loader = make_loader(eval_dataset, self.data_collator, self.args, batch_size=self.args.eval_batch_size)
+        return self.accelerator.prepare(loader)
+
+    def get_test_dataloader(self, test_dataset: TaskRows) -> DataLoader[Any]:
+        """Batches of one task, in the order of its rows."""
+        return self.get_eval_dataloader(test_dataset)
 
     def data_order(self) -> dict[str, Any]:
         """What the batches of a run follow from, beside its data."""
-        args, sampler = self.args, self.batch_sampler
-        return {
-            "processes": args.world_size,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "per_device_train_batch_size": self._train_batch_size,
-            "batches_per_epoch": len(sampler),
-            "rows_per_epoch": [sampler.quotas(epoch).sum(axis=0).tolist() for epoch in (0, 1)],
-            "rows": dict(zip(self.tasks, sampler.sizes, strict=True)),
-            "seed": sampler.seed,
-            "train_sampling_strategy": str(args.train_sampling_strategy),
-            "batches_sorted_together": GROUPED_BATCHES,
-        }
+        return data_order(self.batch_sampler, self.tasks, self.args, self._train_batch_size)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | None]:
+        """The micro-batches of a step; under an engine that shards, the step learns its rows of each task.
+
+        None once the run is at its last step or stopped: resumed there in mid-epoch, the Trainer would train one more.
+        """
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            return [], None
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if (counted := self.args.include_num_input_tokens_seen) != "no":
+            tokens = torch.tensor(num_tokens(batches, padding=counted == "all"), device=device)
+            sum_over_processes([tokens])
+            self.state.num_input_tokens_seen += int(tokens)
+        if isinstance(self.step, JointStep) and batches:
+            self.step.step_rows = torch.stack([count_rows(batch, self.tasks) for batch in batches]).sum(0).to(device)
+            sum_over_processes([self.step.step_rows])
+        return batches, None
+
+    # ---- training ----
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """Every task's gradient; at the step's last micro-batch they are combined. `MultiTaskStep.run` does it.
+
+        Args:
+            model: as the engine wrapped it, which only an engine that shards needs.
+            inputs: task -> its rows.
+            num_items_in_batch: not used: the step counts rows by task.
+
+        Returns:
+            The weighted sum of the tasks' losses that are finite, divided by the micro-batches of the step. *Shape:* ()
+        """
+        check_batch(inputs, self.tasks)
+        self.model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        accelerator = self.accelerator
+        # DeepSpeed would divide by the micro-batches, which the row counts have done.
+        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        losses = self.step.run(
+            self._prepare_inputs(inputs),
+            backward=functools.partial(accelerator.backward, **options),
+            sync=accelerator.sync_gradients,
+            scaler=accelerator.scaler,
+        )
+        total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()])
+        return total.nan_to_num(0.0, 0.0, 0.0).sum() / self.current_gradient_accumulation_steps
+
+    def _loss_of(self, task: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean loss of one task's rows, as `compute_loss` gives it. *Shape:* ()"""
+        loss = self.compute_loss(self.model, {"task": task, **batch})
+        check_loss(loss, task)
+        return loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`.
@@ -258,88 +275,304 @@ class MultiTaskTrainer(ResumableTrainer):
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
         """
-        self.counts.clear()
-        self.changes = []
-        self.seal.resumed_from = None
+        self.step.begin_run()
+        self.settings.changes, self.checkpoints.resumed_from = [], None
         if resume_from_checkpoint:
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
-            self.seal.resumed_from = Path(resume_from_checkpoint)
-            self.compare_with(self.seal.resumed_from)
+            self._go_on_from(Path(resume_from_checkpoint))
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
-                around.enter_context(self.seal.takes_over_rotation(self.args))
-                around.enter_context(self.push_checkpoints.takes_over_upload(self.args))
-                around.enter_context(self._counting_tokens())
-                if resume_from_checkpoint:  # it was evaluated at the start
-                    around.enter_context(_changed(self.args, eval_on_start=False))
-                if self.args.enable_jit_checkpoint:
-                    around.enter_context(self.sigterm.catch_sigterm())
+                around.enter_context(self.checkpoints.around_training(self.args))
+                around.enter_context(without_token_warning())
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
-            self._free_rows()
-        for task, steps in self.counts.bad_steps.items():
-            if steps >= self.args.max_bad_steps:
-                raise FloatingPointError(
-                    f"task {task!r}: loss or gradient not finite in {steps} steps in a row; stopped at step "
-                    f"{self.state.global_step} with a checkpoint in {self.args.output_dir}. Lower --learning_rate, or "
-                    "look at the task's rows; --max_bad_steps sets the patience"
-                )
+            self._held.put_back(self.args)
+            self._evaluated_at_start = False
+            self.step.close()
+        self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
         return output
+
+    def _go_on_from(self, checkpoint: Path) -> None:
+        new_optimizer = self._new_optimizer if self.optimizer is None else None
+        self.settings.go_on_from(checkpoint, self.step.method, new_optimizer)
+        if (chosen := chosen_optimizer(self.args)) is not None:  # some options are no part of the state that is loaded
+            self.optimizer_cls_and_kwargs = chosen
+        self.checkpoints.resumed_from = checkpoint
+        self._evaluated_at_start = bool(self.args.eval_on_start)
+
+    def _new_optimizer(self) -> ClassAndOptions:
+        """Class and options of the optimizer to be; InputError for one that is not installed or lacks an option."""
+        if self.optimizer_cls_and_kwargs is not None:
+            return self.optimizer_cls_and_kwargs
+        try:
+            return self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As in `Trainer`; the settings remember rates and weight decay that are asked for."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.settings.note_optimizer(optimizer)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in `Trainer`; a schedule that watches the metric knows which direction is up."""
+        with changed(self.args, lr_scheduler_kwargs=schedule_options(self.args)):
+            return super().create_scheduler(num_training_steps, optimizer)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in `Trainer`, which would compile the whole model, with a graph per task and length."""
+        with changed(self.args, torch_compile_backend=None, torch_compile_mode=None):
+            super().create_accelerator_and_postprocess()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the statistics of the steps since the last line, over all processes."""
+        if "loss" in logs:
+            logs.update(self.step.statistics.line())
+        super().log(logs, start_time)
+        if END_OF_TRAINING in logs:
+            self._held.set_aside(self.args)
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise InputError: trials want `model_init`."""
         raise InputError(NO_SEARCH)
 
-    @contextmanager
-    def _counting_tokens(self) -> Iterator[None]:
-        """The steps count tokens as `include_num_input_tokens_seen` asks; the Trainer finds none in nested batches."""
-        self.counted_tokens = self.args.include_num_input_tokens_seen
+    # ---- evaluation ----
+
+    def evaluate(
+        self,
+        eval_dataset: Mapping[str, Dataset] | Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Every task's metrics as "<prefix>_<task>_<metric>", and their mean "<prefix>_average" over the main ones.
+
+        Without `eval_dataset`, the fixed sample of training rows is scored too, under the prefix "train".
+        `on_evaluate` fires once, with everything, so that early stopping and the best model can use any of it.
+
+        Args:
+            eval_dataset: task -> rows with labels, or the rows of the only task; the trainer's own unless given.
+            ignore_keys: outputs of the model to leave out.
+            metric_key_prefix: what the metrics' names begin with.
+
+        Raises:
+            InputError: for rows that cannot be scored, and where there are none.
+        """
+        if self._evaluated_at_start:  # a resumed run was, before its first step
+            self._evaluated_at_start = False
+            return {}
+        self._memory_tracker.start()
+        start = time.time()
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        if given is None:
+            raise InputError("evaluate has no rows: the trainer was built without eval_dataset; give {task: rows}")
+        rows = self._given_rows(given, "eval_dataset")
+
+        def loop(task_rows: TaskRows, prefix: str) -> Mapping[str, float]:
+            # Metrics take logits, whatever `prediction_loss_only` is for `predict`.
+            loader = self.get_eval_dataloader(task_rows)
+            return self.evaluation_loop(loader, "Evaluation", False, ignore_keys, metric_key_prefix=prefix).metrics
+
+        metrics = self.evaluator.evaluate(rows, metric_key_prefix, loop)
+        metrics[f"{metric_key_prefix}_loss"] = self.evaluator.weighted_loss(rows, metrics, metric_key_prefix)
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, rows.values()))))
+        size = self.args.train_metric_rows
+        if eval_dataset is None and self.train_dataset is not None and size > 0:
+            sample = training_sample(self.train_dataset.tasks, size, self.args.seed)
+            metrics.update(self.evaluator.evaluate(sample, "train", loop))
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def predict(
+        self,
+        test_dataset: Mapping[str, Dataset] | Dataset,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+    ) -> Any:
+        """Logits of every task's rows, in the rows' order, and the scores of those that have a label.
+
+        Args:
+            test_dataset: task -> rows, or the rows of the only task; without labels, or with NaN where one is missing.
+            ignore_keys: outputs of the model to leave out.
+            metric_key_prefix: the metrics' names are "<prefix>_<task>_<metric>".
+
+        Returns:
+            Task -> `PredictionOutput`; of bare rows, the one.
+
+        Raises:
+            InputError: for rows that cannot be batched, and labels that the task does not declare.
+        """
+        outputs = {}
+        for task, rows in self._given_rows(test_dataset, "test_dataset", labelled=False).items():
+            prefix = f"{metric_key_prefix}_{task}"
+            stock = functools.partial(super().predict, ignore_keys=ignore_keys, metric_key_prefix=prefix)
+            outputs[task] = self.evaluator.predict(task, rows, prefix, stock)
+        return outputs if isinstance(test_dataset, Mapping) else outputs.popitem()[1]
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The stock loop over the rows of one task; `compute_metrics` learns which."""
+        (self._evaluated_task,) = dataloader.dataset.tasks
         try:
-            with _changed(self.args, include_num_input_tokens_seen="no"):
-                yield
-        finally:
-            self.counted_tokens = "no"
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:  # accelerate keeps every loader, and with it its rows
+            kept = self.accelerator._dataloaders
+            kept[:] = [each for each in kept if each is not dataloader]
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the statistics of the steps since the last line, over all processes, and the tokens so far."""
-        if "loss" in logs:
-            logs.update(self.counts.line())
-        if self.counted_tokens != "no":
-            logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
-        super().log(logs, start_time)
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, dict[str, Tensor]],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, logits and labels of a batch of one task; other outputs are left out, in `ignore_keys` or not."""
+        check_batch(inputs, self.tasks)
+        ((task, batch),) = self._prepare_inputs(inputs).items()
+        labels = batch.get("labels")
+        with torch.no_grad(), self.step.around_forward(), self.compute_loss_context_manager():
+            if labels is None:
+                loss, outputs = None, model(task=task, **batch)
+            else:
+                given = self.compute_loss(model, {"task": task, **batch}, return_outputs=True)
+                loss, outputs = loss_and_outputs(given, task)
+        return (loss, None, None) if prediction_loss_only else (loss, outputs["logits"], labels)
 
-    def conflict_share(self) -> float | None:
-        """Share of the run's steps in which two tasks' gradients had a negative inner product; None without a step."""
-        return self.counts.conflict_share(self.state.log_history)
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of the task that is being evaluated, from logits and labels."""
+        return self.evaluator.scores(self._evaluated_task, prediction)
+
+    # ---- saving and publishing ----
+
+    def _write_memory(self, checkpoint: Path) -> None:
+        """Put into a checkpoint what a resumed run needs beside the Trainer's files."""
+        save_method(self.step.method, checkpoint)
+        self.settings.write(checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Put the model and the tokenizer into a folder, the output folder unless given.
+
+        The Trainer's own also pickles the arguments, and with them the hub's token and folders of this machine.
+        """
+        folder, main = output_dir or self.args.output_dir, self.args.should_save
+        if isinstance(self.step, JointStep):  # the shards are gathered, which takes every process
+            engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            weights = self.accelerator.get_state_dict(self.model_wrapped) if engine else None
+            self.model.save_pretrained(folder, state_dict=weights, is_main_process=main)
+        elif main:
+            self.model.save_pretrained(folder)
+        if main and self.processing_class is not None:
+            padded_right(self.processing_class).save_pretrained(folder)
+        if _internal_call and Path(folder).name == f"checkpoint-{self.state.global_step}":
+            self._held.set_aside(self.args)
+
+    def save_final(self) -> None:
+        """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""
+        with write_errors_named(self.args.output_dir):
+            self.save_model()
+
+    def record(self) -> RunRecord:
+        """What is known of the run, for those who publish it."""
+        splits = {"train": self.train_dataset.tasks if self.train_dataset else None, "validation": self.eval_dataset}
+        history, state, args = self.state.log_history, self.state, self.args
+        best = state.best_global_step if state.best_model_checkpoint else None  # without a checkpoint none was loaded
+        schedule, sampler = self.unfreeze_schedule, getattr(self, "batch_sampler", None)
+        return RunRecord(
+            repo_id=self.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name,
+            log_history=history,
+            step=state.global_step,
+            weights_step=step_of_weights(history, state.global_step, best, best_is_loaded=args.load_best_model_at_end),
+            sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
+            conflicts=self.step.statistics.conflict_share(history),
+            changes=self.settings.changes,
+            unfreezing={}
+            if schedule is None or sampler is None
+            else stages_of_run(schedule, args, len(sampler), self.model.config.encoder_config.num_hidden_layers),
+        )
+
+    def draw_curves(self) -> None:
+        """Put training_curves.png into the output folder, with a line where layers were unfrozen."""
+        self.publisher.draw_curves(self.record())
+
+    def create_model_card(self) -> None:
+        """Put the model card into the output folder; what a person wrote into one that is there stays."""
+        if self.is_world_process_zero():
+            self.publisher.write_card(self.record())
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository on the Hub when the trainer is built, so that a wrong token stops a run at once."""
+        if private is not None:
+            self.args.hub_private_repo = private  # transformers 5.17 asks there only
+        repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        try:
+            super().init_hf_repo(token=token)
+            if self.is_world_process_zero():
+                check_write_access(token or self.args.hub_token)
+                make_branch(self.hub_model_id, self.args.hub_revision, token or self.args.hub_token)
+        except PUSH_FAILURES as error:
+            raise InputError(f"hub_model_id {repo_id!r} cannot be pushed to: {reason_of(error)}") from error
+        self.pusher.repo_id = self.hub_model_id
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Upload model, tokenizer, card and curves to `args.hub_model_id`; files that may hold secrets stay here.
+
+        Returns:
+            The commit's address on the main process, None elsewhere.
+
+        Raises:
+            PushError: when the Hub does not take it; the message has the command that uploads it later.
+        """
+        revision = revision or self.args.hub_revision
+        self.save_final()
+        if not self.is_world_process_zero():
+            return None
+        self.pusher.wait()
+        record = self.record()
+        if any("loss" in row for row in record.log_history):
+            self.publisher.draw_curves(record)
+        if self.hub_model_id is None:
+            self.publisher.write_card(record)
+            wanted = bool(self.args.hub_private_repo if private is None else private)
+            with failure_named(self.publisher.folder, record.repo_id, revision, private=wanted):
+                self.init_hf_repo(token=token, private=private)
+        message = commit_message or "End of training"
+        return self.publisher.upload(
+            self.record(), message=message, token=token or self.args.hub_token, revision=revision
+        )
 
 
-class _StepHooks(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """Tells the trainer where epochs and steps begin."""
+class _StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Tells the step and the sampler where steps and epochs begin and end."""
 
     def __init__(self, trainer: MultiTaskTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.seal.resumed_from is not None:
+        trainer = self.trainer
+        if trainer.checkpoints.resumed_from is not None:
             state.compute_steps(args, state.max_steps)
-            self.trainer.apply_to_what_was_loaded()
+            says_rates = not trainer.is_deepspeed_enabled
+            trainer.settings.apply_to_loaded(trainer.optimizer, trainer.lr_scheduler, says_rates=says_rates)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
         self.trainer.batch_sampler.set_epoch(int(state.epoch or 0))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin_step()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            trainer, checkpoint = self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            save_method(trainer.gradient_method, checkpoint)
-            write_settings(checkpoint, trainer.settings(), trainer.encoder_at_start, trainer.changes)
+        self.trainer.step.begin(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.end_step()
-        if max(self.trainer.counts.bad_steps.values()) >= args.max_bad_steps:
+        self.trainer.step.end()
+        if max(self.trainer.step.statistics.bad_steps.values()) >= args.max_bad_steps:
             control.should_save = control.should_training_stop = True

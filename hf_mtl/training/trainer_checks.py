@@ -19,7 +19,6 @@ from .arguments import MultiTaskTrainingArguments
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
 REFUSED = {
     "model_init": "is refused: the trainer is set up for one model; give model, and make a trainer for every other",
-    "compute_metrics": "is refused: a task is scored by the metrics that it declares, in TaskSpec(metrics=...) or YAML",
     "compute_loss_func": "would not be called: a task's loss is that of its kind; override compute_loss in a subclass",
     "preprocess_logits_for_metrics": "is refused: a task's metrics are taken from all its logits",
 }
@@ -38,6 +37,27 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in REFUSED:
             raise InputError(f"{name} {REFUSED[name]}")
     return given
+
+
+def metric_functions(given: object, tasks: Mapping[str, TaskSpec]) -> dict[str, Any]:
+    """Task -> its function from `compute_metrics`; a bare function is that of the only task.
+
+    Raises:
+        InputError: for a name that is no task, for what is no function, and for one function of several tasks.
+    """
+    way = 'wanted {task: function of EvalPrediction}, e.g. {"' + next(iter(tasks)) + '": function}'
+    if given is None:
+        return {}
+    if callable(given) and len(tasks) == 1:
+        return {next(iter(tasks)): given}
+    if not isinstance(given, Mapping):
+        raise InputError(f"compute_metrics is {given!r:.60}, {way}")
+    for task, function in given.items():
+        if task not in tasks:
+            raise unknown_name_error("task in compute_metrics:", task, tasks)
+        if not callable(function):
+            raise InputError(f"compute_metrics of task {task!r} is {function!r:.60}, {way}")
+    return dict(given)
 
 
 def check_model(model: object) -> MultiTaskModel:

@@ -87,6 +87,20 @@ def stage_starts(schedule: UnfreezeSchedule, steps_per_epoch: int, num_layers: i
     return {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
 
 
+def stages_of_run(
+    schedule: UnfreezeSchedule, args: TrainingArguments, num_batches: int, num_layers: int
+) -> dict[float, str]:
+    """`stage_starts` of a run.
+
+    Args:
+        schedule: of the run.
+        args: likewise.
+        num_batches: micro-batches of an epoch over all processes.
+        num_layers: of the encoder.
+    """
+    return stage_starts(schedule, steps_per_epoch(args, num_batches // args.world_size), num_layers)
+
+
 def describe_layers(layers: int | None, num_layers: int) -> str:
     """Which part of the encoder trains, in words."""
     if layers is None:

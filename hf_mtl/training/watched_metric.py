@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -110,6 +110,34 @@ def go_without_evaluations(args: TrainingArguments, there: str = "", callbacks: 
         raise InputError(f"{' and '.join(asked)}: wants validation rows, and {reason}; leave it out")
     args.eval_strategy, args.do_eval = IntervalStrategy.NO, False
     logger.warning("no task has validation rows, so the training is not evaluated%s", there and f": {there}")
+
+
+def check_evaluations(
+    args: TrainingArguments,
+    tasks: Mapping[str, TaskSpec],
+    scored: Sequence[str],
+    callbacks: Sequence[object],
+    *,
+    metrics_are_known: bool,
+) -> None:
+    """Check that a training is evaluated where something watches a metric, and that it has this metric.
+
+    Args:
+        args: of the run; evaluation is turned off in them where no task has validation rows.
+        tasks: task -> its declaration.
+        scored: the tasks with validation rows.
+        callbacks: of the user's.
+        metrics_are_known: false where functions or a subclass of the user's may give others.
+
+    Raises:
+        InputError: for what watches a metric that will not be there.
+    """
+    if not scored and (args.eval_strategy != IntervalStrategy.NO or args.eval_on_start):
+        go_without_evaluations(args, callbacks=callbacks)
+    refuse_watchers_without_evaluations(args, callbacks)
+    refuse_watchers_without_metric(args, callbacks)
+    if args.eval_strategy != IntervalStrategy.NO and metrics_are_known:
+        check_watched_metric(args, list(tasks.values()), scored)
 
 
 def schedule_options(args: TrainingArguments) -> dict[str, Any]:
