@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, SMALL
+from families import FAMILIES, REFUSED, SMALL, TYPES, small_config
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -18,7 +18,7 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_PRETRAINING_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING
 
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.model.heads import HeadSpec
@@ -27,33 +27,6 @@ from hf_mtl.pretrained import check_encoder, load_config
 
 HEAD = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good"))
 KINDS = ("bare", "masked_lm", "pretraining", "classification", "sharded")
-# What makes the other types small; those named in FAMILIES are small as they are there.
-OTHERS = {
-    "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "n_words": 120, "pad_index": 1},
-    "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "n_words": 120, "pad_index": 1},
-    "longformer": {"attention_window": 8},
-    "mobilebert": {"intra_bottleneck_size": 32, "embedding_size": 16, "true_hidden_size": 32},
-    "big_bird": {"block_size": 4, "num_random_blocks": 1, "max_position_embeddings": 68},  # of whole blocks
-    "eurobert": {"bos_token_id": 1, "eos_token_id": 2},
-    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    "esm": {"mask_token_id": 3},
-    "squeezebert": {
-        "embedding_size": 32,
-        **dict.fromkeys(("q_groups", "k_groups", "v_groups", "post_attention_groups"), 1),
-        **dict.fromkeys(("intermediate_groups", "output_groups"), 1),
-    },
-    "convbert": {"embedding_size": 32},
-}
-REFUSED = {"fnet", "funnel", "modernvbert", "mra", "neomme", "perceiver", "reformer", "tapas", "ultravbert"}
-ENCODER_DECODERS = {"bart", "mbart", "mvp"}
-TYPES = sorted({config.model_type for config in MODEL_FOR_MASKED_LM_MAPPING} - REFUSED - ENCODER_DECODERS)
-
-
-def small_config(model_type, **changes):
-    """A small configuration of any type; 66 positions, of which RoBERTa's kin leave 64."""
-    common = {**SMALL, "max_position_embeddings": 66, "pad_token_id": 1}
-    own = {**FAMILIES.get(model_type, {}), **OTHERS.get(model_type, {})}
-    return AutoConfig.for_model(model_type, **{**common, **own, **changes})
 
 
 def save(config, kind, folder):

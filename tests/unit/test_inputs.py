@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES
-from test_encoders import TYPES, small_config
+from families import FAMILIES, TYPES, small_config
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import run_glue_mtl

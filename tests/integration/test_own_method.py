@@ -37,7 +37,7 @@ def test_a_function_is_a_method_in_training(make_trainer):
 
 
 def test_the_example_of_the_docs_trains(make_trainer):
-    text = (Path(__file__).parent.parent / "docs" / "gradients.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "gradients.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     exec(example, {})
     arguments = {"gradient_method": "longest", "gradient_method_args": '{"weight": 0.5}', "max_steps": 1}

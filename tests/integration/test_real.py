@@ -26,7 +26,7 @@ def test_eighty_steps_on_real_data_are_better_than_chance_and_leave_everything_a
     }
     command = [sys.executable, "run_glue_mtl.py", "--do_train", "--do_eval", "--do_predict", "--use_cpu"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
     # The majority class of SST-2's validation split has 0.509; an untrained regression head scores about 0.2.

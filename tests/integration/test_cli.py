@@ -349,7 +349,7 @@ def test_tasks_shows_what_a_file_means(tmp_path, saved, capsys):
 def test_the_benchmark_runs(tmp_path, make_model, tokenizer):
     make_model().save_encoder(tmp_path / "encoder", tokenizer)
     write(tmp_path / "in.parquet", TEXTS)
-    script = Path(__file__).parent.parent / "benchmarks" / "predict_speed.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "predict_speed.py"
     flags = ["--encoder", f"{tmp_path}/encoder", "--texts", f"{tmp_path}/in.parquet:text", "--rows", "100"]
     environment = {**os.environ, "PYTHONPATH": str(script.parent.parent)}
     command = [sys.executable, str(script), *flags]

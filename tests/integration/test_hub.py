@@ -17,9 +17,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
-from test_clean_environment import BLOCK
 from transformers import AutoModel, TrainerCallback
 from transformers.trainer_utils import HubStrategy
+from without_package import BLOCK
 
 import hf_mtl.hub.upload
 from hf_mtl.errors import PushError
@@ -28,7 +28,7 @@ from hf_mtl.hub.upload import publish
 from hf_mtl.tasks.demo import demo_encoder_config, demo_rows
 from hf_mtl.training.hub_sync import PushCheckpoints, additions
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HOST = "host-of-maria"
 TOKEN, READ_TOKEN = "hf_loopback_write", "hf_loopback_read"
 TASKS = """

@@ -8,16 +8,16 @@ import sys
 
 import pytest
 import torch
+from run_start import load
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, pipeline, set_seed
+from transformers import AutoModel, AutoTokenizer, pipeline
 
 import run_glue_mtl
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
 from hf_mtl.model.heads import HeadSpec
 from hf_mtl.pretrained import load_config
-from hf_mtl.training.arguments import parse_arguments
 
 TOPIC = HeadSpec(name="topic", kind="classification", labels=("a", "b", "c"))
 
@@ -222,12 +222,6 @@ def larger(make_model, tokenizer, tmp_path):
     more.add_tokens(["zzza", "zzzb", "zzzc"])
     more.save_pretrained(folder)
     return folder
-
-
-def load(specs, *flags, seed=0):
-    set_seed(seed)
-    arguments, _, _ = parse_arguments([*flags, "--output_dir", "out", "--use_cpu"])
-    return run_glue_mtl.load_model_and_tokenizer(arguments, specs)
 
 
 def test_the_encoder_grows_to_its_tokenizer_where_that_is_asked_for(larger, specs, tokenizer, caplog):

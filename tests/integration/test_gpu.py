@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_mpnet import PATTERNS, apart, inputs, pair
+from mpnet_pairs import PATTERNS, apart, inputs, pair
 
 from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.gradients.gramian import GPU_STRETCH, inner_products

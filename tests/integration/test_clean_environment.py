@@ -9,15 +9,11 @@ import sys
 import pytest
 import torch
 from transformers import AutoModel, pipeline
+from without_package import BLOCK
 
 from hf_mtl import InputError, MultiTaskModel
 from hf_mtl.model.export_code import PIPELINE_TASK
 
-BLOCK = """
-import sys
-for name in ("hf_mtl", "scipy", "datasets", "evaluate", "accelerate", "pytorch_optimizer"):
-    sys.modules[name] = None  # which is how Python notes that there is no such module
-"""
 USE = """
 import sys, torch
 from transformers import AutoModel, AutoTokenizer, pipeline

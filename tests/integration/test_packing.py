@@ -3,7 +3,7 @@
 import gc
 from itertools import islice
 
-import conftest
+import families
 import pytest
 import torch
 from torch import nn
@@ -91,7 +91,7 @@ def test_every_familys_gradients(family_config, specs, tokenizer, make_trainer, 
 
 
 def test_every_family_that_is_packed_has_a_test():
-    assert set(FAMILIES) - set(conftest.FAMILIES) == {"camembert"}  # which is below
+    assert set(FAMILIES) - set(families.FAMILIES) == {"camembert"}  # which is below
 
 
 def test_camembert(specs, tokenizer, make_trainer, monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from run_start import load
 from safetensors.torch import load_file
-from test_saved_models import load
 from transformers import pipeline
 
 from hf_mtl import InputError, MultiTaskModel, load_model

@@ -5,8 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from test_distributed import SETTINGS, relative_error, train
-from test_step import flat, paper_algorithm_1, step
+from plain_steps import flat, paper_algorithm_1, relative_error, step
 from torch.nn import functional as F
 
 from hf_mtl import InputError, MultiTaskTrainer
@@ -157,14 +156,6 @@ def test_famo_looks_at_the_same_losses_again(make):
         wanted = [trainer.compute_loss(trainer.model, {"task": task, **batch[task]}).item() for task in trainer.tasks]
     np.testing.assert_allclose(after, wanted, rtol=1e-5)
     assert not np.allclose(before, after, rtol=1e-4)
-
-
-def test_two_processes_take_the_step_of_one(tmp_path):
-    settings = {**SETTINGS, "max_steps": 2, "unfreeze_schedule": "none"}
-    two = train(tmp_path, "two", 2, own_loss=True, **settings)
-    # Twice the loss is twice the gradient.
-    one = train(tmp_path, "one", 1, loss_weights='{"pairs": 2}', gradient_accumulation_steps=2, **settings)
-    assert relative_error(two["update"], one["update"]) <= 1e-5  # of the sums' order
 
 
 def loss_giving(give):

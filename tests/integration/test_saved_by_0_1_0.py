@@ -13,7 +13,7 @@ from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.labels import read_labels
 
-SAVED = Path(__file__).parent / "saved_by_0_1_0"
+SAVED = Path(__file__).parents[1] / "saved_by_0_1_0"
 EXPECTED = json.loads((SAVED / "expected.json").read_text(encoding="utf-8"))
 
 

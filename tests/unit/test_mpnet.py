@@ -1,61 +1,15 @@
 """MPNet's fused attention against transformers' eager one: outputs, and the gradient of every parameter."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from mpnet_pairs import HEADS, PATTERNS, apart, encoder, inputs, outputs_and_gradients, pair
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModel, MPNetConfig
+from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, load_model
 from hf_mtl.model import mpnet_attention as mpnet
-from hf_mtl.model.heads import HeadSpec
-from hf_mtl.model.mpnet_attention import FusedMPNetSelfAttention, position_buckets, use_fused_attention
-
-PATTERNS = {  # real tokens of each row; an input is as long as its longest row
-    "nothing padded": [20, 20, 20],
-    "some padded": [20, 3, 11],
-    "one token": [1, 9, 2],
-    "longer than the exact buckets": [200, 140, 7],
-}
-
-
-def encoder(layers=3, **options):
-    torch.manual_seed(0)
-    config = MPNetConfig(
-        vocab_size=120, hidden_size=64, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=96,
-        pad_token_id=1, max_position_embeddings=258, **options,
-    )  # fmt: skip
-    model = AutoModel.from_config(config, add_pooling_layer=False)
-    # As large as in all-mpnet-base-v2, whose bias moves the scores; a fresh one is nearly zero.
-    torch.nn.init.normal_(model.encoder.relative_attention_bias.weight, std=1.0)
-    return model
-
-
-def pair(**options):
-    eager, fused = encoder(**options), encoder(**options)
-    use_fused_attention(fused)
-    return eager, fused
-
-
-def inputs(lengths):
-    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-    ids = torch.randint(4, 120, mask.shape, generator=torch.Generator().manual_seed(1)).masked_fill(~mask, 1)
-    return {"input_ids": ids, "attention_mask": mask.long()}
-
-
-def outputs_and_gradients(model, batch):
-    hidden = model(**batch).last_hidden_state
-    wanted = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
-    real = batch["attention_mask"].unsqueeze(-1)
-    (hidden * wanted * real).sum().backward()
-    return hidden * real, {name: p.grad for name, p in model.named_parameters()}
-
-
-def apart(a, b):
-    return ((a - b).norm() / b.norm()).item()
+from hf_mtl.model.mpnet_attention import FusedMPNetSelfAttention, position_buckets
 
 
 @pytest.mark.parametrize("lengths", PATTERNS.values(), ids=PATTERNS)
@@ -131,9 +85,6 @@ def test_the_table_of_buckets_is_made_once_and_of_real_numbers(monkeypatch):
     assert len(made) == 1
 
 
-HEADS = [HeadSpec(name="one", kind="classification", labels=("no", "yes"))]
-
-
 @pytest.mark.parametrize(("asked", "attention"), [(None, FusedMPNetSelfAttention), ("eager", MPNetSelfAttention)])
 def test_a_model_has_it_unless_eager_attention_is_asked_for(tmp_path, asked, attention):
     encoder().save_pretrained(tmp_path)
@@ -149,27 +100,3 @@ def test_its_weights_are_mpnets(tmp_path):
     assert type(plain.encoder.layer[0].attention.attn) is MPNetSelfAttention
     batch = inputs([20, 3, 11])
     assert apart(model.encoder(**batch).last_hidden_state, plain(**batch).last_hidden_state) < 1e-5
-
-
-REMOTE = """
-import sys, torch
-from transformers import AutoModel
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-with torch.no_grad():
-    logits = model(**torch.load(sys.argv[2]), task="one").logits
-assert "hf_mtl" not in sys.modules
-print(type(model.encoder.encoder.layer[0].attention.attn).__name__)
-torch.save(logits, sys.argv[3])
-"""
-
-
-def test_it_travels_with_the_model(tmp_path):
-    model = MultiTaskModel(MultiTaskConfig(encoder().config, HEADS)).eval()
-    model.save_pretrained(tmp_path / "model")
-    batch = inputs([20, 3, 11])
-    torch.save(batch, tmp_path / "batch.pt")
-    paths = [str(tmp_path / name) for name in ("model", "batch.pt", "logits.pt")]
-    done = subprocess.run([sys.executable, "-c", REMOTE, *paths], check=True, stdout=subprocess.PIPE, text=True)
-    assert done.stdout.split() == ["FusedMPNetSelfAttention"]
-    with torch.no_grad():
-        assert torch.equal(torch.load(tmp_path / "logits.pt"), model(**batch, task="one").logits)

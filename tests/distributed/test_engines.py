@@ -8,7 +8,7 @@ import torch
 import transformers
 from packaging.version import Version
 from safetensors.torch import load_file
-from test_distributed import SETTINGS, train
+from worker_runs import SETTINGS, train
 
 from hf_mtl import InputError
 from hf_mtl.training.unsupported import check_supported

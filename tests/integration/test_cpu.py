@@ -318,7 +318,7 @@ def step_rows(trainer):
 
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
-    """A task at a time; tests/test_packing.py has all of them together."""
+    """A task at a time; tests/integration/test_packing.py has all of them together."""
     monkeypatch.setattr("hf_mtl.training.step.supports_packed_pass", lambda *args: False)
     calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())

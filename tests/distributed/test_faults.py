@@ -1,6 +1,6 @@
 """Killed runs: whenever a run is killed, going on from its newest whole checkpoint ends as if it had not been.
 
-Minutes long: python -m pytest -m slow tests/test_faults.py
+Minutes long: python -m pytest -m slow tests/distributed/test_faults.py
 """
 
 import os
@@ -19,8 +19,8 @@ from hf_mtl.model.export_code import modeling_code
 from hf_mtl.training.checkpoints import checkpoint_error
 
 pytestmark = pytest.mark.slow
-WORKER = Path(__file__).parent / "fault_worker.py"
-ROOT = Path(__file__).parent.parent
+WORKER = Path(__file__).parents[1] / "fault_worker.py"
+ROOT = Path(__file__).parents[2]
 FILES = 12 + len(modeling_code())  # of a checkpoint
 LAST_STEP = 22
 

@@ -14,7 +14,7 @@ from hf_mtl.cli import main
 from hf_mtl.hub.model_card import CardFacts, model_card
 from hf_mtl.model.export_code import PIPELINE_TASK
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = re.compile(r"^print\(pipe\((.+)\)\)(?:  # (\{.+\}))?$", re.MULTILINE)
 TASKS = {"sst2": "reviews", "stsb": "pairs"}  # of GLUE, and of the demo

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from plain_steps import flat, paper_algorithm_1, relative_error, step
 from pytorch_optimizer import PCGrad
 from transformers import Trainer, TrainingArguments
 
@@ -12,16 +13,6 @@ from hf_mtl.data.tokenization import TaskCollator, TaskRows
 from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.gradients.task_gradients import TaskGradients
 from hf_mtl.seeding import seeded_generator
-
-
-def flat(tensors):
-    return torch.cat([t.detach().flatten() for t in tensors])
-
-
-def relative_error(found, wanted):
-    """2-norm of the difference over that of the wanted vector, in fp64."""
-    found, wanted = found.double(), wanted.double()
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @pytest.fixture
@@ -68,13 +59,6 @@ def task_gradients(trainer, batch):
     return result
 
 
-def step(trainer, batch):
-    """Run one step without the optimizer; the flat gradient over the shared parameters."""
-    trainer.begin_step()
-    trainer.training_step(trainer.model, batch)
-    return flat([p.grad for p in trainer.model.shared_parameters()]).clone()
-
-
 def test_two_tasks_equal_pytorch_optimizers_pcgrad_on_the_shared_parameters(conflicting):
     trainer, batch = conflicting()
     gradients = [shared for shared, _ in task_gradients(trainer, batch).values()]
@@ -89,20 +73,6 @@ def test_two_tasks_equal_pytorch_optimizers_pcgrad_on_the_shared_parameters(conf
     # fp32 accumulation over up to 10^5 elements: a few units of 6e-8 times a small condition number.
     assert relative_error(found, wanted) <= 1e-6
     assert relative_error(sum(gradients), wanted) > 1e-2  # a step that skipped the projection would be seen
-
-
-def paper_algorithm_1(gradients, orders):
-    """Yu et al. 2020, algorithm 1, in fp64."""
-    total = torch.zeros_like(gradients[0], dtype=torch.float64)
-    for i, gradient in enumerate(gradients):
-        projected = gradient.double().clone()
-        for j in orders[i].tolist():
-            other = gradients[j].double()
-            inner = projected @ other
-            if inner < 0:
-                projected -= inner / (other @ other) * other
-        total += projected
-    return total
 
 
 @pytest.mark.parametrize("num_tasks", [3, 4])
@@ -319,10 +289,10 @@ def test_a_step_finds_nothing_of_the_vectors_of_the_steps_before():
         {0: few, 1: few, 2: few},
         {0: others, 1: others, 2: others},
     ]
-    for number, step in enumerate(steps):
+    for number, ids_of_tasks in enumerate(steps):
         gradients.clear()
         wanted = [[torch.zeros_like(table) for table in tables] for _ in heads]
-        for task, ids in step.items():
+        for task, ids in ids_of_tasks.items():
             filled = tables if (number + task) % 3 != 2 and ids is not whole else tables[:1]
             for _ in range(2):  # micro-batches
                 for table, dense in zip(filled, wanted[task], strict=False):
