@@ -1,36 +1,22 @@
 """Runs push to a Hub-compatible server on loopback, and other processes load from there and go on from there."""
 
-import contextlib
-import hashlib
 import importlib.metadata
-import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-from concurrent.futures import Future
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from hub_server import READ_TOKEN, TOKEN, git, run, serve
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import LocalEntryNotFoundError
-from transformers import AutoModel, TrainerCallback
-from transformers.trainer_utils import HubStrategy
+from transformers import AutoModel
 from without_package import BLOCK
 
-import hf_mtl.hub.upload
-from hf_mtl.errors import PushError
-from hf_mtl.hub.model_card import CardFacts
-from hf_mtl.hub.upload import publish
 from hf_mtl.tasks.demo import demo_encoder_config, demo_rows
-from hf_mtl.training.hub_sync import PushCheckpoints, additions
 
-ROOT = Path(__file__).parents[2]
 HOST = "host-of-maria"
-TOKEN, READ_TOKEN = "hf_loopback_write", "hf_loopback_read"
 TASKS = """
 tasks:
   reviews:
@@ -68,7 +54,6 @@ if pinned:
 check(logits(here), logits(name))
 print("equal")
 """
-
 PIPELINE = """
 import sys
 from transformers import pipeline
@@ -94,30 +79,6 @@ first.save_encoder(folder)
 assert torch.equal(AutoModel.from_pretrained(folder)(**tokens).last_hidden_state.mean(1), first.embed(**tokens))
 assert AutoTokenizer.from_pretrained(folder)(*pair)["input_ids"] == tokens["input_ids"][0].tolist()
 """
-
-
-@contextlib.contextmanager
-def serve(root, home, **variables):
-    """The environment of a client of a fresh server over `root`; the client's user and home have telling names."""
-    environment = {**os.environ, "LOCAL_HUB_TOKEN": TOKEN, "LOCAL_HUB_READ_TOKEN": READ_TOKEN, **variables}
-    command = [sys.executable, str(ROOT / "tests" / "local_hub.py"), "--port", "0", "--root", str(root)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            yield {
-                **os.environ,
-                "HF_ENDPOINT": server.stdout.readline().strip(),
-                "HF_TOKEN": TOKEN,
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_OFFLINE": "0",
-                "HF_HOME": str(home / "hf"),
-                "HOME": str(home),
-                "USER": home.name,
-                "LOGNAME": home.name,
-                "PYTHONPATH": f"{ROOT}:{home}/site",
-            }
-        finally:
-            server.terminate()
 
 
 @pytest.fixture
@@ -147,17 +108,6 @@ def flags(home, tokenizer):
         "--per_device_train_batch_size 16 --use_cpu --unfreeze_schedule none --warmup_steps 0 --eval_strategy no "
         "--gradient_method gradvac --lr_scheduler_type constant --push_to_hub --hub_model_id user/demo "
     )
-
-
-def run(arguments, environment, folder=ROOT):
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def git(repository, *arguments):
-    return subprocess.run(["git", *arguments], cwd=repository, capture_output=True, check=True).stdout
 
 
 def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home, flags):
@@ -222,26 +172,6 @@ def test_a_pushed_run_loads_everywhere_tells_nothing_and_goes_on(tmp_path, home,
     assert code == 0 and "equal" in text, text
 
 
-def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
-    files = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "training_args.bin", "events.log"]
-    for name in files:
-        (tmp_path / name).write_bytes(b"content")
-    state = {"global_step": 3, "best_metric": 0.5, "best_model_checkpoint": str(tmp_path / "checkpoint-1")}
-    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
-    top = {operation.path_in_repo for operation in additions(tmp_path, with_state=False)}
-    assert top == {"config.json", "model.safetensors", "modeling.py"}
-    whole = {operation.path_in_repo: operation for operation in additions(tmp_path, with_state=True)}
-    kept = ["config.json", "model.safetensors", "modeling.py", "optimizer.pt", "trainer_state.json"]
-    assert set(whole) == top | {f"last-checkpoint/{name}" for name in [*kept, "manifest.json"]}
-    with whole["last-checkpoint/trainer_state.json"].as_file() as stream:
-        assert json.loads(stream.read()) == {**state, "best_model_checkpoint": None}
-    for name in kept:  # what arrives is what its manifest says
-        with whole["last-checkpoint/manifest.json"].as_file() as stream:
-            wanted = json.loads(stream.read())["sha256"][name]
-        with whole[f"last-checkpoint/{name}"].as_file() as stream:
-            assert hashlib.sha256(stream.read()).hexdigest() == wanted
-
-
 # In a process of its own, where HF_ENDPOINT counts: publishes, changes the card on the Hub, pushes again.
 PUSH_TWICE = """
 import sys
@@ -287,75 +217,11 @@ def test_what_was_changed_on_the_hub_survives_the_next_push(tmp_path, home, how,
     assert card.text.count("Not for medicine.") == card.text.count("## Training") == 1
 
 
-def test_a_file_that_is_not_taken_leaves_the_reason_and_the_command(tmp_path, monkeypatch, specs):
-    def upload(*args, **kwargs):  # as huggingface_hub tells it
-        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.") from ConnectionError("gone.")
-
-    monkeypatch.setattr(hf_mtl.hub.upload, "published_card", lambda *args: "")
-    monkeypatch.setattr(hf_mtl.hub.upload, "upload", upload)
-    with pytest.raises(PushError, match=r"'user/demo' was not pushed: gone\. The.*hf-mtl push"):
-        publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
-
-
-def test_a_push_that_fails_lets_the_training_go_on(tmp_path, caplog):
-    push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=False)
-    push._push = Future()
-    push._push.set_exception(RuntimeError("Error while uploading 'model.safetensors' to the Hub."))
-    push.wait()
-    assert "Error while uploading" in caplog.text
-
-
-@pytest.mark.parametrize(("always", "begun"), [(False, 1), (True, 2)])
-def test_a_checkpoint_is_left_out_while_another_is_under_way(tmp_path, monkeypatch, always, begun):
-    pushes = []
-    monkeypatch.setattr(
-        "hf_mtl.training.hub_sync.HfApi.create_commit", lambda self, **options: pushes.append(Future()) or pushes[-1]
-    )
-    push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=always)
-    monkeypatch.setattr(push, "wait", lambda: [each.set_result(None) for each in pushes])
-    for _ in range(2):
-        push.push(tmp_path, "user/demo", token=None, revision=None)
-        assert push.in_use() == tmp_path
-    assert len(pushes) == begun
-    push._push.set_result(None)
-    assert push.in_use() is None
-
-
-def test_old_checkpoints_go_when_nobody_reads_them(make_trainer, tmp_path):
-    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=1)
-    reading = {2: "checkpoint-1", 3: "checkpoint-1"}
-    trainer.seal.in_use = lambda: tmp_path / "out" / reading.get(trainer.state.global_step, "none")
-    left = {}
-
-    class Look(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            left[state.global_step] = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
-
-    trainer.add_callback(Look())
-    trainer.train()
-    assert left[2] == ["checkpoint-1", "checkpoint-2"] and left[3] == ["checkpoint-1", "checkpoint-3"]
-    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-4"]
-
-
 def test_a_card_that_the_hub_refuses_leaves_the_reason_and_the_command(tmp_path, home):
     with serve(tmp_path / "hub", home) as client:
         code, text = run(["-c", PUSH_TWICE, str(tmp_path / "out"), "publish", "no such licence"], client)
     assert code == 1 and "Traceback" not in text, text
     assert '"license" must be one of' in text and f"hf-mtl push {tmp_path}/out user/demo" in text
-
-
-def test_a_card_that_cannot_be_fetched_stops_the_push_with_the_facts_on_disk(tmp_path, monkeypatch, specs):
-    def silent(*args, **kwargs):
-        raise LocalEntryNotFoundError("no answer")
-
-    def upload(*args, **kwargs):
-        raise AssertionError("uploaded over a card that was not read")
-
-    monkeypatch.setattr(hf_mtl.hub.upload, "hf_hub_download", silent)
-    monkeypatch.setattr(hf_mtl.hub.upload, "upload", upload)
-    with pytest.raises(PushError, match=r"no answer.*hf-mtl push"):
-        publish(tmp_path, CardFacts(repo_id="user/demo", tasks=specs), message="")
-    assert "| reviews |" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", READ_TOKEN])

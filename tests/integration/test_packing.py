@@ -1,81 +1,25 @@
 """All tasks' rows in one pass: every task's row of gradients is what a pass of its own gives."""
 
 import gc
-from itertools import islice
 
 import families
 import pytest
 import torch
+from packed_steps import apart, assert_same, batches_of, of_family, steps
 from torch import nn
-from transformers import AutoConfig, BertConfig, CamembertConfig, TrainerCallback
+from transformers import BertConfig, CamembertConfig, TrainerCallback
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.kernels import cpu_functions as cpu
 from hf_mtl.kernels import packed_encoder_layer as packed_layers
 from hf_mtl.kernels import packed_pass as packing
 from hf_mtl.kernels.packed_pass import FAMILIES
 from hf_mtl.training.unfreezing import train_last_layers
 
-TOLERANCE = 1e-5  # fp32 sums in another order differ by some 1e-7 of the whole, a few times that through several layers
-
 
 @pytest.fixture(autouse=True, params=["oneDNN", "MKL"])
 def library(request, monkeypatch):
     """Products by either library; on a machine without oneDNN by the same twice."""
     monkeypatch.setattr(cpu, "_is_intels", lambda: request.param == "MKL")
-
-
-def apart(found, wanted):
-    return ((found - wanted).norm() / wanted.norm()).item()
-
-
-def batches_of(trainer, number=1):
-    return list(islice(iter(trainer.get_train_dataloader()), number))
-
-
-def steps(trainer, micro_batches, monkeypatch, *, packed):
-    """The rows, the heads' gradients and the mean losses after a step's micro-batches, before they are combined."""
-    calls, real = [], packing.packed_losses
-    monkeypatch.setattr("hf_mtl.training.step.packed_losses", lambda *args: calls.append(args) or real(*args))
-    monkeypatch.setattr(
-        "hf_mtl.training.step.supports_packed_pass", packing.supports_packed_pass if packed else lambda *args: False
-    )
-    trainer.current_gradient_accumulation_steps = len(micro_batches)
-    trainer._combine = lambda gradients: gradients.reduce()
-    trainer._free_rows()  # of new ones nothing counts as zero already
-    trainer.begin_step()
-    trainer.gradients.buffer.values.fill_(torch.nan)  # no content yet
-    for i, batch in enumerate(micro_batches):
-        trainer.accelerator.gradient_state._set_sync_gradients(i == len(micro_batches) - 1)
-        trainer.training_step(trainer.model, batch)
-    assert len(calls) == (len(micro_batches) if packed else 0)
-    heads = {name: p.grad for name, p in trainer.model.heads.named_parameters()}
-    assert all(p.grad is None for p in trainer.model.shared_parameters())
-    return trainer.gradients.buffer.values.clone(), heads, trainer.gradients.mean_losses()
-
-
-def assert_same(trainer, micro_batches, monkeypatch):
-    rows, heads, losses = steps(trainer, micro_batches, monkeypatch, packed=True)
-    wanted_rows, wanted_heads, wanted_losses = steps(trainer, micro_batches, monkeypatch, packed=False)
-    for row, wanted in zip(rows, wanted_rows, strict=True):
-        assert apart(row, wanted) < TOLERANCE or wanted.norm() == row.norm() == 0
-    for name, wanted in wanted_heads.items():
-        assert (heads[name] is None) == (wanted is None), name
-        assert wanted is None or apart(heads[name], wanted) < TOLERANCE, name
-    torch.testing.assert_close(losses, wanted_losses, rtol=TOLERANCE, atol=0)
-
-
-def of_family(family_config, specs, tokenizer, **options):
-    """A model on a family's encoder, without dropout, and as far from symmetric as a trained one."""
-    family_config.vocab_size = len(tokenizer)
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        setattr(family_config, name, 0.0)
-    torch.manual_seed(0)
-    model = MultiTaskModel(MultiTaskConfig(family_config, [spec.head for spec in specs], head_dropout=0.0, **options))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
-    return model
 
 
 def test_every_familys_gradients(family_config, specs, tokenizer, make_trainer, monkeypatch):
@@ -227,170 +171,6 @@ def test_a_task_that_is_not_finite_spoils_no_other(make_trainer, monkeypatch, sp
     assert not rows[1].isfinite().all()
     assert torch.equal(rows[0], wanted)
     assert torch.equal(found["reviews.weight"], heads["reviews.weight"])
-
-
-# ---- where it is left alone ----
-
-
-class OwnForward(MultiTaskModel):
-    """A user's model."""
-
-    def forward(self, *args, **kwargs):
-        return super().forward(*args, **kwargs)
-
-
-class Adapter(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-
-def watch(model):
-    model.encoder.register_forward_hook(lambda *args: None)
-
-
-def patch(model):
-    model.forward = model.forward
-
-
-def subclass(model):
-    model.__class__ = OwnForward
-
-
-def eager(model):
-    model.set_attn_implementation("eager")
-
-
-def chunks(model):
-    model.encoder.config.chunk_size_feed_forward = 2
-
-
-def decoder(model):
-    model.encoder.config.is_decoder = True
-
-
-def adapter(model):
-    model.encoder.encoder.layer[0].add_module("adapter", Adapter())
-
-
-def scaled_by_frequency(model):
-    model.encoder.embeddings.word_embeddings.scale_grad_by_freq = True
-
-
-def without_dropout(model):
-    model.encoder.encoder.layer[0].output.dropout = nn.Identity()
-
-
-def in_place(model):
-    model.encoder.encoder.layer[0].intermediate.intermediate_act_fn = nn.ReLU(inplace=True)
-
-
-def function(model):
-    intermediate = model.encoder.encoder.layer[0].intermediate
-    del intermediate.intermediate_act_fn
-    intermediate.intermediate_act_fn = torch.relu
-
-
-def gradient_hook(model):
-    model.encoder.embeddings.word_embeddings.weight.register_hook(lambda gradient: gradient)
-
-
-class OwnLinear(nn.Linear):
-    """Of somebody else."""
-
-
-def other_class(model):
-    model.encoder.encoder.layer[0].output.dense.__class__ = OwnLinear
-
-
-def halves(model):
-    model.encoder.half()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        watch,
-        patch,
-        subclass,
-        eager,
-        chunks,
-        decoder,
-        adapter,
-        scaled_by_frequency,
-        without_dropout,
-        other_class,
-        in_place,
-        function,
-        gradient_hook,
-        halves,
-    ],
-)
-def test_models_that_it_does_not_know(make_model, change):
-    model = make_model()
-    assert packing.supports_packed_pass(model)
-    change(model)
-    assert not packing.supports_packed_pass(model)
-
-
-def test_a_forward_that_somebody_gave_a_class_of_transformers(make_model, monkeypatch):
-    model = make_model()
-    layer = type(model.encoder.encoder.layer[0])
-    real = layer.forward
-    monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: real(*args, **kwargs))
-    assert not packing.supports_packed_pass(model)
-
-
-def test_inputs_that_it_does_not_know(make_trainer):
-    trainer = make_trainer()
-    batch = batches_of(trainer)[0]
-    assert packing.has_only_packable_inputs(batch)
-    batch["pairs"]["position_ids"] = torch.zeros_like(batch["pairs"]["input_ids"])
-    assert not packing.has_only_packable_inputs(batch)
-
-
-def test_eager_mpnet(specs, make_trainer):
-    config = AutoConfig.for_model("mpnet", vocab_size=120, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    config._attn_implementation = "eager"
-    for eager_too in (False, True):
-        whole = MultiTaskConfig(config, [spec.head for spec in specs])
-        if eager_too:
-            whole._attn_implementation = "eager"
-        model = MultiTaskModel(whole)
-        assert packing.supports_packed_pass(model) != eager_too
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"bf16": True},
-        {"gradient_checkpointing": True},
-        {"torch_compile": True, "torch_compile_backend": "eager"},
-        {"gradient_method": "famo"},
-        {"world_size": 2},
-    ],
-    ids=lambda arguments: next(iter(arguments)),
-)
-def test_runs_that_go_without_it(make_trainer, monkeypatch, arguments):
-    trainer = make_trainer()
-    assert trainer._supports_packed_pass()
-    if "world_size" in arguments:
-        monkeypatch.setattr(type(trainer.args), "world_size", arguments["world_size"])
-    else:
-        trainer = make_trainer(**arguments)
-        if "gradient_checkpointing" in arguments:
-            trainer.model.gradient_checkpointing_enable()
-    assert not trainer._supports_packed_pass()
-
-
-def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
-    class Subclass(MultiTaskTrainer):
-        def compute_loss_context_manager(self):
-            return super().compute_loss_context_manager()
-
-    trainer = make_trainer()
-    trainer.__class__ = Subclass
-    assert not trainer._supports_packed_pass()
 
 
 def test_a_run_takes_it(make_trainer, monkeypatch):
