@@ -1,5 +1,6 @@
 """Rows of all tasks in one numbering, and batches of them padded by task."""
 
+import copy
 import warnings
 
 import datasets
@@ -11,7 +12,6 @@ from table_files import TEXTS, task
 
 from hf_mtl import InputError
 from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
-from hf_mtl.tasks.demo import demo_tokenizer
 
 
 def as_lists(rows):
@@ -61,8 +61,8 @@ def test_every_task_is_padded_alone(rows, tokenizer, multiple):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("multiple", [None, 8])
-def test_padding_is_that_of_the_tokenizer_and_always_on_the_right(rows, specs, side, multiple):
-    own = demo_tokenizer()
+def test_padding_is_that_of_the_tokenizer_and_always_on_the_right(tokenizer, side, multiple):
+    own = copy.deepcopy(tokenizer)
     own.padding_side, own.model_input_names = side, ["input_ids", "token_type_ids", "attention_mask"]
     raw = Dataset.from_dict({"one": ["the plot is dull", "good", "the film"], "two": ["bad", "the film is good", "a"]})
     spec = task(text_columns=("one", "two"))
@@ -78,8 +78,8 @@ def test_padding_is_that_of_the_tokenizer_and_always_on_the_right(rows, specs, s
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("multiple", [None, 8])
-def test_batches_by_column_are_those_of_the_rows(rows, side, multiple):
-    own = demo_tokenizer()
+def test_batches_by_column_are_those_of_the_rows(rows, tokenizer, side, multiple):
+    own = copy.deepcopy(tokenizer)
     own.padding_side, own.model_input_names = side, ["input_ids", "token_type_ids", "attention_mask"]
     soft = {name: [[0.0, i] for i in range(len(part))] for name, part in rows["train"].items()}
     parts = {name: part.add_column("soft", soft[name]) for name, part in rows["train"].items()}

@@ -17,11 +17,6 @@ def rows() -> dict[str, dict[str, dict[str, list[Any]]]]:
     return {task: {s: demo.demo_rows(task, s) for s in demo.SPLITS} for task in ("reviews", "pairs")}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return demo.demo_tokenizer()
-
-
 @pytest.mark.parametrize(("first", "second"), list(combinations(demo.SPLITS, 2)))
 def test_splits_share_no_sentence(rows: Any, first: str, second: str) -> None:
     for columns in (("sentence",), ("sentence1", "sentence2")):

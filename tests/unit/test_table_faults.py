@@ -66,12 +66,12 @@ def test_a_header_with_a_quote_takes_no_more_time_than_another(tmp_path):
     seconds = []
     for name in ("size", 'size"', '"size'):
         path = written(tmp_path / "a.csv", f"text,{name},label\n{rows}")
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             assert sum(1 for _ in read_records(path, "csv")) == 40_000
         except InputError as error:
             assert name == '"size' and "the header is no csv: a quote opens and is never closed" in str(error)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert max(seconds[1:]) < 5 * seconds[0] + 0.5
 
 
@@ -349,6 +349,6 @@ def test_a_tsv_that_was_written_with_quotes_is_told(tmp_path, caplog):
 def test_rows_that_each_have_a_key_of_their_own_take_little_time(tmp_path, caplog):
     records = [{"text": "a", f"k{number}": 1, "label": "good"} for number in range(12_000)]
     path = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records)))
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     assert len(texts_of(files={"train": path})) == 12_000
-    assert time.perf_counter() - start < 10 and "more than 1000 different columns" in caplog.text
+    assert time.process_time() - start < 10 and "more than 1000 different columns" in caplog.text

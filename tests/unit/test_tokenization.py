@@ -1,5 +1,7 @@
 """Texts are cut to a length, and their tokens kept until anything that they follow from changes."""
 
+import copy
+
 import datasets
 import numpy as np
 import pyarrow
@@ -11,7 +13,6 @@ from transformers import BatchEncoding
 
 from hf_mtl.data import tokenization as data
 from hf_mtl.data.tokenization import tokenize
-from hf_mtl.tasks.demo import demo_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +77,9 @@ def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokeni
     tokenizer("padded and cut", padding="max_length", max_length=4, truncation=True)  # leaves its mark on the state
     tokenize(spec, rows, tokenizer, 16)
     assert len(kept()) == 1
-    changed = demo_tokenizer()
+    changed = copy.deepcopy(tokenizer)
     changed.add_tokens(["plot is"])
-    literal = demo_tokenizer()
+    literal = copy.deepcopy(tokenizer)
     literal.split_special_tokens = True  # "[SEP]" in a text is then no separator
     swapped = Dataset.from_dict({"text": TEXTS["text"][::-1]})
     calls = [
@@ -96,8 +97,8 @@ def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokeni
     assert len(kept()) == 7
 
 
-def test_a_tokenizer_with_parts_in_python_is_not_kept(kept):
-    own = demo_tokenizer()
+def test_a_tokenizer_with_parts_in_python_is_not_kept(tokenizer, kept):
+    own = copy.deepcopy(tokenizer)
     own.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(ByWords())
     rows = tokenize(task(), Dataset.from_dict(TEXTS), own, 16)
     assert rows["length"][:] == [4, 6] and kept() == []
