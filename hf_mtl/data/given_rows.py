@@ -1,7 +1,5 @@
-"""The rows that a user hands the trainer, by task, checked once.
-
-They have the columns that `tokenize` makes, tokens that the encoder knows, and labels that the task declares.
-"""
+"""The rows that a user hands the trainer, by task, checked once: the columns that `tokenize` makes, tokens that the
+encoder knows, labels that the task declares."""
 
 from __future__ import annotations
 
@@ -200,7 +198,7 @@ def _check_tokens(ids: RaggedColumn, where: str, vocab_size: int | None, positio
 
 
 def _labels(cells: pa.Array, spec: TaskSpec, where: str, labelled: bool) -> NDArray[Any] | None:
-    """Labels in the dtype of the task's kind, NaN where a row has none; None where they are that. *Shape:* (rows,).
+    """The labels in the dtype of the task's kind, NaN where a row has none; None where they are that already. (rows,)
 
     Without `labelled`, -1 is no label where the task declares none such, as in GLUE's test splits.
     """
@@ -229,7 +227,7 @@ def _labels(cells: pa.Array, spec: TaskSpec, where: str, labelled: bool) -> NDAr
 
 
 def _admitted(values: NDArray[Any], spec: TaskSpec) -> NDArray[np.bool_]:
-    """Whether each label is one that the task declares. *Shape:* (rows,)."""
+    """Whether each label is one that the task declares. *Shape:* (rows,)"""
     distinct, places = np.unique(values, return_inverse=True)
     head, admits = spec.head, KINDS[spec.kind].admits
     if distinct.dtype.itemsize < 8:  # as written: the fp32 number nearest to 0.1 is above the fp64 one, and still 0.1

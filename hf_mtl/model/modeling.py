@@ -167,19 +167,19 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         return KINDS[head.kind].loss(logits, labels, head), logits
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any) -> Tensor:
-        """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)."""
+        """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)"""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         return pool(self._encode(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
-        """The encoder's output; what it does not take is left out. *Shape:* (rows, tokens) -> (rows, tokens, width)."""
+        """The encoder's output; what it does not take is left out. *Shape:* (rows, tokens) -> (rows, tokens, width)"""
         inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
         hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         return hidden
 
     def decode(self, task: str, logits: Tensor) -> Tensor:
-        """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)."""
+        """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)"""
         head = self.task_heads[task]
         return KINDS[head.kind].decode(logits, head)
 

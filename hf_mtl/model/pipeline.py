@@ -145,10 +145,8 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
         Args:
             rows: texts or pairs, all of them one or the other.
-            task_name: see the class.
+            task_name, top_k, max_length: see the class.
             batch_size: rows in one pass; rows of like length share one.
-            top_k: see the class.
-            max_length: see the class.
 
         Raises:
             InputError: for an unknown task, and for rows that no task or not every task named takes.
@@ -215,7 +213,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         return encode(rows, self.tokenizer, self.limit if max_length is None else min(int(max_length), self.limit))
 
     def _forward(self, tokens: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        """Task -> logits, of one pass through the encoder. *Shape:* (rows, head width)."""
+        """Task -> logits, of one pass through the encoder. *Shape:* (rows, head width)"""
         vectors = self.model.embed(**tokens)
         return {task: self.model.heads[task](vectors).float() for task in tasks}
 
@@ -232,7 +230,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
 
 def read_logits(logits: Tensor, head: HeadSpec, top_k: TopK) -> list[Any]:
-    """The answers of one head: labels with their probabilities, or values. *Shape:* (rows, head width) -> rows."""
+    """The answers of one head: labels with their probabilities, or values. *Shape:* (rows, head width) -> rows"""
     if head.labels is None:
         return [{"value": value} for value in KINDS[head.kind].decode(logits, head).tolist()]
     scores, classes = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
