@@ -65,6 +65,7 @@ def make_tasks() -> tuple[list[TaskSpec], dict[str, Dataset], object]:
 
 
 def make_model(tasks: list[TaskSpec], vocabulary: int) -> MultiTaskModel:
+    """A small BERT with seeded weights and a head per task."""
     torch.manual_seed(0)
     encoder = BertConfig(
         vocab_size=vocabulary, hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=128,
@@ -74,6 +75,7 @@ def make_model(tasks: list[TaskSpec], vocabulary: int) -> MultiTaskModel:
 
 
 def flat(tensors: list[Tensor]) -> Tensor:
+    """The tensors in one vector, in fp64."""
     return torch.cat([t.detach().double().flatten() for t in tensors]) if tensors else torch.zeros(0).double()
 
 
@@ -207,6 +209,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
+    """Measure the table, or a cell of it as one of several processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FILE.md")
     parser.add_argument("--measure", type=int, metavar="PROCESSES", help=argparse.SUPPRESS)

@@ -14,6 +14,7 @@ from hf_mtl.data.tokenization import tokenize
 
 
 def main() -> None:
+    """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of the tokenizer")
     parser.add_argument("--pairs", type=int, default=1000)

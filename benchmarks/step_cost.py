@@ -111,6 +111,7 @@ class JointModel(MultiTaskModel):
 
 
 def make_model(encoder: str, cls: type[MultiTaskModel] = MultiTaskModel) -> Any:
+    """A model on one of `ENCODERS`, with seeded weights."""
     torch.manual_seed(0)
     config = MultiTaskConfig(ENCODERS[encoder], [spec.head for spec in TASKS])
     if cls is JointModel and config.encoder_config.model_type == "mpnet":
@@ -413,7 +414,7 @@ METHODS: dict[str, Callable[..., Callable[[int, int], Any]]] = {
 
 
 def resident_gib(*, peak: bool = False) -> float:
-    """Memory of this process. (`getrusage` would give the parent's peak to a child.)"""
+    """Memory of this process; `getrusage` would give the parent's peak to a child."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) / 2**20
 
@@ -553,6 +554,7 @@ def plot(result: list[dict[str, Any]], found: dict[str, float], title: str, path
 
 
 def main() -> None:
+    """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=ENCODERS, default="minilm")
     parser.add_argument("--rows", type=int, default=32, help="of each task in a step")

@@ -89,7 +89,8 @@ def load_model(
     Args:
         name_or_path: folder or Hub id of a plain encoder or of a `MultiTaskModel`.
         heads: the heads wanted. Those that a saved model has keep their weights, the others start fresh.
-        pooling, head_dropout: as in `MultiTaskConfig`; a saved model's own unless given.
+        pooling: as in `MultiTaskConfig`; a saved model's own unless given.
+        head_dropout: as in `MultiTaskConfig`; a saved model's own unless given.
         options: for `from_pretrained`, e.g. revision, token, attn_implementation.
 
     Raises:

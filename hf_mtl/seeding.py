@@ -1,5 +1,7 @@
-"""Random generators that depend on nothing but integers, so that every rank and every resumed run draws alike; and the
-global one's state, to draw the same dropout masks again."""
+"""Random generators that depend on nothing but integers, so that every rank and every resumed run draws alike.
+
+And the global generator's state, to draw the same dropout masks again.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import GradientState
 from datasets import Dataset
+from families import FAMILIES, SMALL
 from transformers import AutoConfig, BertConfig
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
@@ -121,26 +122,6 @@ def make_trainer(make_model, make_arguments, specs, rows, tokenizer):
         )
 
     return make
-
-
-SMALL = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
-FAMILIES = {
-    "bert": {},
-    "roberta": {"pad_token_id": 1, "max_position_embeddings": 66},
-    "mpnet": {"pad_token_id": 1, "max_position_embeddings": 66},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 48},
-    "electra": {"embedding_size": 16},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
-    "albert": {"embedding_size": 16},
-    "modernbert": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
-    "xlm-roberta": {"pad_token_id": 1, "max_position_embeddings": 66},
-}
 
 
 @pytest.fixture(params=FAMILIES)

@@ -29,7 +29,7 @@ def epoch_batches(sizes: Sequence[int], shares: Floats, num_processes: int = 1) 
 
 
 def permuted_rows(lengths: Ints, pass_index: int, *, seed: int, task: int, quota: int, grouped: bool) -> Ints:
-    """One pass over a task's rows in the order in which they are trained on. *Shape:* (rows,)
+    """One pass over a task's rows in the order in which they are trained on. *Shape:* (rows,).
 
     Args:
         lengths: tokens of each row.
@@ -103,7 +103,7 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.epoch = epoch
 
     def quotas(self, epoch: int) -> Ints:
-        """Rows of each task in each batch of an epoch. *Shape:* (batches, K)"""
+        """Rows of each task in each batch of an epoch. *Shape:* (batches, K)."""
         shares = self._shares(epoch)
         key = shares.tobytes()
         if key not in self._quotas:
@@ -117,7 +117,7 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
             yield [next(stream) for stream, rows in zip(streams, quota, strict=True) for _ in range(rows)]
 
     def _starts(self, epoch: int) -> Ints:
-        """Rows of each task that all epochs before this one take. *Shape:* (K,)"""
+        """Rows of each task that all epochs before this one take. *Shape:* (K,)."""
         while len(self._epoch_starts) <= epoch:
             before = len(self._epoch_starts) - 1
             self._epoch_starts.append(self._epoch_starts[before] + self.quotas(before).sum(axis=0))

@@ -28,7 +28,7 @@ class RaggedColumn:
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """Where each row begins. *Shape:* (rows,)"""
+        """Where each row begins. *Shape:* (rows,)."""
         return np.cumsum(self.lengths) - self.lengths
 
     def __getitem__(self, places: NDArray[np.int64]) -> RaggedColumn:

@@ -97,7 +97,7 @@ def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:
 
 
 def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)"""
+    """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)."""
     lengths: list[int] = []
     for batch in rows.select_columns(list(dict.fromkeys(spec.text_columns))).iter(batch_size=1000):
         texts = list(zip(*(batch[column] for column in spec.text_columns), strict=True))

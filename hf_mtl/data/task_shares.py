@@ -90,7 +90,7 @@ def task_shares(
     progress: float = 0.0,
     options: Mapping[str, object] | None = None,
 ) -> Floats:
-    """Rows of each task in an average batch; they sum to `batch_size` and none is below 1. *Shape:* (K,)
+    """Rows of each task in an average batch; they sum to `batch_size` and none is below 1. *Shape:* (K,).
 
     Args:
         sampling: a name of `TASK_SAMPLING`.
@@ -122,7 +122,7 @@ def task_shares(
 
 
 def task_quotas(shares: Floats, num_batches: int) -> NDArray[np.int64]:
-    """Whole rows of each task in each batch. *Shape:* (num_batches, K)
+    """Whole rows of each task in each batch. *Shape:* (num_batches, K).
 
     Every row sums to the batch size and holds at least 1; what a share has after the point is carried to the next
     batches, so that after t batches a task has had t times its share to within about one row.

@@ -25,7 +25,7 @@ def combine_gradients(gradients: TaskGradients, method: GradientMethod, seed: in
 
 
 def _weights_from_gramian(gradients: TaskGradients, method: GradientMethod, generator: torch.Generator) -> Tensor:
-    """One weight per finite task. *Shape:* (finite tasks,)"""
+    """One weight per finite task. *Shape:* (finite tasks,)."""
     if gradients.overflow:  # any weights do: the scaler will skip the step
         return torch.ones(len(gradients.finite_tasks))
     gramian = gradients.gramian()

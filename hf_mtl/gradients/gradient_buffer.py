@@ -48,15 +48,14 @@ class GradientBuffer:
         place.addmm_(left, right) if filled else torch.mm(left, right, out=place)
 
     def add_at(self, task: int, parameter: Tensor, indices: Tensor, gradients: Tensor) -> None:
-        """Add to those vectors of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)"""
+        """Add to those vectors of a parameter's gradient in a task's row. *Shapes:* (n,), (n, width)."""
         place, _ = self._place(task, parameter, indices)
         place.index_add_(0, indices, gradients)
 
     def _place(self, task: int, parameter: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, bool]:
         """A parameter's part of a task's row, and whether there is content; from now on there is.
 
-        Args:
-            vectors: those of the part that get content, where not all of it does; the others are zero, then.
+        Where only some `vectors` of the part get content, the others are zero, then.
         """
         i = self._index[id(parameter)]
         if vectors is None:

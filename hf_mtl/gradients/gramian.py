@@ -12,7 +12,7 @@ GPU_STRETCH = 1 << 20
 
 
 def inner_products(rows: Tensor) -> Tensor:
-    """The Gramian of flat rows, in fp64 over stretches that are summed in fp32. *Shapes:* (K, P) -> (K, K)"""
+    """The Gramian of flat rows, in fp64 over stretches that are summed in fp32. *Shapes:* (K, P) -> (K, K)."""
     rows = rows.float()
     if rows.device.type == "cpu":  # one pass over the rows for all products
         num_stretches = rows.shape[1] // CPU_STRETCH

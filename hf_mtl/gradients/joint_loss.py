@@ -72,9 +72,9 @@ class JointLoss:
         return [task for i, task in enumerate(self.tasks) if i not in self.finite_tasks]
 
     def mean_losses(self) -> Tensor:
-        """Mean loss of each task over the step's rows on all processes. *Shape:* (K,), fp64"""
+        """Mean loss of each task over the step's rows on all processes. *Shape:* (K,), fp64."""
         return self.loss_sums / self.step_rows
 
     def finite_losses(self) -> Tensor:
-        """`mean_losses`, NaN for a task that was left out. *Shape:* (K,), fp64"""
+        """`mean_losses`, NaN for a task that was left out. *Shape:* (K,), fp64."""
         return only_finite(self.mean_losses(), self.finite_tasks)

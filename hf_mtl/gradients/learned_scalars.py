@@ -34,7 +34,7 @@ class LearnedScalars:
             self.adam = torch.optim.Adam(self.numbers, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def values(self, num_tasks: int) -> Losses:
-        """The numbers. *Shape:* (K,)"""
+        """The numbers. *Shape:* (K,)."""
         if not self.numbers:
             self._start([0.0] * num_tasks)
         if len(self.numbers) != num_tasks:
@@ -42,7 +42,7 @@ class LearnedScalars:
         return np.array([number.item() for number in self.numbers])
 
     def descend(self, gradient: Losses, tasks: Sequence[int] | NDArray[np.int64]) -> None:
-        """One step of Adam on the numbers of `tasks`. *Shape of gradient:* (len(tasks),)"""
+        """One step of Adam on the numbers of `tasks`. *Shape of gradient:* (len(tasks),)."""
         assert self.adam is not None
         for number in self.numbers:
             number.grad = None

@@ -48,7 +48,7 @@ def solve_in_numpy(solve: Callable[[Array], Array], gramian: Tensor) -> Tensor:
 
 
 def norms_and_cosines(gramian: Array) -> tuple[Array, Array]:
-    """The gradients' norms and cosines; a zero gradient has cosine 0 with all, itself too. *Shapes:* (K,), (K, K)"""
+    """The gradients' norms and cosines; a zero gradient has cosine 0 with all, itself too. *Shapes:* (K,), (K, K)."""
     norms = np.sqrt(np.maximum(gramian.diagonal(), 0))
     inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
     cosines = np.clip(gramian * inverse[:, None] * inverse, -1, 1)
@@ -57,7 +57,7 @@ def norms_and_cosines(gramian: Array) -> tuple[Array, Array]:
 
 
 def gramian_square_root(gramian: Array) -> Array:
-    """K vectors with this Gramian, each exact to its own length. *Shape:* (K, K)"""
+    """K vectors with this Gramian, each exact to its own length. *Shape:* (K, K)."""
     norms, cosines = norms_and_cosines(gramian)
     eigenvalues, basis = np.linalg.eigh(cosines)
     noise = len(gramian) * np.finfo(np.float64).eps * max(eigenvalues[-1], 1)
@@ -66,7 +66,7 @@ def gramian_square_root(gramian: Array) -> Array:
 
 
 def min_norm_weights(vectors: Array) -> Array:
-    """Weights of the shortest vector in the convex hull of `vectors`. *Shape:* (K,), >= 0, sum 1
+    """Weights of the shortest vector in the convex hull of `vectors`. *Shape:* (K,), >= 0, sum 1.
 
     Non-negative x that minimises |sum x_i v_i|^2 + (1 - sum x_i)^2 is that point up to a factor, because for every
     direction the best factor leaves q / (1 + q), which grows with the squared norm q. Solved for unit vectors.
@@ -82,7 +82,7 @@ def min_norm_weights(vectors: Array) -> Array:
 
 
 def dual_cone_weights(vectors: Array, preference: Array) -> Array:
-    """Weights of the projection of `preference @ vectors` on the vectors that conflict with none. *Shape:* (K,)
+    """Weights of the projection of `preference @ vectors` on the vectors that conflict with none. *Shape:* (K,).
 
     The projection adds a non-negative combination of the vectors, the one that makes the sum shortest.
     """
@@ -99,6 +99,6 @@ def dual_cone_weights(vectors: Array, preference: Array) -> Array:
 
 
 def nonnegative_least_squares(system: Array, target: Array) -> Array:
-    """x >= 0 that minimises |system @ x - target|. *Shapes:* (N, K), (N,) -> (K,)"""
+    """The x >= 0 that minimises |system @ x - target|. *Shapes:* (N, K), (N,) -> (K,)."""
     solution, _ = nnls(system, target, maxiter=100 * system.shape[1])
     return solution

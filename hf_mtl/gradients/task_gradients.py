@@ -90,7 +90,7 @@ class TaskGradients:
             parameter.grad = None
 
     def count(self, task: str, loss: Tensor, num_rows: int) -> None:
-        """Add a micro-batch to the task's totals: its number of examples and their mean loss. *Shape:* ()"""
+        """Add a micro-batch to the task's totals: its number of examples and their mean loss. *Shape:* ()."""
         index = self.tasks.index(task)
         self._losses[index] += loss.detach() * num_rows
         self._counts[index] += num_rows
@@ -168,28 +168,28 @@ class TaskGradients:
         return self.buffer.views[index]
 
     def conflict(self) -> Tensor:
-        """Whether two tasks' gradients have a negative inner product. *Shape:* (), bool"""
+        """Whether two tasks' gradients have a negative inner product. *Shape:* (), bool."""
         return (self._products < 0).any()
 
     def mean_losses(self) -> Tensor:
-        """Mean loss of each task over the step's rows of data on all processes. *Shape:* (K,), fp64"""
+        """Mean loss of each task over the step's rows of data on all processes. *Shape:* (K,), fp64."""
         return self.loss_sums / self.num_rows.clamp(min=1)
 
     def _scales(self) -> Tensor:
-        """Factor from the gradient of a summed loss to that of the weighted mean loss. *Shape:* (finite,), fp64"""
+        """Factor from the gradient of a summed loss to that of the weighted mean loss. *Shape:* (finite,), fp64."""
         return (self._loss_weights / self.num_rows.clamp(min=1))[self.finite_tasks]
 
     def gramian(self) -> Tensor:
-        """Inner products of the finite tasks' mean gradients, unscaled. *Shape:* (finite, finite), fp64"""
+        """Inner products of the finite tasks' mean gradients, unscaled. *Shape:* (finite, finite), fp64."""
         scales = self._scales() / self.loss_scale
         return self._products[self.finite_tasks][:, self.finite_tasks] * scales[:, None] * scales
 
     def finite_losses(self) -> Tensor:
-        """`mean_losses`, NaN for a task that is left out. *Shape:* (K,), fp64"""
+        """`mean_losses`, NaN for a task that is left out. *Shape:* (K,), fp64."""
         return only_finite(self.mean_losses(), self.finite_tasks)
 
     def mean_rows(self) -> Tensor:
-        """Copies of the finite tasks' mean gradients over the shared parameters. *Shape:* (finite, P)"""
+        """Copies of the finite tasks' mean gradients over the shared parameters. *Shape:* (finite, P)."""
         scales = self._scales().to(self.buffer.values)
         return self.buffer.values[self.finite_tasks] * scales[:, None]
 
@@ -210,7 +210,7 @@ class TaskGradients:
         self._finish(weights if heads_too else torch.ones_like(weights))
 
     def write(self, combined: Tensor) -> None:
-        """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)"""
+        """Make `.grad` the given gradient over the shared parameters. *Shape:* (P,)."""
         self.buffer.values[self.finite_tasks[0]].copy_(combined)
         self._finish(torch.ones(len(self.finite_tasks)))
 
@@ -227,7 +227,7 @@ class TaskGradients:
 
 
 def only_finite(losses: Tensor, tasks: Sequence[int]) -> Tensor:
-    """Losses of these tasks, NaN for the others. *Shapes:* (K,) -> (K,)"""
+    """Losses of these tasks, NaN for the others. *Shapes:* (K,) -> (K,)."""
     kept = torch.full_like(losses, torch.nan)
     kept[tasks] = losses[tasks]
     return kept

@@ -203,8 +203,10 @@ def answer_lines(
     Args:
         pipe: answers.
         rows: texts or pairs.
-        tasks, batch_size, top_k: as in `MultiTaskPipeline.stream`.
+        tasks: as `task_name` of `MultiTaskPipeline.stream`.
         first: number of the first row.
+        batch_size: as in `MultiTaskPipeline.stream`.
+        top_k: as in `MultiTaskPipeline.stream`.
     """
     waiting: deque[Texts] = deque()
 

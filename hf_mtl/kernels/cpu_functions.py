@@ -90,12 +90,12 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def add_product_(total: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """`total + rows @ weight`, in the place of the total. *Shapes:* (n, width out), (n, width), (width, width out)"""
+    """`total + rows @ weight`, in the place of the total. *Shapes:* (n, width out), (n, width), (width, width out)."""
     return total.add_(product(rows, weight.T)) if onednn_is_faster() else total.addmm_(rows, weight)
 
 
 def sum_of_rows(rows: Tensor) -> Tensor:
-    """`rows.sum(dim=0)` as a product, which takes two thirds of the time. *Shape:* (n, width) -> (width,)"""
+    """`rows.sum(dim=0)` as a product, which takes two thirds of the time. *Shape:* (n, width) -> (width,)."""
     return rows.T @ rows.new_ones(len(rows))
 
 
@@ -105,7 +105,7 @@ def transposed_product_pays(gradient: Tensor, inputs: Tensor) -> bool:
 
 
 class _Linear(Function):
-    """A linear layer on rows. (A view made in here could not be changed in place later.)"""
+    """A linear layer on rows; a view made in here could not be changed in place later."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -171,6 +171,7 @@ def scaled_mask(shape: torch.Size, p: float, dropout_rng: FastDropoutRng) -> Ten
 
 
 def can_draw(p: float) -> bool:
+    """True if 16 random bits can tell a dropout of p from none and from all."""
     return 0 < round(p * 2**16) < 2**16
 
 
@@ -255,7 +256,7 @@ def _attention(
     scale: float | None = None,
     **other: Any,
 ) -> Tensor | None:
-    """Attention with dropout, for which torch has no fused form on a CPU. *Shapes:* (rows, heads, tokens, width)"""
+    """Attention with dropout, for which torch has no fused form on a CPU. *Shapes:* (rows, heads, tokens, width)."""
     if not can_draw(dropout_p) or is_causal or any(other.values()) or query.dim() != 4:
         return None
     mask = attn_mask if attn_mask is not None and attn_mask.dtype != torch.bool else None

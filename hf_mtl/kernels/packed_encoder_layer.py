@@ -73,7 +73,7 @@ class PackedBatch:
         return scaled_mask(torch.Size(shape), dropout.p, self.dropout_rng) if dropout_mask else None
 
     def add_linear(self, linear: nn.Linear, gradient: Tensor, inputs: Tensor) -> None:
-        """Take the gradients of a linear layer's parameters. *Shapes:* (all tokens, width out), (all tokens, width)"""
+        """Take the gradients of a linear layer's parameters. *Shapes:* (all tokens, width out), (all tokens, width)."""
         for segment in self.segments:
             own = gradient[segment.tokens]
             if linear.bias.requires_grad:
@@ -161,12 +161,12 @@ class EncoderLayerWeights:
         return [p for module in modules for p in module._parameters.values() if p is not None]
 
     def query_key_value(self) -> tuple[Tensor, Tensor]:
-        """Their weights and biases, one after the other. *Shapes:* (3 * width, width), (3 * width,)"""
+        """Their weights and biases, one after the other. *Shapes:* (3 * width, width), (3 * width,)."""
         linears = (self.query, self.key, self.value)
         return torch.cat([each.weight for each in linears]), torch.cat([each.bias for each in linears])
 
     def __call__(self, inputs: Tensor, packed: PackedBatch) -> Tensor:
-        """*Shape:* (all tokens, width) -> (all tokens, width)"""
+        """*Shape:* (all tokens, width) -> (all tokens, width)."""
         masks = [segment.mask for segment in packed.segments]
         output: Tensor = _LayerFunction.apply(inputs, self, packed, *masks, *self.parameters())  # type: ignore[no-untyped-call]
         return output

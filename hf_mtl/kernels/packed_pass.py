@@ -172,7 +172,7 @@ def packed_losses(
 
 
 def _attention_mask(encoder: Any, real: Tensor) -> Tensor | None:
-    """One task's attention mask, with MPNet's bias, for all layers. *Shape:* (rows, tokens) -> that of a segment"""
+    """One task's attention mask, with MPNet's bias, for all layers. *Shape:* (rows, tokens) -> that of a segment."""
     shown = None if real.all() else real[:, None, None, :].bool()
     if not _has_fused_bias(encoder):
         return shown

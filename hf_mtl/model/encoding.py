@@ -78,7 +78,7 @@ def kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
 
 
 def padded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """A batch of rows, with its attention mask. *Shape:* (rows, tokens)
+    """A batch of rows, with its attention mask. *Shape:* (rows, tokens).
 
     Padding is on the right whatever the tokenizer's side: positions would count it, and "cls" read it, on the left.
     """
@@ -129,8 +129,10 @@ def _encode_fast(
     """By a tokenizer in Rust, which tells the text of each token.
 
     Args:
-        texts, tokenizer, max_length: see `encode`.
+        texts: see `encode`.
         begun: of each row the same object, or what `_beginning` left of it.
+        tokenizer: see `encode`.
+        max_length: see `encode`.
         room: tokens that the texts of a row may have.
     """
     tokens = _tokens(begun, tokenizer)

@@ -28,7 +28,7 @@ _kept_buckets: dict[tuple[int, torch.device], Tensor] = {}
 
 
 def position_buckets(length: int, device: torch.device) -> Tensor:
-    """The bucket of every pair of positions, kept on the device. *Shape:* (length, length), int64"""
+    """The bucket of every pair of positions, kept on the device. *Shape:* (length, length), int64."""
     if (length, device) in _kept_buckets:
         return _kept_buckets[length, device]
     with torch.inference_mode(False):  # made under it, the table could not be used in training later
@@ -53,10 +53,8 @@ class FusedMPNetEncoder(MPNetEncoder):  # type: ignore[misc]  # transformers' ba
     ) -> Any:
         """As in transformers; attentions and hidden states come from its own code.
 
-        Args:
-            hidden_states: *Shape:* (rows, tokens, width)
-            attention_mask: 0 at real tokens, the lowest number at padding; none when all are real.
-                *Shape:* (rows, 1, 1 or tokens, tokens)
+        The mask is 0 at real tokens and the lowest number at padding; there is none when all are real.
+        *Shapes:* (rows, tokens, width), mask (rows, 1, 1 or tokens, tokens)
         """
         if output_attentions or output_hidden_states or not return_dict:
             return super().forward(
@@ -73,7 +71,7 @@ class FusedMPNetEncoder(MPNetEncoder):  # type: ignore[misc]  # transformers' ba
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def position_bias(self, length: int) -> Tensor:
-        """What is added to the attention scores for the distance of two tokens. *Shape:* (1, heads, tokens, tokens)"""
+        """What is added to the attention scores for the distance of two tokens. *Shape:* (1, heads, tokens, tokens)."""
         table = self.relative_attention_bias
         longest = max(length, self.config.max_position_embeddings)
         buckets = position_buckets(longest, table.weight.device)
@@ -91,7 +89,7 @@ class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        """*Shapes:* (rows, tokens, width), bias (1 or rows, heads, tokens, tokens) -> (rows, tokens, width)"""
+        """*Shapes:* (rows, tokens, width), bias (1 or rows, heads, tokens, tokens) -> (rows, tokens, width)."""
         if output_attentions or attention_mask is not None:
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)
         split = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)

@@ -38,7 +38,7 @@ def aligned_mtl_weights(gramian: Tensor, generator: torch.Generator, *, scale: s
 
 
 def aligned_weights(gramian: Array, common: Callable[[Array], float]) -> Array:
-    """Weights of the sum of the gradients whose every principal component has the common eigenvalue. *Shape:* (K,)"""
+    """Weights of the sum of the gradients whose every principal component has the common eigenvalue. *Shape:* (K,)."""
     eigenvalues, basis = np.linalg.eigh(gramian / gramian.diagonal().max())
     kept = eigenvalues > len(gramian) * ROUNDING * eigenvalues[-1]
     eigenvalues, basis = eigenvalues[kept], basis[:, kept]

@@ -29,7 +29,7 @@ def cagrad_weights(gramian: Tensor, generator: torch.Generator, *, c: float = 0.
 
 
 def conflict_averse_weights(vectors: Array, radius: float) -> Array:
-    """Weights of the d within `radius` times |mean| of the mean that maximises the least inner product. *Shape:* (K,)
+    """Weights of the d within `radius` times |mean| of the mean that maximises the least inner product. *Shape:* (K,).
 
     d = mean + s u, where s is the ball's radius, u the direction of a point h of the convex hull, and h minimises
     h . mean + s |h|. Such an h is the hull's part in the shortest vector of hull + tau * mean for the tau with

@@ -32,7 +32,7 @@ def fairgrad_weights(gramian: Tensor, generator: torch.Generator, *, alpha: floa
 
 
 def fair_weights(gramian: Array, exponent: float) -> Array:
-    """The positive w with G w = w^(-exponent). *Shape:* (K,)
+    """The positive w with G w = w^(-exponent). *Shape:* (K,).
 
     Where gradients cancel there is no such w. Cosines between different tasks are therefore shrunk by the rounding
     that they carry anyway, which bounds the weights and moves no other answer by more. A zero gradient has weight 0.

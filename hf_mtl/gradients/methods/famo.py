@@ -38,13 +38,13 @@ class FAMO(GradientMethod):
         self.logits = LearnedScalars("famo", lr, weight_decay=gamma)
 
     def _shares(self, num_tasks: int, tasks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Softmax of the logits of some tasks. *Shape:* (len(tasks),)"""
+        """Softmax of the logits of some tasks. *Shape:* (len(tasks),)."""
         logits = self.logits.values(num_tasks)[tasks]
         shares: NDArray[np.float64] = np.exp(logits - logits.max())
         return shares / shares.sum()
 
     def __call__(self, given: Tensor, generator: torch.Generator) -> Tensor:
-        """Weights of the tasks whose loss is finite, 0 for the others. *Shapes:* (K,) -> (K,)"""
+        """Weights of the tasks whose loss is finite, 0 for the others. *Shapes:* (K,) -> (K,)."""
         losses = given.numpy()
         tasks = np.flatnonzero(np.isfinite(losses))
         rates = self._shares(len(losses), tasks) / (losses[tasks] + SMALLEST_LOSS)

@@ -36,7 +36,7 @@ class GradVac(GradientMethod):
         self.targets: Array | None = None
 
     def __call__(self, gramian: Tensor, generator: torch.Generator) -> Tensor:
-        """Weights of the sum of the changed gradients. *Shapes:* (K, K) -> (K,), fp64"""
+        """Weights of the sum of the changed gradients. *Shapes:* (K, K) -> (K,), fp64."""
         orders = projection_orders(len(gramian), generator).numpy()
         return solve_in_numpy(lambda products: self._vaccinate(products, orders), gramian)
 

@@ -23,7 +23,7 @@ def imtl_g_weights(gramian: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def equal_projection_weights(gramian: Array) -> Array:
-    """Weights with sum 1 whose combination projects equally on all gradients, 0 if there are none. *Shape:* (K,)"""
+    """Weights with sum 1 whose combination projects equally on all gradients, 0 if there are none. *Shape:* (K,)."""
     norms, cosines = norms_and_cosines(gramian)
     present = norms > 0
     weights = np.zeros(len(norms))

@@ -39,7 +39,7 @@ class NashMTL(GradientMethod):
         self.weights: Array | None = None
 
     def __call__(self, gramian: Tensor, generator: torch.Generator) -> Tensor:
-        """Weights of the bargaining solution. *Shapes:* (K, K) -> (K,), fp64"""
+        """Weights of the bargaining solution. *Shapes:* (K, K) -> (K,), fp64."""
         return solve_in_numpy(self._bargain, gramian)
 
     def _bargain(self, gramian: Array) -> Array:

@@ -24,7 +24,7 @@ class PCGradReference(GradientMethod):
         self.reduction = reduction
 
     def __call__(self, given: Tensor, generator: torch.Generator) -> Tensor:
-        """The combined gradient. *Shapes:* (K, P) -> (P,)"""
+        """The combined gradient. *Shapes:* (K, P) -> (P,)."""
         from pytorch_optimizer import PCGrad  # late: it takes a while to import
 
         surgeon = PCGrad(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), reduction=self.reduction)

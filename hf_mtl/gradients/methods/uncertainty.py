@@ -32,7 +32,7 @@ class UncertaintyWeighting(GradientMethod):
         self.log_variances = LearnedScalars("uncertainty", lr)
 
     def __call__(self, given: Tensor, generator: torch.Generator) -> Tensor:
-        """exp(-s). *Shapes:* (K,) -> (K,)"""
+        """exp(-s). *Shapes:* (K,) -> (K,)."""
         return torch.from_numpy(np.exp(-self.log_variances.values(len(given))))
 
     def after_step(self, before: Tensor, after: Tensor | None) -> None:

@@ -18,5 +18,5 @@ class UnitWeights(GradientMethod):
     needs = "losses"
 
     def __call__(self, given: Tensor, generator: torch.Generator) -> Tensor:
-        """Ones. *Shapes:* (K,) -> (K,)"""
+        """Ones. *Shapes:* (K,) -> (K,)."""
         return torch.ones_like(given)

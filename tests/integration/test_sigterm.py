@@ -1,0 +1,93 @@
+"""SIGTERM: a checkpoint after the step, and a run that goes on from it to the same end."""
+
+import logging
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hf_mtl.training.checkpoints import checkpoints_in
+
+
+class Terminate(TrainerCallback):
+    """Sends SIGTERM to the own process in a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_of(trainer):
+    """What two runs have to share to be called equal: weights, optimizer, schedule, log."""
+    logs = [
+        {k: v for k, v in row.items() if "_per_second" not in k and "runtime" not in k and k != "train_loss"}
+        for row in trainer.state.log_history
+    ]
+    return trainer.model.state_dict(), trainer.optimizer.state_dict(), trainer.lr_scheduler.state_dict(), logs
+
+
+def assert_same(found, wanted):
+    assert type(found) is type(wanted)
+    if isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted)
+    elif isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            assert_same(found[key], wanted[key])
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == wanted
+
+
+RUN = {"max_steps": 14, "gradient_accumulation_steps": 2, "unfreeze_schedule": "0:0,1:1,1.5:all", "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize("step", [3, 12, 14], ids=["mid-epoch", "end of an epoch", "last step"])
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(make_trainer, make_model, tmp_path, step):
+    settings = {**RUN, "eval_strategy": "epoch", "gradient_method": "gradvac"}
+    whole = make_trainer(make_model(dropout=0.1), output_dir=str(tmp_path / "whole"), **settings)
+    whole.train()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        make_trainer(make_model(dropout=0.1), callbacks=[Terminate(step)], **settings).train()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert stopped.value.code == 143
+    assert [p.name for p in checkpoints_in(tmp_path / "out")] == [f"checkpoint-{step}"]
+    again = make_trainer(make_model(dropout=0.1, seed=3), **settings)
+    again.train(resume_from_checkpoint=True)
+    assert_same(end_of(again), end_of(whole))
+
+
+def test_sigterm_is_left_alone_without_the_flag_and_outside_of_training(make_trainer):
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    make_trainer(callbacks=[Look()], enable_jit_checkpoint=False, max_steps=1).train()
+    trainer = make_trainer(callbacks=[Look()], max_steps=1)
+    assert signal.getsignal(signal.SIGTERM) == before and trainer.args.enable_jit_checkpoint
+    trainer.train()
+    assert seen[0] == before != seen[1]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_training_in_a_thread_says_that_sigterm_is_not_caught(make_trainer, caplog):
+    trainer = make_trainer(max_steps=1)
+    with caplog.at_level(logging.WARNING, logger="hf_mtl"):
+        thread = threading.Thread(target=trainer.train)
+        thread.start()
+        thread.join()
+    assert trainer.state.global_step == 1
+    assert any("SIGTERM cannot be caught" in message for message in caplog.messages)

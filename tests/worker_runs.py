@@ -1,0 +1,43 @@
+"""Finished runs of `train_worker.py` on one or several processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+WORKER = Path(__file__).parent / "train_worker.py"
+
+
+def command_of(processes, arguments, result) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), str(WORKER), json.dumps(arguments), str(result)]
+
+
+def launch(folder, name, processes, checkpoint=None, **arguments):
+    """A finished run of `train_worker.py` on that many processes."""
+    arguments = {"output_dir": str(folder / name), **arguments}
+    command = command_of(processes, arguments, folder / f"{name}.pt")
+    command += [str(checkpoint)] if checkpoint else []
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def train(folder, name, processes, checkpoint=None, **arguments):
+    """The result of a run of `train_worker.py` on that many processes, and what it said."""
+    done = launch(folder, name, processes, checkpoint, **arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {**torch.load(folder / f"{name}.pt"), "said": done.stderr}
+
+
+def relative_error(found, wanted):
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+SETTINGS = {
+    "max_steps": 10,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 0.05,
+    "optim": "sgd",
+    "unfreeze_schedule": "0:0,2:1,5:all steps",
+}
