@@ -389,9 +389,9 @@ def one_step(trainer: Trainer, batch: Any) -> float:
     """Seconds of one step as the Trainer takes it."""
     start = time.perf_counter()
     if isinstance(trainer, MultiTaskTrainer):
-        trainer.begin_step()
+        trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, batch)
-    trainer._clip_grad_norm(trainer.model)
+    trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
     trainer.optimizer.step()
     trainer.model.zero_grad()
     if CUDA:

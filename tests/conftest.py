@@ -29,6 +29,14 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cpu_kernels_on_any_processor():
+    """The kernels give the same everywhere; where they pay is no matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_mtl.kernels.strategy.has_measured_processor", lambda: True)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_by_other_tests():
     """accelerate keeps one gradient state for a process, which a test that stops in mid-step leaves as it is."""

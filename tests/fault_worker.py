@@ -70,7 +70,7 @@ def train(folder, checkpoint, tasks, tokenizer, data) -> None:
         {
             "weights": model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
-            "memory": trainer.gradient_method.state_dict(),
+            "memory": trainer.step.method.state_dict(),
             "log": [{k: v for k, v in row.items() if not k.endswith(timing)} for row in trainer.state.log_history],
         },
         f"{folder}.pt",

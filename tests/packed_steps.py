@@ -14,6 +14,12 @@ def apart(found, wanted):
     return ((found - wanted).norm() / wanted.norm()).item()
 
 
+def packs(trainer):
+    """Whether the trainer's next step takes the packed pass."""
+    trainer.step.begin(trainer.state.global_step)
+    return trainer.step.strategy is not None and trainer.step.strategy.packs
+
+
 def batches_of(trainer, number=1):
     return list(islice(iter(trainer.get_train_dataloader()), number))
 
@@ -21,22 +27,23 @@ def batches_of(trainer, number=1):
 def steps(trainer, micro_batches, monkeypatch, *, packed):
     """The rows, the heads' gradients and the mean losses after a step's micro-batches, before they are combined."""
     calls, real = [], packing.packed_losses
-    monkeypatch.setattr("hf_mtl.training.step.packed_losses", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("hf_mtl.kernels.strategy.packed_losses", lambda *args: calls.append(args) or real(*args))
     monkeypatch.setattr(
-        "hf_mtl.training.step.supports_packed_pass", packing.supports_packed_pass if packed else lambda *args: False
+        "hf_mtl.kernels.strategy.supports_packed_pass", packing.supports_packed_pass if packed else lambda *args: False
     )
     trainer.current_gradient_accumulation_steps = len(micro_batches)
-    trainer._combine = lambda gradients: gradients.reduce()
-    trainer._free_rows()  # of new ones nothing counts as zero already
-    trainer.begin_step()
-    trainer.gradients.buffer.values.fill_(torch.nan)  # no content yet
+    monkeypatch.setattr(trainer.step.strategy, "check", lambda *args: None)  # it would be another call
+    trainer.step._combine = lambda gradients, scaler: gradients.reduce()
+    trainer.step.close()  # of new ones nothing counts as zero already
+    trainer.step.begin(trainer.state.global_step)
+    trainer.step.gradients.buffer.values.fill_(torch.nan)  # no content yet
     for i, batch in enumerate(micro_batches):
         trainer.accelerator.gradient_state._set_sync_gradients(i == len(micro_batches) - 1)
         trainer.training_step(trainer.model, batch)
     assert len(calls) == (len(micro_batches) if packed else 0)
     heads = {name: p.grad for name, p in trainer.model.heads.named_parameters()}
     assert all(p.grad is None for p in trainer.model.shared_parameters())
-    return trainer.gradients.buffer.values.clone(), heads, trainer.gradients.mean_losses()
+    return trainer.step.gradients.buffer.values.clone(), heads, trainer.step.gradients.mean_losses()
 
 
 def assert_same(trainer, micro_batches, monkeypatch):

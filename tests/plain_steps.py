@@ -15,7 +15,7 @@ def relative_error(found, wanted):
 
 def step(trainer, batch):
     """Run one step without the optimizer; the flat gradient over the shared parameters."""
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, batch)
     return flat([p.grad for p in trainer.model.shared_parameters()]).clone()
 

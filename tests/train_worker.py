@@ -112,7 +112,7 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
         torch.save(
             {
                 "update": None if sharded else flat(model) - before,
-                "memory": trainer.gradient_method.state_dict(),
+                "memory": trainer.step.method.state_dict(),
                 "norms": [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row],
                 "losses": [row["loss_pairs"] for row in trainer.state.log_history if "loss_pairs" in row],
                 "predictions": torch.from_numpy(predicted.predictions),

@@ -42,18 +42,17 @@ class StepStrategy:
     def __init__(self, model: MultiTaskModel, *, may_pack: bool) -> None:
         self.model, self.may_pack = model, may_pack
         self.packs = False
-        self._trusted: bool | None = None
+        self._trusted = True
+        self._checked: list[int] | None = None  # the parameters over which the packed pass was compared
         self._dropout_rng = FastDropoutRng()
 
     def begin_run(self) -> None:
         """Check the packed pass anew in the first step to come."""
-        self._trusted = None
+        self._trusted, self._checked = True, None
 
     def begin_step(self) -> None:
         """Ask the model whether its tasks can share a pass: hooks may come at any time."""
-        self.packs = (
-            self.may_pack and self._trusted is not False and self._is_active() and supports_packed_pass(self.model)
-        )
+        self.packs = self.may_pack and self._trusted and self._is_active() and supports_packed_pass(self.model)
 
     def begin_micro_batch(self) -> None:
         """Draw new numbers for dropout, seeded by torch's generator."""
@@ -84,20 +83,23 @@ class StepStrategy:
         """Each task's mean loss; backward of their sum adds every task's gradient to its place in the buffer."""
         return packed_losses(self.model, batches, gradients)
 
-    def check_once(
+    def check(
         self, batches: Batches, gradients: TaskGradients, loss_of: Callable[[str, Mapping[str, Tensor]], Tensor]
     ) -> None:
-        """Compare a packed step with a pass per task, once in a run; if they differ, warn and pack no more.
+        """Compare a packed step with a pass per task; if they differ, warn and pack no more in this run.
 
-        The comparison has no dropout, keeps no gradient, and leaves the random numbers as they were.
+        It does so when a run begins and when other parameters train than before. The comparison has no dropout, keeps
+        no gradient, and leaves the random numbers as they were.
 
         Args:
             batches: of the first step; the first rows of every task are compared.
             gradients: without content; they are without content again afterwards.
             loss_of: (task, batch) -> mean loss, by torch's own functions.
         """
-        if self._trusted is not None:
+        parameters = list(map(id, gradients.shared))
+        if not parameters or parameters == self._checked:
             return
+        self._checked = parameters
         device = torch.device("cpu")
         few = {task: {name: value[:_CHECKED_ROWS] for name, value in batch.items()} for task, batch in batches.items()}
         training = [module for module in self.model.modules() if module.training]

@@ -119,7 +119,7 @@ class MultiTaskStep:
         if strategy is None or not strategy.can_pack(batches):
             return {}
         with self.context():
-            strategy.check_once(batches, gradients, self.loss_of)
+            strategy.check(batches, gradients, self.loss_of)
             if not strategy.packs:
                 return {}
             losses = strategy.packed_losses(batches, gradients)

@@ -258,8 +258,15 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()])
         return total.nan_to_num(0.0, 0.0, 0.0).sum() / self.current_gradient_accumulation_steps
 
+    def _ask_for_stock_loss(self) -> None:
+        """Notice a `compute_loss` that was put in the place of the trainer's after it was built."""
+        stock = has_stock_loss(self.compute_loss, shards=isinstance(self.step, JointStep))
+        self.evaluator.with_loss = stock
+        if self.step.strategy is not None and not stock:
+            self.step.strategy.may_pack = False
+
     def _loss_of(self, task: str, batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean loss of one task's rows, as `compute_loss` gives it. *Shape:* ()"""
+        """Mean loss of one task's rows, as `compute_loss` gives it."""
         loss = self.compute_loss(self.model, {"task": task, **batch})
         check_loss(loss, task)
         return loss
@@ -275,6 +282,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             FloatingPointError: when a task's loss or gradient was not finite in `max_bad_steps` steps in a row; the
                 last checkpoint holds the state.
         """
+        self._ask_for_stock_loss()
         self.step.begin_run()
         self.settings.changes, self.checkpoints.resumed_from = [], None
         if resume_from_checkpoint:

@@ -191,5 +191,5 @@ def test_no_damaged_file_is_trained_on(make_trainer, make_model, tmp_path, damag
         damaged.write_bytes(DAMAGE[damage](damaged.read_bytes()))
         again = make_trainer(make_model(dropout=0.1, seed=5), output_dir=str(copy), **settings)
         again.train(resume_from_checkpoint=True)
-        assert again.seal.resumed_from == copy / "checkpoint-2"
+        assert again.checkpoints.resumed_from == copy / "checkpoint-2"
         assert_same(dict(again.model.state_dict()), dict(first.model.state_dict()), file.name)

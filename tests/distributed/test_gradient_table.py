@@ -62,7 +62,7 @@ def test_it_fails_without_the_accumulation_factor(monkeypatch):
 
 
 def test_it_fails_without_the_projection(monkeypatch):
-    monkeypatch.setattr("hf_mtl.training.step.make_gradient_method", lambda name: make_gradient_method("sum"))
+    monkeypatch.setattr("hf_mtl.training.trainer_parts.make_gradient_method", lambda name: make_gradient_method("sum"))
     found = gradient_table.broken(gradient_table.measure(1))
     assert any("gradient" in line for line in found) and any("update" in line for line in found)
 

@@ -41,7 +41,7 @@ def poisoned(make_model, make_trainer):
 def one_step(trainer):
     trainer.current_gradient_accumulation_steps = 1
     batch = next(iter(trainer.get_train_dataloader()))
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, batch)
     return batch
 
@@ -57,7 +57,7 @@ def test_the_other_task_steps_as_if_alone(poisoned, poison, method, caplog):
     torch.testing.assert_close(found, flat(wanted), rtol=1e-5, atol=1e-7)
     assert all(p.grad is None for p in model.heads["pairs"].parameters())
     assert all(p.grad is not None for p in model.heads["reviews"].parameters())
-    assert trainer.counts.bad_steps == {"reviews": 0, "pairs": 1}
+    assert trainer.step.statistics.bad_steps == {"reviews": 0, "pairs": 1}
     assert "step 0: loss or gradient of pairs is not finite" in caplog.text
 
 
@@ -65,9 +65,9 @@ def test_a_step_with_no_task_left_moves_nothing(poisoned, rows):
     trainer = poisoned("loss", weight_decay=0.5)
     trainer.current_gradient_accumulation_steps = 1
     batch = next(iter(trainer.get_train_dataloader()))
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, {"pairs": batch["pairs"]})  # and reviews, without rows, has no gradient
-    assert trainer.counts.bad_steps["pairs"] == 1
+    assert trainer.step.statistics.bad_steps["pairs"] == 1
     assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
 
 
@@ -104,7 +104,7 @@ def test_an_overflow_under_a_scaler_reaches_it_and_skips_the_step(poisoned):
     scaler.update()
     assert torch.equal(flat(trainer.model.parameters()), start)
     assert scaler.get_scale() == 512.0
-    assert trainer.counts.bad_steps["pairs"] == 0
+    assert trainer.step.statistics.bad_steps["pairs"] == 0
 
 
 def test_the_loss_scale_never_reaches_the_method(make_trainer, monkeypatch):

@@ -179,18 +179,18 @@ def test_a_step_has_the_gradient_of_the_weighted_loss_heads_included(make_traine
         batch = next(batches)
         outputs = trainer.model.train()(batches=batch)
         losses = torch.stack(list(outputs.loss.values()))
-        weights = weigh(trainer.gradient_method, losses.detach().double())
+        weights = weigh(trainer.step.method, losses.detach().double())
         wanted = gradients_of(trainer.model, (losses * torch.from_numpy(weights).float()).sum())
-        trainer.begin_step()
+        trainer.step.begin(trainer.state.global_step)
         trainer.training_step(trainer.model, batch)
         found = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
         assert float((found - wanted).norm() / wanted.norm()) <= 1e-6
         with torch.no_grad():
             for parameter in trainer.model.parameters():
                 parameter -= 0.1 * parameter.grad
-        trainer.end_step()
+        trainer.step.end()
     if name == "famo":
-        assert trainer.gradient_method.state_dict()["numbers"][0] != 0
+        assert trainer.step.method.state_dict()["numbers"][0] != 0
 
 
 def test_famo_sees_the_same_dropout_masks_again_and_disturbs_no_others(make_trainer, make_model):
@@ -198,10 +198,10 @@ def test_famo_sees_the_same_dropout_masks_again_and_disturbs_no_others(make_trai
     trainer.current_gradient_accumulation_steps = 1
     trainer.model_wrapped = trainer.model
     batch = next(iter(trainer.get_train_dataloader()))
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, batch)
     state = torch.get_rng_state()
-    before, after = trainer.gradients.mean_losses(), trainer._losses_after_step()
+    before, after = trainer.step.gradients.mean_losses(), trainer.step._losses_after_step()
     assert torch.equal(before, after)  # nothing has moved yet
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(trainer.model(batches=batch).loss["pairs"].double(), before[1])
@@ -218,7 +218,7 @@ def test_micro_batches_do_not_change_what_is_learned(make_trainer, name):
             train_sampling_strategy="random",
         )
         trainer.train()
-        states.append(trainer.gradient_method.state_dict()["numbers"])
+        states.append(trainer.step.method.state_dict()["numbers"])
     assert states[0][0] != 0
     assert states[0] == pytest.approx(
         states[1], rel=1e-4
@@ -232,7 +232,7 @@ def test_a_resumed_run_ends_bit_equal(make_trainer, make_model, tmp_path, name):
     straight.train()
     again = make_trainer(make_model(dropout=0.1), **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
-    assert again.gradient_method.state_dict() == straight.gradient_method.state_dict()
+    assert again.step.method.state_dict() == straight.step.method.state_dict()
     for found, wanted in zip(again.model.parameters(), straight.model.parameters(), strict=True):
         assert torch.equal(found, wanted)
 

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from packed_steps import packs
 from plain_steps import flat, paper_algorithm_1, relative_error, step
 from torch.nn import functional as F
 
@@ -81,7 +82,7 @@ def test_micro_batches_weigh_by_their_rows(make):
     trainer.current_gradient_accumulation_steps = 2
     batches = list(trainer.get_train_dataloader())[:2]
     wanted = by_hand(trainer, batches)
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     for number, batch in enumerate(batches):
         trainer.accelerator.gradient_state._set_sync_gradients(number == 1)
         trainer.training_step(trainer.model, batch)
@@ -91,10 +92,10 @@ def test_micro_batches_weigh_by_their_rows(make):
 
 def test_it_is_said_once_and_there_is_no_packed_pass(make, caplog):
     with caplog.at_level(logging.INFO, logger="hf_mtl"):
-        assert make(MultiTaskTrainer)._supports_packed_pass()
+        assert packs(make(MultiTaskTrainer))
         assert "compute_loss" not in caplog.text
         trainer = make(max_steps=3)
-    assert not trainer._supports_packed_pass()
+    assert not packs(trainer)
     assert caplog.text.count("compute_loss is not the Trainer's") == 1
     trainer.train()
     assert trainer.calls == ("reviews", "pairs") * 3
@@ -116,11 +117,8 @@ def test_a_subclass_that_calls_the_stock_one_trains_as_without(make):
             assert set(inputs) >= {"task", "input_ids", "attention_mask", "labels"}
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    class APassPerTask(MultiTaskTrainer):
-        def compute_loss_context_manager(self):
-            return super().compute_loss_context_manager()
-
-    plain, wanted = make(Plain), make(APassPerTask)
+    plain, wanted = make(Plain), make(MultiTaskTrainer)
+    wanted.step.strategy.may_pack = False
     plain.train(), wanted.train()
     assert torch.equal(flat(plain.model.parameters()), flat(wanted.model.parameters()))
 
@@ -146,8 +144,8 @@ def test_evaluation_reports_its_mean_over_the_rows(make):
 
 def test_famo_looks_at_the_same_losses_again(make):
     trainer = make(gradient_method="famo", max_steps=1)
-    seen, learn = [], trainer.gradient_method.after_step
-    trainer.gradient_method.after_step = lambda *losses: seen.append(losses) or learn(*losses)
+    seen, learn = [], trainer.step.method.after_step
+    trainer.step.method.after_step = lambda *losses: seen.append(losses) or learn(*losses)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.train()
     ((before, after),) = seen

@@ -311,19 +311,19 @@ def test_autocast_keeps_its_types():
 def step_rows(trainer):
     """The rows of gradients after one step's backward, before they are combined."""
     trainer.current_gradient_accumulation_steps = 1
-    trainer._combine = lambda gradients: None
-    trainer.begin_step()
+    trainer.step._combine = lambda gradients, scaler: None
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
-    return trainer.gradients.buffer.values
+    return trainer.step.gradients.buffer.values
 
 
 def test_a_steps_gradients_are_those_of_the_plain_forward(make_trainer, monkeypatch):
     """A task at a time; tests/integration/test_packing.py has all of them together."""
-    monkeypatch.setattr("hf_mtl.training.step.supports_packed_pass", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.kernels.strategy.supports_packed_pass", lambda *args: False)
     calls = calls_of(monkeypatch, "product")
     rows = step_rows(make_trainer())
     assert calls
-    monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.kernels.strategy.CpuKernels", no_kernels)
     for row, wanted in zip(rows, step_rows(make_trainer()), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -333,8 +333,8 @@ def test_gradients_with_checkpointing_are_those_without_it_under_dropout(make_tr
     model = make_model(dropout=0.3)
     model.gradient_checkpointing_enable()
     rows = step_rows(make_trainer(model))
-    monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
-    monkeypatch.setattr("hf_mtl.training.step.supports_packed_pass", lambda *args: False)
+    monkeypatch.setattr("hf_mtl.kernels.strategy.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.kernels.strategy.supports_packed_pass", lambda *args: False)
     for row, wanted in zip(rows, step_rows(make_trainer(make_model(dropout=0.3))), strict=True):
         assert apart(row, wanted) < TOLERANCE
 
@@ -360,5 +360,5 @@ def test_evaluation_takes_them_too(make_trainer, monkeypatch):
     calls = calls_of(monkeypatch, "product")
     scores = make_trainer().evaluate()
     assert calls
-    monkeypatch.setattr("hf_mtl.training.step.CpuKernels", no_kernels)
+    monkeypatch.setattr("hf_mtl.kernels.strategy.CpuKernels", no_kernels)
     assert scores["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], rel=TOLERANCE)

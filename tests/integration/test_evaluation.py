@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import MultiTaskTrainer
 from hf_mtl.tasks.metrics import task_scores
+from hf_mtl.training.evaluation import training_sample
 
 
 class Evaluations(TrainerCallback):
@@ -73,7 +74,7 @@ def test_losses_alone_are_predicted_too(make_trainer, rows):
 
 def test_the_training_sample_is_the_same_rows_every_time(make_trainer):
     trainer = make_trainer()
-    first, second = trainer._train_sample(), trainer._train_sample()
+    first, second = (training_sample(trainer.train_dataset.tasks, 16, trainer.args.seed) for _ in range(2))
     assert {name: len(split) for name, split in first.items()} == {"reviews": 16, "pairs": 16}
     assert [first[n]["input_ids"] for n in first] == [second[n]["input_ids"] for n in second]
 

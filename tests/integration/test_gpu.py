@@ -54,7 +54,7 @@ def test_a_step_has_the_gradient_of_the_plain_loop(make_trainer, make_model, row
     model = make_model()
     trainer = make_trainer(copy.deepcopy(model), use_cpu=False, bf16=dtype == "bf16", gradient_method="sum")
     trainer.current_gradient_accumulation_steps = 1  # set by train()
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, batch)
     found = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
 

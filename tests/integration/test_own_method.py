@@ -75,7 +75,7 @@ def test_a_class_keeps_its_state_over_a_resume(make_trainer, make_model, tmp_pat
     straight.train()
     again = make_trainer(make_model(), **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
-    assert again.gradient_method.steps == straight.gradient_method.steps == 4
+    assert again.step.method.steps == straight.step.method.steps == 4
     for found, wanted in zip(again.model.parameters(), straight.model.parameters(), strict=True):
         assert torch.equal(found, wanted)
 

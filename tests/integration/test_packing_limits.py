@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from packed_steps import batches_of
+from packed_steps import batches_of, packs
 from torch import nn
 from transformers import AutoConfig
 
@@ -158,21 +158,27 @@ def test_eager_mpnet(specs, make_trainer):
 )
 def test_runs_that_go_without_it(make_trainer, monkeypatch, arguments):
     trainer = make_trainer()
-    assert trainer._supports_packed_pass()
+    assert packs(trainer)
     if "world_size" in arguments:
         monkeypatch.setattr(type(trainer.args), "world_size", arguments["world_size"])
-    else:
-        trainer = make_trainer(**arguments)
-        if "gradient_checkpointing" in arguments:
-            trainer.model.gradient_checkpointing_enable()
-    assert not trainer._supports_packed_pass()
+    trainer = make_trainer(**{name: value for name, value in arguments.items() if name != "world_size"})
+    if "gradient_checkpointing" in arguments:
+        trainer.model.gradient_checkpointing_enable()
+    assert not packs(trainer)
 
 
-def test_a_subclass_with_a_context_of_its_own_has_a_pass_per_task(make_trainer):
-    class Subclass(MultiTaskTrainer):
-        def compute_loss_context_manager(self):
-            return super().compute_loss_context_manager()
+def test_a_subclass_with_a_context_of_its_own_has_it_around_the_packed_pass(make_trainer, monkeypatch):
+    entered = []
 
-    trainer = make_trainer()
-    trainer.__class__ = Subclass
-    assert not trainer._supports_packed_pass()
+    real_context = MultiTaskTrainer.compute_loss_context_manager
+    monkeypatch.setattr(
+        MultiTaskTrainer,
+        "compute_loss_context_manager",
+        lambda self: entered.append(len(calls)) or real_context(self),
+    )
+    calls, real = [], packing.packed_losses
+    monkeypatch.setattr("hf_mtl.kernels.strategy.packed_losses", lambda *args: calls.append(args) or real(*args))
+    trainer = make_trainer(max_steps=2, eval_strategy="no", save_strategy="no")
+    trainer.train()
+    assert len(calls) == 3  # the first of them checks the pass
+    assert entered == [0, 2]

@@ -29,32 +29,32 @@ def test_the_card_tells_the_scores_of_the_weights_that_the_model_has(make_traine
     trainer.train()
     del trainer.evaluate
     assert trainer.state.best_global_step == 2
-    assert trainer.card_facts().metrics["step"] == 2
+    assert trainer.publisher.card_facts(trainer.record()).metrics["step"] == 2
     again = trainer.evaluate()
-    told = trainer.card_facts().metrics
+    told = trainer.publisher.card_facts(trainer.record()).metrics
     assert all(told[f"eval_{name}"] == again[f"eval_{name}"] for name in ("average", "reviews_loss", "pairs_loss"))
     trainer.state.log_history = [row for row in trainer.state.log_history if row["step"] <= 2 or "train_runtime" in row]
-    assert trainer.card_facts().metrics["step"] == 2
+    assert trainer.publisher.card_facts(trainer.record()).metrics["step"] == 2
     trainer.state.best_model_checkpoint = None  # as after going on from the Hub's checkpoint: none is loaded then
-    assert trainer.card_facts().metrics == {}
+    assert trainer.publisher.card_facts(trainer.record()).metrics == {}
 
 
 def test_the_card_tells_no_scores_of_other_weights(make_trainer):
     trainer = make_trainer(callbacks=[EvaluateAfterStep3()])
     trainer.train()
     assert any("eval_average" in row for row in trainer.state.log_history)
-    assert trainer.card_facts().metrics == {}
+    assert trainer.publisher.card_facts(trainer.record()).metrics == {}
     average = trainer.evaluate()["eval_average"]
-    assert trainer.card_facts().metrics["eval_average"] == average
+    assert trainer.publisher.card_facts(trainer.record()).metrics["eval_average"] == average
 
 
 def test_a_card_of_an_evaluation_tells_no_set_up(make_trainer):
     trainer = make_trainer()
     average = trainer.evaluate()["eval_average"]
-    facts = trainer.card_facts()
+    facts = trainer.publisher.card_facts(trainer.record())
     assert facts.setup == {} and facts.metrics["eval_average"] == average
     trainer.train()
-    assert trainer.card_facts().setup["optimizer steps"] == "4"
+    assert trainer.publisher.card_facts(trainer.record()).setup["optimizer steps"] == "4"
 
 
 def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_path, monkeypatch):
@@ -102,13 +102,13 @@ def test_the_share_of_conflicts_is_that_of_the_whole_run(make_trainer, monkeypat
         combine_gradients(gradients, *how)
 
     monkeypatch.setattr("hf_mtl.training.step.combine_gradients", noting)
-    assert trainer.card_facts().conflicts is None
+    assert trainer.publisher.card_facts(trainer.record()).conflicts is None
     trainer.train()
     assert 0 < sum(found) < 11  # else this would show nothing
-    assert trainer.card_facts().conflicts == pytest.approx(sum(found) / 11)
+    assert trainer.publisher.card_facts(trainer.record()).conflicts == pytest.approx(sum(found) / 11)
     found.clear()
     trainer.train()  # anew
-    assert trainer.card_facts().conflicts == pytest.approx(sum(found) / 11)
+    assert trainer.publisher.card_facts(trainer.record()).conflicts == pytest.approx(sum(found) / 11)
 
 
 def test_a_model_card_is_written_without_a_push_and_keeps_what_a_person_wrote(make_trainer, tmp_path):

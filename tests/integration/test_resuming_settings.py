@@ -99,7 +99,7 @@ def test_unchanged_it_ends_bit_equal_and_says_nothing(start, go_on, tmp_path, ol
     _, checkpoint, whole = start
     again, said = go_on(without_settings(checkpoint, tmp_path) if old else checkpoint)
     assert same_weights(again, whole) and not said
-    assert not any(name.startswith("changed") for name in again.card_facts().setup)
+    assert not any(name.startswith("changed") for name in again.publisher.card_facts(again.record()).setup)
 
 
 def test_a_checkpoint_may_be_the_model_that_the_run_begins_with(start, go_on):
@@ -161,7 +161,9 @@ def test_rate_schedule_and_the_optimizers_options_are_kept_and_said(start, go_on
     again, (line,) = go_on(**changed)
     assert re.search(f"^kept from the checkpoint: .*{said}", line)
     assert same_weights(again, whole) and rates(again) == rates(whole)
-    assert again.card_facts().setup == whole.card_facts().setup  # which tells what was used
+    assert (
+        again.publisher.card_facts(again.record()).setup == whole.publisher.card_facts(whole.record()).setup
+    )  # which tells what was used
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_rate_schedule_and_the_optimizers_options_are_kept_and_said(start, go_on
 def test_the_rest_applies_and_is_said_in_log_and_card(start, go_on, changed, said):
     again, (line,) = go_on(**changed)
     assert re.search(f"^changed from step 2 on: {said}$", line)
-    assert re.search(said, again.card_facts().setup["changed at step 2"])
+    assert re.search(said, again.publisher.card_facts(again.record()).setup["changed at step 2"])
     assert same_weights(again, start[2]) is ("limit" in changed)  # rows are short
 
 
@@ -197,7 +199,7 @@ def test_a_longer_run_follows_its_schedule_over_all_of_its_steps(go_on):
 def test_changes_are_told_after_a_further_resume_too(go_on, tmp_path):
     go_on(head_dropout=0.5, max_steps=4)
     again, _ = go_on(tmp_path / "again" / "checkpoint-4", head_dropout=0.2, max_steps=5)
-    setup = again.card_facts().setup
+    setup = again.publisher.card_facts(again.record()).setup
     assert "head_dropout was 0.1 and is 0.5" in setup["changed at step 2"]
     assert "head_dropout was 0.5 and is 0.2" in setup["changed at step 4"]
 

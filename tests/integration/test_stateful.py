@@ -221,7 +221,7 @@ def test_a_training_step_is_the_weighted_sum_of_the_gradients(make_trainer, name
     gradients = torch.stack(rows)
     method = "pcgrad" if name == "pcgrad_reference" else name
     weights = make_weighting(method)(gradients @ gradients.T, seeded_generator(trainer.args.seed, 0))
-    trainer.begin_step()
+    trainer.step.begin(trainer.state.global_step)
     trainer.training_step(trainer.model, batch)
     found = torch.cat([p.grad.flatten() for p in shared]).double()
     assert found.isfinite().all() and found.norm() > 0

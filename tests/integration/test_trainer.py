@@ -8,20 +8,14 @@ from hf_mtl import InputError, MultiTaskTrainer
 from hf_mtl.data.tokenization import TaskCollator, TaskRows
 
 
-def test_the_collator_gets_columns_and_with_rows_of_ones_own_a_list(make_trainer, monkeypatch):
+def test_rows_of_ones_own_reach_the_collator(make_trainer):
     class Sevens(TaskRows):
         def __getitems__(self, indices):
             return [{**row, "input_ids": np.full_like(row["input_ids"], 7)} for row in super().__getitems__(indices)]
 
-    given, real = [], TaskCollator.__call__
-    monkeypatch.setattr(TaskCollator, "__call__", lambda self, rows: given.append(rows) or real(self, rows))
     trainer = make_trainer()
-    next(iter(trainer.get_train_dataloader()))
-    assert given and all(set(rows) == {"reviews", "pairs"} for rows in given)
-    given.clear()
     trainer.train_dataset = Sevens(trainer.train_dataset.tasks)
     batch = next(iter(trainer.get_train_dataloader()))["pairs"]
-    assert given and all(isinstance(rows, list) for rows in given)
     assert (batch["input_ids"][batch["attention_mask"] == 1] == 7).all()
 
 

@@ -7,13 +7,13 @@ from concurrent.futures import Future
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import TrainerCallback
-from transformers.trainer_utils import HubStrategy
 
 import hf_mtl.hub.upload
+from hf_mtl import MultiTaskTrainingArguments
 from hf_mtl.errors import PushError
 from hf_mtl.hub.model_card import CardFacts
 from hf_mtl.hub.upload import publish
-from hf_mtl.training.hub_sync import PushCheckpoints, additions
+from hf_mtl.training.hub_sync import CheckpointPusher, additions
 
 
 def test_a_checkpoint_leaves_behind_what_belongs_to_this_machine(tmp_path):
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_taken_leaves_the_reason_and_the_command(tmp_path, mo
 
 
 def test_a_push_that_fails_lets_the_training_go_on(tmp_path, caplog):
-    push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=False)
+    push = CheckpointPusher()
     push._push = Future()
     push._push.set_exception(RuntimeError("Error while uploading 'model.safetensors' to the Hub."))
     push.wait()
@@ -60,10 +60,14 @@ def test_a_checkpoint_is_left_out_while_another_is_under_way(tmp_path, monkeypat
     monkeypatch.setattr(
         "hf_mtl.training.hub_sync.HfApi.create_commit", lambda self, **options: pushes.append(Future()) or pushes[-1]
     )
-    push = PushCheckpoints(HubStrategy.EVERY_SAVE, always=always)
+    push = CheckpointPusher()
+    push.repo_id = "user/demo"
+    args = MultiTaskTrainingArguments(
+        output_dir="out", push_to_hub=True, hub_strategy="every_save", hub_always_push=always, use_cpu=True
+    )
     monkeypatch.setattr(push, "wait", lambda: [each.set_result(None) for each in pushes])
     for _ in range(2):
-        push.push(tmp_path, "user/demo", token=None, revision=None)
+        push.push(tmp_path, args)
         assert push.in_use() == tmp_path
     assert len(pushes) == begun
     push._push.set_result(None)
@@ -73,7 +77,7 @@ def test_a_checkpoint_is_left_out_while_another_is_under_way(tmp_path, monkeypat
 def test_old_checkpoints_go_when_nobody_reads_them(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=1)
     reading = {2: "checkpoint-1", 3: "checkpoint-1"}
-    trainer.seal.in_use = lambda: tmp_path / "out" / reading.get(trainer.state.global_step, "none")
+    trainer.pusher.in_use = lambda: tmp_path / "out" / reading.get(trainer.state.global_step, "none")
     left = {}
 
     class Look(TrainerCallback):

@@ -213,7 +213,7 @@ def test_options_that_are_no_json_object_are_refused(name, text):
     ("given", "problem"),
     [
         ({"unfreeze_schedule": None}, "unfreeze_schedule None"),
-        ({"optimizer_args": {"lr": 1}}, "optimizer_args .* no JSON"),
+        ({"optimizer_args": 3}, "optimizer_args .* no JSON"),
     ],
 )
 def test_arguments_that_are_no_text_are_refused(tmp_path, given, problem):
