@@ -8,9 +8,9 @@ depends on nothing else. Every method takes 32 + 32 rows a step, clips and steps
 take turns in one process, block by block; a step's time runs from the end of the step before, so that fetching and
 padding count. A block's time is its mean step's; times and ratios are medians over the blocks. Memory is the peak of
 a process that runs one method alone, for as many steps as a block has. The floor is what the linear layers' matrix
-products over the real tokens take when they run alone, in the step's shapes, and the passes over parameters and gradients
-that cannot be done without at the rate of a copy, measured between the blocks. Under `torchrun` every process takes
-that many rows.
+products over the real tokens take when they run alone, in the step's shapes, and the passes over parameters and
+gradients that cannot be done without at the rate of a copy, measured between the blocks. Under `torchrun` every process
+takes that many rows.
 """
 
 from __future__ import annotations
