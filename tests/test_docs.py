@@ -22,7 +22,8 @@ COMING = {
     *("extra_heads.py", "travelling_heads.py", "task_list.py", "kinds.py", "kind_classification.py"),
     *("kind_regression.py", "number_kind.py", "row_errors.py", "evaluate_metric.py", "task_data.py", "memory_rows.py"),
     *("predict_command.py", "file_reader.py", "resumable_output.py", "run.py", "run_model.py", "run_results.py"),
-    *("output_folder.py", "recipes.py"),
+    *("output_folder.py", "recipes.py", "strategy.py", "batches.py", "joint_step.py", "run_settings.py"),
+    *("trainer_parts.py", "resumable.py"),
 }
 
 
