@@ -16,7 +16,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"`((?:hf_mtl|tests|benchmarks|examples|docs)/[\w/.]+\.\w+)(?:::\w+)?`")
 # merge: files that other branches bring; this set and its two uses go when they are in.
 COMING = {
-    *("examples/plugins/gradient_method.py", "examples/plugins/multi_label.py", "examples/plugins/multi_label_head.py"),
+    *("examples/plugins/loudest_task.py", "examples/plugins/multi_label.py", "examples/plugins/multi_label_head.py"),
     *("hf_mtl/model/head_classification.py", "hf_mtl/tasks/kind_classification.py", "tests/families.py"),
     *("plugins.py", "loading.py", "pooling.py", "head_linear.py", "head_classification.py", "head_regression.py"),
     *("extra_heads.py", "travelling_heads.py", "task_list.py", "kinds.py", "kind_classification.py"),
