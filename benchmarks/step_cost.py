@@ -8,9 +8,9 @@ depends on nothing else. Every method takes 32 + 32 rows a step, clips and steps
 take turns in one process, block by block; a step's time runs from the end of the step before, so that fetching and
 padding count. A block's time is its mean step's; times and ratios are medians over the blocks. Memory is the peak of
 a process that runs one method alone, for as many steps as a block has. The floor is what the linear layers' matrix
-products over the real tokens take when they run alone, in the step's shapes, and the passes over parameters and rows
-that cannot be done without at the rate of a copy, measured between the blocks. Under `torchrun` every process takes
-that many rows.
+products over the real tokens take when they run alone, in the step's shapes, and the passes over parameters and
+gradients that cannot be done without at the rate of a copy, measured between the blocks. Under `torchrun` every process
+takes that many rows.
 """
 
 from __future__ import annotations
@@ -455,7 +455,7 @@ def product_seconds(weight: torch.Tensor, tokens: int) -> float:
 
 
 def floor(encoder: str, rows_per_task: int) -> dict[str, float]:
-    """Seconds that a PCGrad step's linear layers, and its passes over parameters and rows, take by themselves."""
+    """Seconds that a PCGrad step's linear layers, and its passes over parameters and gradients, take by themselves."""
     model, device = make_model(encoder), "cuda" if CUDA else "cpu"
     dtype = torch.bfloat16 if CUDA else torch.float32
     means = [np.dot(*lengths_of(spec.name)) for spec in TASKS]
@@ -534,7 +534,7 @@ def describe_floor(found: dict[str, float]) -> str:
     return (
         f"By themselves, the linear layers' matrix products over the real tokens take "
         f"{1000 * found['products_seconds']:.0f} ms ({found['gflops']:.0f} GFLOP/s), and PCGrad's passes over "
-        f"parameters and rows {1000 * found['passes_seconds']:.0f} ms (at {found['gb_per_second']:.0f} GB/s)."
+        f"parameters and gradients {1000 * found['passes_seconds']:.0f} ms (at {found['gb_per_second']:.0f} GB/s)."
     )
 
 
