@@ -1,5 +1,6 @@
 """Small fixtures that every test may use: the demo's rows and tokenizer, and tiny models and trainers."""
 
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,8 +40,12 @@ def cpu_kernels_on_any_processor():
 
 @pytest.fixture(autouse=True)
 def nothing_left_by_other_tests():
-    """accelerate keeps one gradient state for a process, which a test that stops in mid-step leaves as it is."""
+    """accelerate keeps one gradient state for a process, which a test that stops in mid-step leaves as it is.
+
+    And a run sets the level of the package's log lines.
+    """
     GradientState._reset_state()
+    logging.getLogger("hf_mtl").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
