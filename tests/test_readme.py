@@ -20,8 +20,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 SHORT = "--use_cpu --max_steps 4 --train_metric_rows 16"
 REPLACED = {
     "pip install . ": "pip install --no-deps --target INSTALLED . ",  # the tests' environment has the rest
-    "accelerate launch run_glue_mtl.py examples/demo.yaml": "accelerate launch run_glue_mtl.py examples/demo.yaml "
-    f"--output_dir DEMO_OUT {SHORT}",
+    "accelerate launch run_glue_mtl.py demo": f"accelerate launch run_glue_mtl.py demo --output_dir DEMO_OUT {SHORT}",
     "--output_dir out": f"--output_dir OUT --model_name_or_path MODEL --dataset_name DATA {SHORT}",
     '"sentence-transformers/all-mpnet-base-v2"': '"MODEL"',
     'load_tasks("glue", tasks=["sst2", "stsb"])': 'load_tasks("glue", tasks=["sst2", "stsb"], dataset="DATA")',

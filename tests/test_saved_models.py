@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, pipeline, set_seed
 
-import run_glue_mtl
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
 from hf_mtl.model.heads import HeadSpec
 from hf_mtl.pretrained import load_config
+from hf_mtl.training import run
 from hf_mtl.training.arguments import parse_arguments
 
 TOPIC = HeadSpec(name="topic", kind="classification", labels=("a", "b", "c"))
@@ -227,7 +227,7 @@ def larger(make_model, tokenizer, tmp_path):
 def load(specs, *flags, seed=0):
     set_seed(seed)
     arguments, _, _ = parse_arguments([*flags, "--output_dir", "out", "--use_cpu"])
-    return run_glue_mtl.load_model_and_tokenizer(arguments, specs)
+    return run.load_model_and_tokenizer(arguments, specs)
 
 
 def test_the_encoder_grows_to_its_tokenizer_where_that_is_asked_for(larger, specs, tokenizer, caplog):
@@ -261,8 +261,8 @@ def test_a_run_with_more_tokens_trains_resumes_and_predicts(larger, tmp_path, ca
     )
     flags += "--unfreeze_schedule none --save_strategy steps --save_steps 2 "
     flags += "--eval_strategy no --disable_tqdm true"
-    run_glue_mtl.main([*flags.split(), "--max_steps", "2"])
-    run_glue_mtl.main([*flags.split(), "--max_steps", "4", "--resume_from_checkpoint", "latest"])
+    run.main([*flags.split(), "--max_steps", "2"])
+    run.main([*flags.split(), "--max_steps", "4", "--resume_from_checkpoint", "latest"])
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
     assert cli(["predict", "--model", str(out), "--text", "zzza dull", "--json"]) == 0
     assert "reviews" in capsys.readouterr().out
