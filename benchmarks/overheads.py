@@ -46,7 +46,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from transformers import Trainer
 start = time.perf_counter()
-import run_glue_mtl as script
+import hf_mtl.training.run as script
 from hf_mtl import MultiTaskTrainer
 
 class FirstStep(BaseException):

@@ -2,6 +2,7 @@
 
 from . import registration as auto
 from ._version import __version__
+from .data.task_data import load_task_data
 from .errors import InputError
 from .gradients.method import WEIGHTINGS, GradientMethod, make_weighting, register_gradient_method
 from .model.configuration import MultiTaskConfig
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "auto",
     "load_model",
+    "load_task_data",
     "load_tasks",
     "make_weighting",
     "register_gradient_method",

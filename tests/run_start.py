@@ -2,11 +2,11 @@
 
 from transformers import set_seed
 
-import run_glue_mtl
 from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.run_model import load_model_and_tokenizer
 
 
 def load(specs, *flags, seed=0):
     set_seed(seed)
     arguments, _, _ = parse_arguments([*flags, "--output_dir", "out", "--use_cpu"])
-    return run_glue_mtl.load_model_and_tokenizer(arguments, specs)
+    return load_model_and_tokenizer(arguments, specs)

@@ -26,6 +26,7 @@ from ..tasks.label_column import with_classes
 from ..tasks.labels import RowErrors, files_of, label_numbers, place_of, raise_first, set_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
 from ..tasks.text_files import about_quotes, format_of, is_packed
+from .memory_rows import GivenRows, memory_rows
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
@@ -44,7 +45,7 @@ class Files(NamedTuple):
 Splits = Mapping[str, Dataset | Files]
 
 
-def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset | None:
+def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
     """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
 
     Args:
@@ -52,6 +53,7 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset 
         split: of it.
         on_bad_row: what to do with a row that has no text or a label that the task does not declare: "error", or
             "skip", which counts and lists them. In "test" every row has to be sound: predictions are numbered.
+        given: split -> rows in memory, of a task without dataset and files.
 
     Raises:
         InputError: when the data cannot be loaded, `splits` names one that is not there, the split is empty, a
@@ -59,7 +61,7 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error") -> Dataset 
             rows are skipped.
     """
     assert split in SPLITS and on_bad_row in ON_BAD_ROW
-    found = _load(spec, split)
+    found = _load(spec, split, given)
     if found is None:
         return None
     rows, faults = found
@@ -118,11 +120,11 @@ def _skip(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> Dataset:
     return rows.select([row for row in range(len(rows)) if row not in bad])
 
 
-def _load(spec: TaskSpec, split: str) -> tuple[Dataset, TextFaults] | None:
+def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset, TextFaults] | None:
     """The rows of a split, and what is wrong with the texts of which; None where there is no such split."""
     if spec.dataset == EMBEDDED:
         return Dataset.from_dict(demo_rows(str(spec.config), split)), {}
-    own_name, splits = spec.splits.get(split, split), _find_splits(spec)
+    own_name, splits = spec.splits.get(split, split), _find_splits(spec) if given is None else given
     if own_name not in splits:
         if split in spec.splits:
             raise InputError(
@@ -131,6 +133,8 @@ def _load(spec: TaskSpec, split: str) -> tuple[Dataset, TextFaults] | None:
             )
         return None
     found = splits[own_name]
+    if given is not None:
+        return memory_rows(found, spec, split)
     if isinstance(found, Dataset):
         return found, {}
     try:
@@ -148,7 +152,11 @@ def _find_splits(spec: TaskSpec) -> Splits:
         return dict.fromkeys(SPLITS, Files([]))
     if spec.files:
         return {split: Files(file_list(files)) for split, files in spec.files.items()}
-    assert spec.dataset is not None
+    if spec.dataset is None:
+        raise InputError(
+            f"task {spec.name!r} has neither dataset nor files, and no rows were given: load_task_data(tasks, "
+            f"tokenizer, rows={{{spec.name!r}: {{'train': dataset}}}}) takes them"
+        )
     source = f"task {spec.name!r}: cannot load {spec.dataset!r}, configuration {spec.config!r}"
     try:
         if not Path(spec.dataset).exists():

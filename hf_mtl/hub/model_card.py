@@ -152,7 +152,7 @@ def _labels(spec: TaskSpec) -> str:
 def _source(spec: TaskSpec) -> str:
     source = public_source(spec)
     if source is None:
-        return "generated" if spec.dataset == EMBEDDED else "local files"
+        return "generated" if spec.dataset == EMBEDDED else "local files" if spec.dataset or spec.files else "own rows"
     return f"[{source}](https://huggingface.co/datasets/{source})" + (f", {spec.config}" if spec.config else "")
 
 

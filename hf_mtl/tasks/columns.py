@@ -52,12 +52,23 @@ def read_files(
         rows += len(table)
         if len(table) or (number == len(paths) - 1 and not tables):
             tables.append((path, table))
-    table = _joined(tables)
+    try:
+        return table_rows(_joined(tables)), faults, first_rows
+    except TypesError as error:
+        raise InputError(f"{', '.join(map(repr, paths))}: its {error}") from error
+
+
+class TypesError(InputError):
+    """Columns of types that `datasets` has no name for."""
+
+
+def table_rows(table: Any) -> Dataset:
+    """An Arrow table as a `Dataset`; TypesError where that cannot be."""
     try:
         # Its own fingerprint would be a hash of a copy of all rows.
-        return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint()), faults, first_rows
+        return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
     except (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException) as error:
-        raise InputError(f"{', '.join(map(repr, paths))}: its types cannot be used: {_first_line(error)}") from error
+        raise TypesError(f"types cannot be used: {_first_line(error)}") from error
 
 
 def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tuple[Any, TextFaults]:
@@ -67,7 +78,7 @@ def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tup
         records = read_records(path, form, ([*text_columns, label_column], text_columns))
         return to_table(_known_columns(path, records, [*text_columns, label_column]), text_columns)
     try:
-        return _with_texts(_mapped(path), text_columns)
+        return with_texts(_mapped(path), text_columns)
     except InputError as error:
         raise InputError(f"{path!r}: {error}") from error
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
@@ -184,7 +195,7 @@ def _mapped(path: str) -> Any:
         return pyarrow.ipc.open_stream(pyarrow.memory_map(copy.name)).read_all()
 
 
-def _with_texts(table: Any, text_columns: Sequence[str]) -> tuple[Any, TextFaults]:
+def with_texts(table: Any, text_columns: Sequence[str]) -> tuple[Any, TextFaults]:
     """A table of plain types whose strings are UTF-8; and what is wrong with the texts that were not."""
     faults: TextFaults = {}
     for number, field in enumerate(table.schema):

@@ -60,6 +60,8 @@ def source_of(spec: TaskSpec, split: str) -> str:
     """Where the rows of a split come from, for messages."""
     if spec.files:
         return ", ".join(map(repr, file_list(spec.files.get(split, ()))))
+    if spec.dataset is None:
+        return "the rows given"
     return f"{spec.dataset!r}, configuration {spec.config!r}"
 
 

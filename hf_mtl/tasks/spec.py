@@ -35,7 +35,8 @@ class TaskSpec:
         name: the task's name, in flags, logs, metrics and files.
         kind: "classification" or "regression".
         text_columns: one column for single texts, two for pairs.
-        dataset: a Hub id or a folder for `datasets.load_dataset`; exactly one of `dataset` and `files` is given.
+        dataset: a Hub id or a folder for `datasets.load_dataset`. A task has `dataset`, or `files`, or neither of them:
+            then `load_task_data` is given its rows.
         config: the dataset's configuration, the second argument of `load_dataset`.
         files: split -> parquet, csv, tsv, jsonl or json file, or several of them, whose rows follow one another.
         splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
@@ -84,10 +85,8 @@ class TaskSpec:
                 f"task {self.name!r}: positive_label is {self.positive_label!r}, wanted one of two labels; they "
                 f"are {labels}"
             )
-        if (self.dataset is None) == (not self.files):
-            raise InputError(
-                f"task {self.name!r}: wanted either dataset or files, found {'both' if self.files else 'neither'}"
-            )
+        if self.dataset is not None and self.files:
+            raise InputError(f"task {self.name!r}: wanted either dataset or files, found both")
         for key in (*self.files, *self.splits):
             if key not in SPLITS:
                 raise unknown_name_error(f"split of task {self.name!r}:", key, SPLITS)
@@ -263,6 +262,8 @@ def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpe
     }
     if str(values.get("dataset") or "").startswith("."):
         values["dataset"] = str(folder / values["dataset"])
+    if not values["files"] and values.get("dataset") is None:
+        raise InputError(f"task {name!r}: wanted either dataset or files, found neither")
     return TaskSpec(**values)
 
 

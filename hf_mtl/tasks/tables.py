@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from itertools import chain, islice, tee
+from threading import Lock
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
@@ -26,7 +27,7 @@ DELIMITERS = {"csv": ",;\t|", "tsv": "\t,;|"}  # the usual one comes first
 HEADER_LINES = 100  # that the names of columns, if quoted, may go on over
 SEP = re.compile(r'"?sep=(.)"?', re.I)  # Excel's first line
 Record = dict[str, Any]
-csv.field_size_limit(sys.maxsize)  # the standard 131,072 characters are fewer than a long text has
+_FIELD_LIMIT = Lock()  # csv's limit is one for the whole process
 
 
 def read_records(path: str, form: str, wanted: Sequence[Sequence[str]] = ()) -> Generator[Record]:
@@ -166,10 +167,25 @@ def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[list[str]
         yield from (text.split(delimiter) for line in lines if (text := bare(line)))
         return
     try:
-        yield from (cells for cells in csv.reader(lines, delimiter=delimiter, strict=True) if cells)
+        yield from filter(None, _csv_rows(lines, delimiter))
     except csv.Error as error:
         reason = "a quote opens and is never closed" if "unexpected end" in str(error) else str(error).split(" - ")[0]
         raise RowError(f"is no csv: {reason}") from error
+
+
+def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    """The cells of every line of csv. Raises csv's field limit, 131,072 characters, only while a row is parsed."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        with _FIELD_LIMIT:
+            before = csv.field_size_limit(sys.maxsize)
+            try:
+                cells = next(reader, None)
+            finally:
+                csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield cells
 
 
 def _parquet_records(path: str) -> Iterator[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers.optimization import GreedyLR
 
 from ..errors import InputError, unknown_name_error
 from ..model.modeling import MultiTaskModel
-from ..tasks.spec import TaskSpec
+from ..tasks.task_list import check_tasks as check_tasks
 from .arguments import MultiTaskTrainingArguments
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
@@ -98,24 +98,6 @@ def check_arguments(args: object) -> MultiTaskTrainingArguments:
             "TrainingArguments take and gradient_method, task_sampling and the like"
         )
     return args
-
-
-def check_tasks(tasks: object) -> list[TaskSpec]:
-    """The tasks as a list; InputError unless they are one or more `TaskSpec` of different names."""
-    way = "load_tasks('glue', tasks=['sst2', 'stsb']) or load_tasks('my_tasks.yaml') gives one"
-    if not isinstance(tasks, Iterable) or isinstance(tasks, str | Mapping):
-        raise InputError(f"tasks is a {type(tasks).__name__}, wanted a list of TaskSpec; {way}")
-    listed = list(tasks)
-    if not listed:
-        raise InputError(f"tasks is empty, wanted a list of TaskSpec; {way}")
-    for spec in listed:
-        if not isinstance(spec, TaskSpec):
-            raise InputError(f"tasks has a {type(spec).__name__}, {spec!r:.60}, wanted TaskSpec only; {way}")
-    names = [spec.name for spec in listed]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"tasks has {name!r} {names.count(name)} times, wanted each task once")
-    return listed
 
 
 def check_batching(processing_class: object, data_collator: object) -> None:

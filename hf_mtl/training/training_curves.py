@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: curves as a picture, a closing table, prediction files."""
+"""The curves of a run as a picture: losses and scores of every task over the steps."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
-
-from ..tasks.metric_names import greater_is_better, shown_score
+from ..tasks.metric_names import greater_is_better
 from ..tasks.spec import TaskSpec
 
-matplotlib.use("Agg")
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
+logger = logging.getLogger(__name__)
 
 
 def series(history: Iterable[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
@@ -28,13 +23,22 @@ def plot_curves(
 ) -> None:
     """Write a PNG: each task's loss over the steps on the left, its scores on the right, but for errors in label units.
 
+    Without matplotlib there is no picture, and a warning says so.
+
     Args:
         history: `trainer.state.log_history`.
         tasks: whose curves.
         marks: step -> words at a dotted line there, e.g. where layers were unfrozen.
         path: of the picture.
     """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: slow to import, and not needed to train
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        logger.warning("%s is not drawn: %s; pip install matplotlib", path, error)
+        return
     figure = Figure(figsize=(12, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)  # of its own: pyplot's backend stays what the user chose
     losses, scores = figure.subplots(1, 2)
     for number, spec in enumerate(tasks):
         colour = f"C{number}"
@@ -64,34 +68,3 @@ def plot_curves(
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
-
-
-def closing_table(tasks: Sequence[TaskSpec], metrics: Mapping[str, float]) -> str:
-    """A table of every task's scores on validation and on the training sample: per cent, errors in label units."""
-
-    def cell(key: str, metric: str = "") -> str:
-        return f"{shown_score(metric, metrics[key]) if key in metrics else '-':>12}"
-
-    titles = {(spec.name, metric): spec.metric_title(metric) for spec in tasks for metric in spec.metrics}
-    width = max([24, *(len(title) + 2 for title in titles.values())])
-    lines = [f"{'task':<16}{'metric':<{width}}{'validation':>12}{'training':>12}"]
-    for (task, metric), title in titles.items():
-        cells = (cell(f"{prefix}_{task}_{metric}", metric) for prefix in ("eval", "train"))
-        lines.append(f"{task:<16}{title:<{width}}{''.join(cells)}")
-    lines.append(f"{'average':<16}{'of the main metrics':<{width}}{cell('eval_average')}{cell('train_average')}")
-    rule = "-" * len(lines[0])
-    return "\n".join([rule, lines[0], rule, *lines[1:-1], rule, lines[-1], rule])
-
-
-def write_predictions(spec: TaskSpec, decoded: np.ndarray, path: Path) -> None:
-    """Write a tsv with "index" and "prediction", a class name or a value, in the order of the rows.
-
-    Args:
-        spec: the task.
-        decoded: class indices or values. *Shape:* (rows,)
-        path: of the file; its folder is made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = [spec.labels[int(value)] if spec.labels else repr(float(value)) for value in decoded]
-    lines = ["index\tprediction", *(f"{index}\t{name}" for index, name in enumerate(names))]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

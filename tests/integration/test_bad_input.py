@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, T5Config,
 
 import run_glue_mtl
 from hf_mtl import InputError, TaskSpec
+from hf_mtl.training.run import main
 
 TEXTS = ["the film is good", "the film is dull", "the plot works", "the plot bores"]
 REVIEWS = pd.DataFrame({"text": TEXTS, "label": [1, 0, 1, 0]})
@@ -81,7 +82,7 @@ def start(tmp_path, models, monkeypatch):
             "max_steps": 1,
         }
         argv = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
-        run_glue_mtl.main([*argv, "--use_cpu", "--disable_tqdm=true", *([f"--do_{do}"] if do else []), *flags])
+        main([*argv, "--use_cpu", "--disable_tqdm=true", *([f"--do_{do}"] if do else []), *flags])
 
     return start
 
@@ -237,7 +238,7 @@ def test_a_stop_from_the_keyboard_is_told_in_a_line(monkeypatch, capsys):
     def stop(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_mtl.training.arguments.parse_arguments", stop)
+    monkeypatch.setattr("hf_mtl.training.run.parse_arguments", stop)
     with pytest.raises(SystemExit) as end:
         runpy.run_path(run_glue_mtl.__file__, run_name="__main__")
     assert end.value.code == 130

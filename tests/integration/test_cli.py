@@ -17,11 +17,10 @@ import pandas as pd
 import pytest
 import torch
 
-from hf_mtl import cli
 from hf_mtl.cli import main
 from hf_mtl.data.tokenization import tokenize
 from hf_mtl.errors import PushError
-from hf_mtl.inference import prediction
+from hf_mtl.inference import predict_command, prediction, resumable_output
 
 TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
 
@@ -112,12 +111,12 @@ def test_a_stopped_run_goes_on(saved, tmp_path, monkeypatch, capsys):
 
         return counting
 
-    monkeypatch.setattr(cli, "answer_lines", stop_after(70))
+    monkeypatch.setattr(predict_command, "answer_lines", stop_after(70))
     assert main([*arguments, f"{tmp_path}/out.jsonl"]) == 130
     assert not (tmp_path / "out.jsonl").exists()
     with open(tmp_path / "out.jsonl.part", "ab") as stream:
         stream.write(b'{"index": 70, "revi')  # what a killed process may leave
-    monkeypatch.setattr(cli, "answer_lines", stop_after(10**6))
+    monkeypatch.setattr(predict_command, "answer_lines", stop_after(10**6))
     assert main([*arguments, f"{tmp_path}/out.jsonl"]) == 0
     assert "going on after 70 rows" in capsys.readouterr().err
     assert len(answered) == 360
@@ -136,7 +135,7 @@ def test_an_output_goes_on_with_the_same_call_and_texts_only(saved, tmp_path, mo
         yield next(iter(real(*args, **kwargs)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "answer_lines", stop)
+    monkeypatch.setattr(predict_command, "answer_lines", stop)
     assert main(arguments) == 130
     monkeypatch.undo()
     assert main([*arguments, "--top-k", "2"]) == 2
@@ -151,7 +150,7 @@ def test_an_output_goes_on_with_the_same_call_and_texts_only(saved, tmp_path, mo
 
 
 def test_rows_are_read_no_further_than_a_window_ahead(saved, monkeypatch):
-    pipe = cli.load_pipeline(str(saved), "main")
+    pipe = predict_command.load_pipeline(str(saved), "main")
     taken = 0
 
     def endless():
@@ -235,7 +234,7 @@ def test_a_wrong_call_does_not_stand_in_the_way_of_the_right_one(saved, tmp_path
 def test_a_full_disk_is_told_and_what_was_written_is_gone_on_from(saved, tmp_path, monkeypatch, capsys):
     write(tmp_path / "in.csv", TEXTS * 20)
     call = ["predict", "--model", str(saved), "--input", f"{tmp_path}/in.csv", "--output", f"{tmp_path}/out"]
-    monkeypatch.setattr(prediction, "STATE_EVERY", 50)
+    monkeypatch.setattr(resumable_output, "STATE_EVERY", 50)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, most))
     try:
@@ -252,7 +251,7 @@ def test_a_failed_push_has_exit_code_1(monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise PushError("not pushed")
 
-    monkeypatch.setattr(cli, "push_folder", fail)
+    monkeypatch.setattr("hf_mtl.cli.push_folder", fail)
     assert main(["push", "out", "maria/model"]) == 1
     assert capsys.readouterr().err == "hf-mtl: not pushed\n"
 

@@ -24,7 +24,7 @@ TASKS = {"sst2": "reviews", "stsb": "pairs"}  # of GLUE, and of the demo
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "out"
     launcher = [str(Path(sys.executable).parent / "accelerate"), "launch", "--num_processes", "1", "run_glue_mtl.py"]
-    command = [*launcher, "examples/demo.yaml", "--use_cpu", "--output_dir", str(out)]
+    command = [*launcher, "demo", "--use_cpu", "--output_dir", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -11,12 +11,12 @@ from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-import run_glue_mtl
 from hf_mtl import InputError, MultiTaskTrainer
 from hf_mtl.data.given_rows import checked_rows
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
 from hf_mtl.tasks.labels import read_labels
+from hf_mtl.training.run import predict
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_rows_of_a_test_split_are_scored_where_they_have_a_label(make, specs, to
 def test_the_command_writes_predictions_and_the_scores_of_labelled_rows(make, rows, tmp_path):
     trainer = make(train=None)
     split = {"reviews": rows["validation"]["reviews"], "pairs": rows["validation"]["pairs"].remove_columns("labels")}
-    run_glue_mtl.predict(trainer, split)
+    predict(trainer, split)
     found = json.loads((tmp_path / "out" / "test_results.json").read_text())
     assert found == {"test_reviews_accuracy": trainer.evaluate()["eval_reviews_accuracy"]}
     lines = (tmp_path / "out" / "predictions" / "pairs.tsv").read_text().splitlines()

@@ -16,7 +16,7 @@ from hf_mtl.tasks.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_bet
 from hf_mtl.tasks.metrics import METRICS, task_scores
 from hf_mtl.tasks.spec import check_metric_names
 from hf_mtl.training.progress import score_text
-from hf_mtl.training.training_curves import closing_table
+from hf_mtl.training.run_results import closing_table
 
 
 def task(name="t", labels=("ham", "spam"), **changes) -> TaskSpec:

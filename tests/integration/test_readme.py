@@ -98,7 +98,8 @@ def test_the_blocks_run_in_order(places):
     assert "python -m pytest" in tests
     output = run(demo, places, ["bash", "-ec"])
     assert "pairs pearson" in output and (Path(places["DEMO_OUT"]) / "training_curves.png").exists()
-    assert (Path(places["INSTALLED"]) / "hf_mtl" / "tasks" / "sets" / "glue.yaml").exists()
+    for file in ("sets/glue.yaml", "recipes/demo.yaml"):
+        assert (Path(places["INSTALLED"]) / "hf_mtl" / "tasks" / file).exists()
     run(job, places, ["bash", "-ec"])
     assert (Path(places["OUT"]) / "predictions" / "stsb.tsv").exists()
     api, use = blocks("python")

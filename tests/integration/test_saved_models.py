@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, pipeline
 
-import run_glue_mtl
 from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
 from hf_mtl.model.heads import HeadSpec
@@ -255,8 +254,8 @@ def test_a_run_with_more_tokens_trains_resumes_and_predicts(larger, tmp_path, ca
     )
     flags += "--unfreeze_schedule none --save_strategy steps --save_steps 2 "
     flags += "--eval_strategy no --disable_tqdm true"
-    run_glue_mtl.main([*flags.split(), "--max_steps", "2"])
-    run_glue_mtl.main([*flags.split(), "--max_steps", "4", "--resume_from_checkpoint", "latest"])
+    run.main([*flags.split(), "--max_steps", "2"])
+    run.main([*flags.split(), "--max_steps", "4", "--resume_from_checkpoint", "latest"])
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
     assert cli(["predict", "--model", str(out), "--text", "zzza dull", "--json"]) == 0
     assert "reviews" in capsys.readouterr().out

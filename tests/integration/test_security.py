@@ -9,10 +9,10 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
-import run_glue_mtl
 from hf_mtl import InputError, load_tasks
 from hf_mtl.training.arguments import parse_arguments
 from hf_mtl.training.checkpoints import choose_checkpoint, write_manifest
+from hf_mtl.training.run_model import load_model_and_tokenizer
 
 TOKEN = "hf_thisIsASecretToken"
 
@@ -80,14 +80,14 @@ def arguments(*argv):
 
 
 def test_weights_load_from_safetensors_only(encoder, specs, target):
-    run_glue_mtl.load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
+    load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
     (encoder / "model.safetensors").unlink()
     torch.save({"x": Payload(target)}, encoder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"model_name_or_path .*encoder"):
-        run_glue_mtl.load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
+        load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
     torch.save(BertModel(BertConfig.from_pretrained(encoder)).state_dict(), encoder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"model_name_or_path .*encoder"):
-        run_glue_mtl.load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
+        load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
     assert not target.exists()
 
 
@@ -99,7 +99,7 @@ def test_code_that_a_model_brings_along_does_not_run_unless_asked(encoder, specs
     (encoder / "evil.py").write_text(f"from pathlib import Path\nPath({str(target)!r}).write_text('ran')\n")
     assert not arguments().trust_remote_code
     with pytest.raises(InputError, match=r"model_name_or_path .*encoder"):
-        run_glue_mtl.load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
+        load_model_and_tokenizer(arguments("--model_name_or_path", str(encoder)), specs)
     assert not target.exists()
 
 

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-import run_glue_mtl
 from hf_mtl import InputError, MultiTaskTrainer
+from hf_mtl.training.run import main
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run(tmp_path, monkeypatch, caplog):
         model = ["--model_name_or_path", "embedded:demo", "--task_set", "tasks.yaml", "--output_dir", "out"]
         speed = ["--use_cpu", "--max_steps=1", "--per_device_train_batch_size=8", "--unfreeze_schedule=none"]
         with caplog.at_level("WARNING", logger="hf_mtl"):
-            run_glue_mtl.main([*model, *speed, "--disable_tqdm=true", *flags])
+            main([*model, *speed, "--disable_tqdm=true", *flags])
         return [message for message in caplog.messages if "valid" in message]
 
     return run

@@ -8,13 +8,13 @@ import torch
 from families import FAMILIES, TYPES, small_config
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
-import run_glue_mtl
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer
 from hf_mtl.cli import main as cli
 from hf_mtl.model.heads import HeadSpec
 from hf_mtl.model.input_length import check_tokenizer, encoder_max_length, num_tokens, saved_max_length
 from hf_mtl.model.pipeline import MultiTaskPipeline
 from hf_mtl.pretrained import load_tokenizer
+from hf_mtl.training.run import main as train
 
 HEAD = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good"))
 # Positions are relative or rotary: nothing fails beyond the limit, which is the longest input in pretraining.
@@ -129,7 +129,7 @@ def test_a_tokenizer_that_cannot_pad_is_told_what_to_add(encoder, pad_token_id, 
         load_tokenizer(folder)
     arguments = ["--task_set", "demo", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(InputError, match=message):
-        run_glue_mtl.main([*arguments, "--do_train", "--use_cpu"])
+        train([*arguments, "--do_train", "--use_cpu"])
     assert not (tmp_path / "out").exists()
     assert cli(["tasks", "demo", "--model", str(folder)]) == 2
     assert "has no pad_token" in capsys.readouterr().err

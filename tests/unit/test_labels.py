@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Value, load_from_disk
 from hf_mtl import InputError, TaskSpec, load_tasks
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.tasks.labels import read_labels
-from hf_mtl.training.training_curves import write_predictions
+from hf_mtl.training.run_results import write_predictions
 
 NLI = ("Not_entailment", "entailment")
 

@@ -21,7 +21,7 @@ LAYERS = [
     ["data"],
     ["inference"],
     ["training"],
-    ["cli", "__init__"],
+    ["cli", "loading", "__init__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
@@ -30,6 +30,8 @@ LATE = {
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
     ("training.optimizers", "pytorch_optimizer"),
     ("training.publishing", "training_curves"),  # matplotlib
+    ("training.training_curves", "matplotlib.backends.backend_agg"),
+    ("training.training_curves", "matplotlib.figure"),
     ("model.modeling", "mpnet_attention"),  # transformers' MPNet
 }
 MODULES = {

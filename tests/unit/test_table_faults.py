@@ -18,7 +18,7 @@ from table_files import folder, task
 
 from hf_mtl import InputError
 from hf_mtl.data.raw_rows import load_rows, split_names
-from hf_mtl.inference.prediction import read_texts
+from hf_mtl.inference.file_reader import read_texts
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.spec import load_tasks
 from hf_mtl.tasks.tables import read_records

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.inference.prediction import read_texts
+from hf_mtl.inference.file_reader import read_texts
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.text_files import format_of
 

@@ -1,0 +1,129 @@
+"""From tasks and a tokenizer to the rows that the trainer takes, in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError, unknown_name_error
+from ..tasks.labels import read_labels
+from ..tasks.spec import SPLITS, TaskSpec
+from ..tasks.task_list import check_tasks
+from ..validation import check_number
+from .memory_rows import GivenRows, rows_of_tasks
+from .raw_rows import ON_BAD_ROW, load_rows, split_names
+from .tokenization import tokenize
+
+logger = logging.getLogger(__name__)
+TaskData = dict[str, dict[str, Dataset]]
+LabelledRows = tuple[Dataset, NDArray[Any]]  # raw rows and their checked labels
+
+
+def load_task_data(
+    tasks: Sequence[TaskSpec],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 512,
+    splits: Sequence[str] = ("train", "validation"),
+    rows: Mapping[str, GivenRows] | None = None,
+    on_bad_row: str = "error",
+) -> TaskData:
+    """Split -> task -> the rows that `MultiTaskTrainer` takes: token ids and checked labels.
+
+    Every task needs a split "train" where that is asked for. A task without "validation" or "test" is left out there.
+    Rows of "test" may be without labels.
+
+    Args:
+        tasks: what to load, from `load_tasks` or made in Python.
+        tokenizer: the encoder's own.
+        max_length: longer inputs lose their end, in tokens, special ones included; at most what the tokenizer allows.
+        splits: some of "train", "validation" and "test".
+        rows: task -> split -> a `datasets.Dataset`, a pandas DataFrame or a list of dicts. They stand for all splits of
+            the task, whose dataset or files are not read.
+        on_bad_row: what to do with a row of "train" or "validation" that has no text or a label that its task does not
+            declare: "error", or "skip", which counts and lists them.
+
+    Raises:
+        InputError: for what cannot be used, with the task, the split and the row.
+    """
+    tasks = check_tasks(tasks)
+    limit = _check_options(tokenizer, max_length, splits, on_bad_row)
+    given = rows_of_tasks(rows, tasks)
+    # All rows are read and checked before any are tokenised, which takes longer.
+    raw = {spec.name: _raw_splits(spec, splits, given.get(spec.name), on_bad_row) for spec in tasks}
+    _say_what_is_not_scored(tasks, raw, given)
+    return {split: _tokenised(split, tasks, raw, tokenizer, limit) for split in splits}
+
+
+def _check_options(tokenizer: PreTrainedTokenizerBase, max_length: int, splits: Sequence[str], on_bad_row: str) -> int:
+    """The most tokens of an input: what was asked for, or what the tokenizer allows; InputError for a wrong option."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(f"tokenizer is a {type(tokenizer).__name__}, wanted the encoder's own from AutoTokenizer")
+    check_number("max_length", max_length, "a whole number of tokens, 8 or more", lambda x: x >= 8 and x == int(x))
+    if isinstance(splits, str) or not splits:
+        raise InputError(f"splits is {splits!r}, wanted a list of one or more of {', '.join(SPLITS)}")
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown_name_error("split in splits:", split, SPLITS)
+    if on_bad_row not in ON_BAD_ROW:
+        raise unknown_name_error("on_bad_row", on_bad_row, ON_BAD_ROW)
+    return int(min(max_length, tokenizer.model_max_length))
+
+
+def _raw_splits(
+    spec: TaskSpec, splits: Sequence[str], given: GivenRows | None, on_bad_row: str
+) -> dict[str, LabelledRows]:
+    """Split -> raw rows and checked labels, for the splits that the task has.
+
+    Raises:
+        InputError: for a task without "train" where that is asked for, and for a bad row.
+    """
+    if given is not None:
+        spec = dataclasses.replace(spec, dataset=None, config=None, files={})
+    found: dict[str, LabelledRows] = {}
+    for split in splits:
+        rows = load_rows(spec, split, on_bad_row, given)
+        if rows is not None:
+            found[split] = rows, read_labels(spec, rows, split)
+        elif split == "test":
+            logger.warning("task %s has no test split: no predictions for it", spec.name)
+        elif split == "train":
+            raise InputError(f"task {spec.name!r} has no split 'train'; {splits_there(spec, given)}")
+    return found
+
+
+def splits_there(spec: TaskSpec, given: GivenRows | None = None) -> str:
+    """The splits that a task's data has, for a message."""
+    names = ", ".join(map(repr, split_names(spec) if given is None else given)) or "none"
+    hint = "; the key 'splits' of a task file says which is which" if given is None else ""
+    return f"it has {names}{hint}"
+
+
+def _say_what_is_not_scored(
+    tasks: Sequence[TaskSpec], raw: Mapping[str, Mapping[str, LabelledRows]], given: Mapping[str, GivenRows]
+) -> None:
+    """Name the tasks without a validation split where others have one."""
+    if not any("validation" in found for found in raw.values()):
+        return
+    for spec in tasks:
+        if "validation" not in raw[spec.name]:
+            there = splits_there(spec, given.get(spec.name))
+            logger.warning("task %s has no validation split, so it is not scored; %s", spec.name, there)
+
+
+def _tokenised(
+    split: str,
+    tasks: Sequence[TaskSpec],
+    raw: Mapping[str, Mapping[str, LabelledRows]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> dict[str, Dataset]:
+    """Task -> the split's rows as token ids, with their labels."""
+    found = {spec.name: (spec, *raw[spec.name][split]) for spec in tasks if split in raw[spec.name]}
+    return {name: tokenize(spec, rows, tokenizer, max_length, labels) for name, (spec, rows, labels) in found.items()}

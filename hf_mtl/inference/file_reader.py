@@ -1,0 +1,82 @@
+"""The texts of an input file, one row after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from ..errors import InputError
+from ..model.pipeline_inputs import Texts
+from ..tasks.tables import Record, read_records, text_fault
+from ..tasks.text_files import FORMATS, about_quotes, format_of
+
+USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
+
+
+def file_format(path: str, named: str | None) -> str:
+    """The format of an input: the one named, or that of its name; standard input is JSON lines unless named."""
+    found = named or ("jsonl" if path == "-" else format_of(path))
+    if found not in FORMATS:
+        raise InputError(f"input {path!r} is none of {', '.join(FORMATS)}; name its format with --format")
+    if path == "-" and found == "parquet":
+        raise InputError("parquet cannot be read from standard input; wanted a file")
+    return found
+
+
+def count_rows(path: str, form: str) -> int | None:
+    """The rows of a parquet file; None for what would have to be read through."""
+    return int(pyarrow.parquet.read_metadata(path).num_rows) if form == "parquet" else None
+
+
+def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator[Texts]:
+    """The texts or pairs of an input, one at a time.
+
+    Args:
+        path: of a file, or "-" for standard input.
+        form: one of `FORMATS`.
+        columns: of the text, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or the only one.
+
+    Raises:
+        InputError: when there are no rows, or the columns are not there or hold no text; it names the row.
+    """
+    chosen, number = tuple(columns or ()), -1
+    try:
+        with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS)) as records:
+            for number, record in enumerate(records):
+                chosen = chosen or _usual_columns(path, list(record))
+                if number == 0 and (absent := [column for column in chosen if column not in record]):
+                    raise InputError(
+                        f"{path!r}: no column {absent[0]!r}; the columns are {', '.join(record)}{about_quotes(record)}"
+                    )
+                if not columns and (second := _second_text(chosen, record)):
+                    raise InputError(
+                        f"{path!r}: row {number} (the first row is 0) has the column {second!r}, and row 0 has not; "
+                        "name one column, or two for a pair, with --columns"
+                    )
+                for column in chosen:
+                    if fault := text_fault(record.get(column)):
+                        raise InputError(f"{path!r}: column {column!r} {fault} in row {number} (the first row is 0)")
+                yield tuple(record[column] for column in chosen)
+        if number < 0:
+            raise InputError(f"{path!r} has no rows")
+    except InputError as error:
+        raise InputError(f"input {error}") from error
+
+
+def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
+    for columns in USUAL_COLUMNS:
+        if set(columns) <= set(there):
+            return columns
+    if len(there) == 1:
+        return (there[0],)
+    raise InputError(
+        f"{path!r} has the columns {', '.join(there)}; name one, or two for a pair, with --columns{about_quotes(there)}"
+    )
+
+
+def _second_text(chosen: Sequence[str], record: Record) -> str | None:
+    """The column of a row that makes a pair with the single text that was chosen."""
+    pairs = (columns for columns in USUAL_COLUMNS if columns[:1] == chosen and len(columns) == 2)
+    return next((second for _, second in pairs if record.get(second) is not None), None)

@@ -1,0 +1,36 @@
+"""The folder that a run writes to, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ..errors import InputError
+from .arguments import MultiTaskTrainingArguments
+from .checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
+
+
+def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
+    """The checkpoint to go on from, if any.
+
+    Refuses a folder that cannot be written and, before training, one that holds something already or in which another
+    run trains.
+    """
+    folder = Path(args.output_dir)
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir {args.output_dir!r} cannot be written: {error.strerror}") from error
+    if args.resume_from_checkpoint is not None:
+        checkpoint = choose_checkpoint(args.resume_from_checkpoint, args.output_dir)
+        if args.do_train and folder.is_dir():
+            lock_output_folder(folder)
+        return checkpoint
+    if args.do_train and folder.is_dir() and {path.name for path in folder.iterdir()} - {LOCK_FILE}:
+        raise InputError(
+            f"output_dir {args.output_dir!r} is not empty; choose another, or go on from its last checkpoint with "
+            "--resume_from_checkpoint latest"
+        )
+    return None

@@ -1,0 +1,38 @@
+"""A recipe is found by its name alone, a file by its suffix; every recipe can be parsed."""
+
+import pytest
+
+from hf_mtl import InputError
+from hf_mtl.cli import main as cli
+from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.recipes import RECIPES, recipe_names, with_recipe
+from hf_mtl.training.run import main
+
+
+def test_the_first_word_may_be_a_recipe():
+    demo = str(RECIPES / "demo.yaml")
+    assert with_recipe(["demo", "--max_steps", "5"]) == [demo, "--max_steps", "5"]
+    for argv in ([], ["--do_train"], ["my.yaml", "--do_train"], ["dir/my.json"], ["./demo.yaml"], ["my.toml"]):
+        assert with_recipe(argv) == argv
+
+
+def test_a_file_of_a_recipes_name_makes_no_difference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").write_text("seed: 1\n")
+    assert with_recipe(["demo"]) == [str(RECIPES / "demo.yaml")]
+
+
+@pytest.mark.parametrize("name", ["dmeo", "demo/", "glue", "folder/demo", ""])
+def test_a_name_that_is_no_recipe_lists_them(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"unknown recipe .*choose from: FILE.json, FILE.yaml, demo"):
+        main([name, "--do_train"])
+    assert cli(["train", name]) == 2
+    assert "hf-mtl: unknown recipe" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_can_be_parsed_and_overridden(name):
+    _, data_args, args = parse_arguments(with_recipe([name, "--seed", "7", "--use_cpu"]))
+    assert args.do_train and args.seed == 7 and data_args.task_set
