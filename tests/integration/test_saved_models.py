@@ -17,6 +17,7 @@ from hf_mtl import InputError, MultiTaskModel, load_model
 from hf_mtl.cli import main as cli
 from hf_mtl.model.heads import HeadSpec
 from hf_mtl.pretrained import load_config
+from hf_mtl.training import run
 
 TOPIC = HeadSpec(name="topic", kind="classification", labels=("a", "b", "c"))
 
