@@ -35,6 +35,7 @@ from .model.model_source import loading
 from .model.modeling import MultiTaskModel
 from .model.pipeline import MultiTaskPipeline
 from .model.pipeline_inputs import Texts, check_count, check_top_k
+from .plugins import load_plugins
 from .pretrained import load_config, load_tokenizer
 from .tasks.demo import demo_tokenizer
 from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     arguments = parser().parse_args(argv)
     try:
+        load_plugins(arguments.plugin or ())
         arguments.command(arguments)
     except (InputError, PushError) as error:
         print(f"hf-mtl: {error}", file=sys.stderr)
@@ -105,6 +107,8 @@ def parser() -> argparse.ArgumentParser:
     three.add_argument("repo_id", help="user/name")
     three.add_argument("--private", action="store_true", help="where the repository is made now")
     three.add_argument("--revision", help="branch to commit to, made where there is none")
+    for each in (one, two, three):
+        each.add_argument("--plugin", nargs="+", metavar="FILE.py", help="files of your own that register kinds")
     return top
 
 
@@ -146,9 +150,15 @@ def _predict_one(arguments: argparse.Namespace) -> None:
     print(f"{'task':<16}{'answer':<24}{'score':>8}")
     for task, answer in answers.items():
         for line in answer if isinstance(answer, list) else [answer]:
-            score = f"{line['score']:>8.4f}" if "score" in line else ""
-            found = line["label"] if "label" in line else f"{line['value']:.4f}"
-            print(f"{task:<16}{found:<24}{score}".rstrip())
+            print(f"{task:<16}{_answer_in_words(line)}".rstrip())
+
+
+def _answer_in_words(answer: Any) -> str:
+    """A label with its score, a value, or what a kind of the user's own answers, as JSON."""
+    if not isinstance(answer, dict) or not answer.keys() & {"label", "value"}:
+        return json.dumps(answer, ensure_ascii=False)
+    found = answer["label"] if "label" in answer else f"{answer['value']:.4f}"
+    return f"{found:<24}" + (f"{answer['score']:>8.4f}" if "score" in answer else "")
 
 
 def _top_k(arguments: argparse.Namespace) -> dict[str, Any]:

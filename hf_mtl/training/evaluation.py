@@ -19,8 +19,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, Predictio
 from ..data.given_rows import checked_rows, rows_by_task
 from ..data.tokenization import TaskCollator, TaskRows
 from ..errors import InputError
-from ..model.heads import KINDS
 from ..seeding import seeded_generator
+from ..tasks.labels import has_label
 from ..tasks.spec import TaskSpec
 from .own_loss import loss_and_outputs
 
@@ -172,7 +172,7 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
 
     def _predict(self, task: str, rows: Dataset, ignore_keys: list[str] | None, prefix: str) -> PredictionOutput:
         """What `predict` gives of one task: its rows go through the model by length and come back in order."""
-        known = ~np.isnan(rows["labels"]) if "labels" in rows.column_names else np.zeros(0, dtype=bool)
+        known = has_label(rows["labels"][:]) if "labels" in rows.column_names else np.zeros(0, dtype=bool)
         labels = None if known.all() else np.asarray(rows["labels"])  # else the loop scores them
         rows, order = sort_by_length(task, rows if labels is None else rows.remove_columns("labels"))
         output = super().predict(rows, ignore_keys, prefix)
@@ -234,8 +234,10 @@ class TaskEvaluation(Trainer):  # type: ignore[misc]  # transformers' base class
         """
         from ..tasks.metrics import task_scores
 
-        spec = self.tasks[self._evaluated_task]
-        logits, kind = torch.from_numpy(prediction.predictions), KINDS[spec.kind]
-        labels = torch.from_numpy(prediction.label_ids).to(kind.label_dtype)
-        scores = task_scores(spec, kind.decode(logits, spec.head).numpy(), labels.numpy())
-        return {**scores, "loss": kind.loss(logits, labels, spec.head).item()} if self.has_stock_loss() else scores
+        task = self._evaluated_task
+        spec, head = self.tasks[task], self.model.heads[task]
+        logits = torch.from_numpy(prediction.predictions)
+        labels = torch.from_numpy(prediction.label_ids).to(head.label_dtype)
+        scores = task_scores(spec, head.decode(logits).numpy(), labels.numpy())
+        loss = {"loss": self.model.mean_loss(task, logits, labels).item()} if self.has_stock_loss() else {}
+        return {**scores, **loss}
