@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 from datasets import Dataset
 from matplotlib.figure import Figure
@@ -45,8 +46,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
 from hf_mtl.data.tokenization import TaskCollator
-from hf_mtl.model.heads import KINDS
-from hf_mtl.model.modeling import MultiTaskOutput, pool
+from hf_mtl.model.modeling import MultiTaskOutput
+from hf_mtl.model.pooling import pool
 from hf_mtl.tasks.demo import demo_tokenizer
 
 ENCODERS = {
@@ -101,13 +102,14 @@ class JointModel(MultiTaskModel):
 
     def losses(self, input_ids: Any, attention_mask: Any, task: Any, labels: Any) -> list[torch.Tensor]:
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        vectors = self.dropout(pool(hidden, attention_mask, "mean"))
-        losses = []
-        for i, (name, head) in enumerate(self.task_heads.items()):
-            mine = task == i
-            wanted = labels[mine].to(KINDS[head.kind].label_dtype)
-            losses.append(KINDS[head.kind].loss(self.heads[name](vectors[mine]), wanted, head))
-        return losses
+        vectors = pool(hidden, attention_mask, "mean")
+        return [head_loss(self, name, vectors[task == i], labels[task == i]) for i, name in enumerate(self.heads)]
+
+
+def head_loss(model: MultiTaskModel, task: str, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A task's mean loss from its rows' pooled vectors."""
+    head: Any = model.heads[task]
+    return model.mean_loss(task, F.linear(head.dropout(vectors), head.weight, head.bias), labels)
 
 
 def make_model(encoder: str, cls: type[MultiTaskModel] = MultiTaskModel) -> Any:
@@ -313,13 +315,12 @@ def losses_and_features(model: Any, input_ids: Any, attention_mask: Any, task: A
     """The losses of the tasks that are in the batch, and the vectors between the shared part and the heads."""
     hidden = model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     features, losses = [], []
-    for i, (name, head) in enumerate(model.task_heads.items()):
+    for i, name in enumerate(model.heads):
         mine = task == i
         if not mine.any():
             continue
         features.append(pool(hidden, attention_mask, "mean")[mine])
-        wanted = labels[mine].to(KINDS[head.kind].label_dtype)
-        losses.append(KINDS[head.kind].loss(model.heads[name](model.dropout(features[-1])), wanted, head))
+        losses.append(head_loss(model, name, features[-1], labels[mine]))
     return losses, features
 
 

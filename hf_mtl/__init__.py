@@ -3,12 +3,16 @@
 from . import registration as auto
 from ._version import __version__
 from .data.task_data import load_task_data
+from .data.task_shares import register_task_sampling
 from .errors import InputError
 from .gradients.method import WEIGHTINGS, GradientMethod, make_weighting, register_gradient_method
 from .model.configuration import MultiTaskConfig
+from .model.heads import Head, HeadSpec
 from .model.modeling import MultiTaskModel, MultiTaskOutput
 from .model.pipeline import MultiTaskPipeline
 from .pretrained import load_model
+from .tasks.kinds import TaskKind, register_kind
+from .tasks.metric_names import register_metric
 from .tasks.spec import TaskSpec, load_tasks
 from .training.arguments import MultiTaskTrainingArguments
 from .training.schedule import UnfreezeSchedule
@@ -19,6 +23,8 @@ __all__ = [
     "WEIGHTINGS",
     "GradientMethod",
     "GradualUnfreezing",
+    "Head",
+    "HeadSpec",
     "InputError",
     "MultiTaskConfig",
     "MultiTaskModel",
@@ -26,6 +32,7 @@ __all__ = [
     "MultiTaskPipeline",
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
+    "TaskKind",
     "TaskSpec",
     "UnfreezeSchedule",
     "__version__",
@@ -35,4 +42,7 @@ __all__ = [
     "load_tasks",
     "make_weighting",
     "register_gradient_method",
+    "register_kind",
+    "register_metric",
+    "register_task_sampling",
 ]

@@ -24,6 +24,7 @@ from .hub.upload import push_folder
 from .inference.predict_command import predict
 from .model.configuration import MultiTaskConfig
 from .model.input_length import encoder_max_length, saved_max_length
+from .plugins import load_plugins
 from .pretrained import load_config, load_tokenizer
 from .tasks.demo import demo_tokenizer
 from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
@@ -42,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     arguments = parser().parse_args(words)
-    return _exit_code(lambda: arguments.command(arguments), "stopped")
+    return _exit_code(lambda: _run(arguments), "stopped")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    load_plugins(arguments.plugin or ())
+    arguments.command(arguments)
 
 
 def _exit_code(command: Callable[[], None], stopped: str) -> int:
@@ -71,6 +77,10 @@ def parser() -> argparse.ArgumentParser:
     _add_predict(commands.add_parser("predict", help="answers for a text, a pair, or every row of a file"))
     _add_tasks(commands.add_parser("tasks", help="list tasks; show what a YAML file was understood to mean"))
     _add_push(commands.add_parser("push", help="upload a trained folder to the Hub, as --push_to_hub does"))
+    for name in ("predict", "tasks", "push"):
+        commands.choices[name].add_argument(
+            "--plugin", nargs="+", metavar="FILE.py", help="files of your own that register kinds"
+        )
     return top
 
 

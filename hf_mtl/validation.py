@@ -45,3 +45,10 @@ def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{name!r} is there twice")
         values[name] = value
     return values
+
+
+def check_unregistered(what: str, name: str, there: Callable[..., Any] | None, new: Callable[..., Any]) -> None:
+    """Raise InputError where a name of a registry belongs to something else; a file imported twice is the same."""
+    places = [f"{getattr(each, '__module__', '?')}.{getattr(each, '__qualname__', '?')}" for each in (there, new)]
+    if there is not None and places[0] != places[1]:
+        raise InputError(f"{what} {name!r} is registered already, by {places[0]}; choose another name")

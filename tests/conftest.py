@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -13,11 +14,24 @@ from datasets import Dataset
 from families import FAMILIES, SMALL
 from transformers import AutoConfig, BertConfig
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskSpec, load_tasks
+from hf_mtl import (
+    WEIGHTINGS,
+    MultiTaskConfig,
+    MultiTaskModel,
+    MultiTaskTrainer,
+    MultiTaskTrainingArguments,
+    TaskSpec,
+    load_tasks,
+    plugins,
+)
 from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.data.task_shares import TASK_SAMPLING
 from hf_mtl.data.tokenization import tokenize
+from hf_mtl.model.heads import HEADS
 from hf_mtl.tasks.demo import demo_tokenizer
+from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.metric_names import FIRST_METRICS, METRICS
 
 torch.set_num_threads(1)  # models this small only lose time to a second thread
 
@@ -46,6 +60,21 @@ def nothing_left_by_other_tests():
     """
     GradientState._reset_state()
     logging.getLogger("hf_mtl").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def plugins_of_this_test():
+    """What a test registers, and the plugins that it loads, are gone after it."""
+    registries = (HEADS, KINDS, METRICS, FIRST_METRICS, TASK_SAMPLING, WEIGHTINGS, plugins.LOADED)
+    before, modules = [dict(registry) for registry in registries], set(sys.modules)
+    yield
+    folders = {str(path.parent) for path in plugins.LOADED}
+    for name in set(sys.modules) - modules:
+        if os.path.dirname(getattr(sys.modules[name], "__file__", None) or "") in folders:
+            del sys.modules[name]
+    for registry, content in zip(registries, before, strict=True):
+        for name in registry.keys() - content.keys():
+            del registry[name]
 
 
 @pytest.fixture(scope="session")

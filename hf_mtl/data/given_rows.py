@@ -1,19 +1,19 @@
-"""The rows that a user hands the trainer, by task, checked once: the columns that `tokenize` makes, tokens that the
-encoder knows, labels that the task declares."""
+"""The rows that a user hands the trainer, by task, checked once.
+
+They have the columns that `tokenize` makes, tokens that the encoder knows, and labels that the task declares.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
-from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
-from ..model.heads import KINDS
+from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
 from .ragged_column import RaggedColumn, from_arrow
 
@@ -85,11 +85,11 @@ def checked_rows(
         _check_tokens(_check_lengths(table, where, inputs), where, vocab_size, positions)
     if "labels" not in table.column_names:
         return rows
-    labels = _labels(table["labels"].combine_chunks(), spec, where, labelled)
+    labels = kind_of(spec).check_labels(spec, table["labels"].combine_chunks(), where, labelled=labelled)
     if labels is None:
         return rows
-    place = table.column_names.index("labels")
-    return Dataset(table.set_column(place, "labels", pa.array(labels)).replace_schema_metadata())
+    place, column = table.column_names.index("labels"), pa.array(labels if labels.ndim == 1 else list(labels))
+    return Dataset(table.set_column(place, "labels", column).replace_schema_metadata())
 
 
 def _what_it_is(rows: object) -> str:
@@ -195,42 +195,3 @@ def _check_tokens(ids: RaggedColumn, where: str, vocab_size: int | None, positio
             f"{where}: row {row} (the first row is 0) has the token id {ids.values[_first(bad)]}, and the encoder has "
             f"{vocab_size} of them, from 0; the rows were made with another encoder's tokenizer"
         )
-
-
-def _labels(cells: pa.Array, spec: TaskSpec, where: str, labelled: bool) -> NDArray[Any] | None:
-    """The labels in the dtype of the task's kind, NaN where a row has none; None where they are that already. (rows,)
-
-    Without `labelled`, -1 is no label where the task declares none such, as in GLUE's test splits.
-    """
-    spelled = [f"{i} ({name})" for i, name in enumerate(spec.labels or ())]
-    wanted = f"one of {', '.join(spelled)}" if spelled else f"a number in {list(spec.label_range or ())}"
-    if not _is_number(cells.type) and not pa.types.is_null(cells.type):
-        raise InputError(
-            f"{where}: column 'labels' holds {cells.type}, wanted numbers: {wanted}; read_labels(task, raw_rows, "
-            "split) makes them"
-        )
-    kind = pa.int64() if pa.types.is_boolean(cells.type) else pa.float64() if pa.types.is_null(cells.type) else None
-    values = np.asarray((cells if kind is None else cells.cast(kind)).to_numpy(zero_copy_only=False))
-    missing, fits = np.isnan(values), _admitted(values, spec)
-    if not labelled:
-        missing |= (values == -1) & ~fits
-    bad = ~fits if labelled else ~fits & ~missing
-    if bad.any():
-        row = _first(bad)
-        found = "no label" if missing[row] else f"label {values[row]!s}"
-        hint = "; trainer.predict takes rows without labels" if missing[row] else ""
-        raise InputError(f"{where}: {found} in row {row} (the first row is 0), wanted {wanted}{hint}")
-    if missing.any():
-        return np.where(missing, np.nan, values)
-    dtype = np.int64 if spec.labels else np.float64
-    return None if cells.null_count == 0 and values.dtype.kind == np.dtype(dtype).kind else values.astype(dtype)
-
-
-def _admitted(values: NDArray[Any], spec: TaskSpec) -> NDArray[np.bool_]:
-    """Whether each label is one that the task declares. *Shape:* (rows,)"""
-    distinct, places = np.unique(values, return_inverse=True)
-    head, admits = spec.head, KINDS[spec.kind].admits
-    if distinct.dtype.itemsize < 8:  # as written: the fp32 number nearest to 0.1 is above the fp64 one, and still 0.1
-        distinct = np.array([float(str(value)) for value in distinct])
-    fits = [not math.isnan(value) and admits(value, head) for value in distinct.tolist()]
-    return np.array(fits, dtype=bool)[places]

@@ -23,7 +23,8 @@ from ..tasks.columns import TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
 from ..tasks.label_column import with_classes
-from ..tasks.labels import RowErrors, files_of, label_numbers, place_of, raise_first, set_files
+from ..tasks.labels import bad_labels
+from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
 from ..tasks.text_files import about_quotes, format_of, is_packed
 from .memory_rows import GivenRows, memory_rows
@@ -77,7 +78,7 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
     bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
     if on_bad_row == "skip" and split != "test":
         if spec.label_column in rows.column_names:
-            bad = {**label_numbers(spec, rows, split)[1], **bad}
+            bad = {**bad_labels(spec, rows, split), **bad}
         return _skip(spec, rows, split, bad)
     raise_first(spec, rows, split, bad)
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..model.long_texts import parts
-from ..tasks.labels import read_labels
-from ..tasks.metric_names import OF_ONE_CLASS
+from ..tasks.kinds import kind_of
+from ..tasks.labels import has_label, read_labels
+from ..tasks.metric_names import is_of_one_class
 from ..tasks.spec import SPLITS, TaskSpec
 from .raw_rows import load_rows
 
@@ -55,7 +55,7 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
 
 def _positive_label(spec: TaskSpec) -> str | None:
     """The class that some of the task's metrics are of."""
-    is_read = spec.positive_label is not None or any(metric in OF_ONE_CLASS for metric in spec.metrics)
+    is_read = spec.positive_label is not None or any(map(is_of_one_class, spec.metrics))
     return spec.labels[spec.positive_class] if spec.labels and is_read and spec.positive_class is not None else None
 
 
@@ -85,15 +85,10 @@ def _plain(value: Any) -> Any:
 
 
 def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:
-    """Rows per class, or lowest, mean and highest value; and the rows without a label, if any."""
-    there = labels[~np.isnan(labels)]
-    unlabelled = {"without_label": len(labels) - len(there)} if len(there) < len(labels) else {}
-    if len(there) == 0:
-        return unlabelled
-    if spec.labels is None:
-        return {"lowest": float(there.min()), "mean": float(there.mean()), "highest": float(there.max()), **unlabelled}
-    counts = Counter(int(label) for label in there)
-    return {**{name: counts[number] for number, name in enumerate(spec.labels)}, **unlabelled}
+    """What the kind tells of the labels, such as rows per class; and the rows without a label, if any."""
+    there = has_label(labels)
+    described = kind_of(spec).describe(spec, labels[there]) if there.any() else {}
+    return described if there.all() else {**described, "without_label": int((~there).sum())}
 
 
 def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
@@ -109,7 +104,8 @@ def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerB
 
 def format_task(task: Mapping[str, Any]) -> str:
     """What `describe_task` gave, for people."""
-    labels = ", ".join(task["labels"]) if "labels" in task else "{} to {}".format(*task["label_range"])
+    bounds = "{} to {}".format(*task["label_range"]) if "label_range" in task else "-"
+    labels = ", ".join(task["labels"]) if "labels" in task else bounds
     positive = f"; the positive class is {task['positive_label']}" if "positive_label" in task else ""
     lines = [
         f"{task['name']}: {task['kind']}, {labels}",

@@ -4,30 +4,58 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
-from ..validation import check_number, check_options
+from ..validation import check_number, check_options, check_unregistered
 
 Floats = NDArray[np.float64]
+Sampling = TypeVar("Sampling", bound=Callable[..., Floats])
+TASK_SAMPLING: dict[str, Callable[..., Floats]] = {}
+
+
+def register_task_sampling(name: str) -> Callable[[Sampling], Sampling]:
+    """Add a task sampling under a name, for `--task_sampling`.
+
+        @register_task_sampling("first_task_twice")
+        def first_task_twice(sizes, progress):
+            return np.array([2.0] + [1.0] * (len(sizes) - 1))
+
+    Decorates a function of task -> number of rows, and of the share of the run that is over in this epoch; it gives
+    numbers in proportion to the tasks' shares. Keyword-only arguments are its options.
+
+    Raises:
+        InputError: for a name that another task sampling has.
+    """
+
+    def register(sampling: Sampling) -> Sampling:
+        check_unregistered("task_sampling", name, TASK_SAMPLING.get(name), sampling)
+        TASK_SAMPLING[name] = sampling
+        return sampling
+
+    return register
 
 
 def _rows(sizes: Mapping[str, int]) -> Floats:
     return np.fromiter(sizes.values(), dtype=np.float64)
 
 
+@register_task_sampling("equal")
 def _equal(sizes: Mapping[str, int], progress: float) -> Floats:
     """Every task alike."""
     return np.ones(len(sizes))
 
 
+@register_task_sampling("proportional")
 def _proportional(sizes: Mapping[str, int], progress: float) -> Floats:
     """By number of rows."""
     return _rows(sizes)
 
 
+@register_task_sampling("temperature")
 def _temperature(sizes: Mapping[str, int], progress: float, *, temperature: float) -> Floats:
     """By the number of rows to the power of 1 / temperature: 1 is proportional, infinity would be equal."""
     check_number("temperature", temperature, "a number > 0", lambda number: number > 0)
@@ -35,22 +63,26 @@ def _temperature(sizes: Mapping[str, int], progress: float, *, temperature: floa
     return np.asarray(np.exp((logarithms - logarithms.max()) / temperature))
 
 
+@register_task_sampling("square_root")
 def _square_root(sizes: Mapping[str, int], progress: float) -> Floats:
     """By the square root of the number of rows."""
     return np.sqrt(_rows(sizes))
 
 
+@register_task_sampling("capped")
 def _capped(sizes: Mapping[str, int], progress: float, *, cap: float) -> Floats:
     """By number of rows, of which no task counts more than `cap` (Raffel et al. 2020, section 3.5.2)."""
     check_number("cap", cap, "a number of rows >= 1", lambda number: number >= 1)
     return np.minimum(_rows(sizes), cap)
 
 
+@register_task_sampling("annealed")
 def _annealed(sizes: Mapping[str, int], progress: float) -> Floats:
     """From proportional towards equal over the epochs (Stickland & Murray 2019, section 4.1)."""
     return np.asarray(_rows(sizes) ** (1 - 0.8 * progress))
 
 
+@register_task_sampling("explicit")
 def _explicit(sizes: Mapping[str, int], progress: float, *, weights: Mapping[str, float]) -> Floats:
     """By weights that the user gives, one for each task."""
     if not isinstance(weights, dict) or set(weights) != set(sizes):
@@ -58,17 +90,6 @@ def _explicit(sizes: Mapping[str, int], progress: float, *, weights: Mapping[str
     for task, weight in weights.items():
         check_number(f"the weight of task {task!r}", weight, "a number > 0", lambda number: number > 0)
     return np.array([float(weights[task]) for task in sizes])
-
-
-TASK_SAMPLING: dict[str, Callable[..., Floats]] = {
-    "equal": _equal,
-    "proportional": _proportional,
-    "temperature": _temperature,
-    "square_root": _square_root,
-    "capped": _capped,
-    "annealed": _annealed,
-    "explicit": _explicit,
-}
 
 
 def check_sampling(sampling: str, options: Mapping[str, object]) -> None:

@@ -22,7 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..model.encoding import ENCODING_VERSION, encode, padding_values
+from ..model.encoding import ENCODING_VERSION, padding_values
+from ..plugins import plugins_digest
+from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
 from .ragged_column import Columns, RaggedColumn, from_arrow
 
@@ -50,13 +52,14 @@ def tokenize(
     Returns:
         Columns: the tokenizer's inputs, "length" (tokens) and, with labels, "labels".
     """
+    kind = kind_of(spec)
 
     def encode_batch(batch: Mapping[str, list[str]], numbers: list[int]) -> Rows:
         pairs = list(zip(*(batch[column] for column in spec.text_columns), strict=True))
         for number, texts in zip(numbers, pairs, strict=True):
             if not all(isinstance(text, str) for text in texts):
                 raise InputError(f"task {spec.name!r}: row {number} holds {texts!r}, wanted text")
-        encoded = encode(pairs, tokenizer, max_length)
+        encoded = kind.head.encode(spec.head, pairs, tokenizer, max_length)
         columns = {name: [row[name] for row in encoded.rows] for name in encoded.rows[0]}
         return {**columns, "length": list(map(len, columns["input_ids"])), "cut": encoded.cut}
 
@@ -76,7 +79,7 @@ def tokenize(
     if num_cut:
         logger.info("%s: %d of %d rows are longer than %d tokens, cut", spec.name, num_cut, len(rows), max_length)
     tokenised = tokenised.remove_columns("cut")
-    return tokenised if labels is None else tokenised.add_column("labels", labels)
+    return tokenised if labels is None else kind.add_labels(spec, tokenised, labels)
 
 
 def _kept(make: Callable[..., Dataset], file: Path | None, num_rows: int) -> Dataset | None:
@@ -106,7 +109,7 @@ def _is_whole(file: Path, num_rows: int) -> bool:
 def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:
     """The cache file, named after everything that determines the tokens; None without a cache or a tokenizer's hash.
 
-    Those are the texts themselves, the tokenizer's state, the length, and the versions.
+    Those are the texts themselves, the tokenizer's state, the length, the versions, and the plugins' code.
     """
     state = _state(tokenizer)
     if state is None or not datasets.is_caching_enabled():
@@ -114,6 +117,7 @@ def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBa
     kind, names = type(tokenizer), tokenizer.model_input_names
     facts = [kind.__module__, kind.__qualname__, names, tokenizer.truncation_side, tokenizer.split_special_tokens]
     facts += [max_length, spec.text_columns, ENCODING_VERSION, tokenizers.__version__, transformers.__version__]
+    facts += [spec.kind, plugins_digest()] if plugins_digest() else []  # a plugin's head may encode rows in its own way
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(state.encode())
     for batch in texts.with_format("arrow")[:].combine_chunks().to_batches():
@@ -202,9 +206,10 @@ class TaskColumns(torch.utils.data.Dataset[Rows]):
 
 
 class TaskCollator:
-    """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows,)}}`, each task padded alone.
+    """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows, ...)}}`.
 
-    As `tokenizer.pad` does, on the right whatever the tokenizer's side, and without its way through Python lists.
+    Each task is padded alone, as `tokenizer.pad` does, on the right whatever the tokenizer's side, and without its way
+    through Python lists.
     Columns that are no input of the model are stacked.
 
     Args:

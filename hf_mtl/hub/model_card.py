@@ -108,7 +108,7 @@ def _sections(facts: CardFacts, trained: str) -> list[str]:
     titles = "| task | kind | labels | data |" + "".join(f" {split} rows |" for split in split_sizes)
     rule = "|---|---|---|---|" + "---:|" * len(split_sizes)
     tasks = [
-        f"| {spec.name} | {spec.kind} | {_labels(spec)} | {_source(spec)} |"
+        f"| {spec.name} | {spec.kind} | {_escaped(spec.labels_in_words)} | {_source(spec)} |"
         + "".join(f" {sizes[spec.name]:,} |" if spec.name in sizes else " |" for sizes in split_sizes.values())
         for spec in facts.tasks
     ]
@@ -140,13 +140,6 @@ def _training(facts: CardFacts) -> list[str]:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def _labels(spec: TaskSpec) -> str:
-    if spec.labels:
-        return _escaped(", ".join(spec.labels))
-    assert spec.label_range is not None
-    return f"{spec.label_range[0]:g} to {spec.label_range[1]:g}"
 
 
 def _source(spec: TaskSpec) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,11 +42,21 @@ PUBLISHED = [
     *(f"{module}.py" for module in modeling_code()),
 ]
 
+_HEAD_FILE = re.compile(r"[A-Za-z_]\w*\.py")
+
 # What huggingface_hub raises when there is no answer at all; the class is httpx's or httpx2's, whichever it runs on.
 TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
 # All that an upload fails by: huggingface_hub wraps a file that was not taken in a RuntimeError, a card that is refused
 # in a ValueError; hf_xet's are OSErrors and RuntimeErrors.
 PUSH_FAILURES = (OSError, ValueError, RuntimeError, TransportError)
+
+
+def published(folder: Path) -> list[str]:
+    """Patterns of the files of a model's folder that may be published, with the heads that its config.json names."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    names = config.get("head_files", {}).values()
+    return [*PUBLISHED, *sorted({name for name in names if _HEAD_FILE.fullmatch(name)})]
 
 
 def publish(
@@ -149,7 +161,7 @@ def upload(folder: Path, repo_id: str, *, message: str, token: str | None, revis
         commit_message=message,
         token=token,
         revision=revision,
-        allow_patterns=PUBLISHED,
+        allow_patterns=published(folder),
     )
     return str(commit)
 

@@ -66,9 +66,15 @@ def _predict_one(arguments: argparse.Namespace) -> None:
     print(f"{'task':<16}{'answer':<24}{'score':>8}")
     for task, answer in answers.items():
         for line in answer if isinstance(answer, list) else [answer]:
-            score = f"{line['score']:>8.4f}" if "score" in line else ""
-            found = line["label"] if "label" in line else f"{line['value']:.4f}"
-            print(f"{task:<16}{found:<24}{score}".rstrip())
+            print(f"{task:<16}{_answer_in_words(line)}".rstrip())
+
+
+def _answer_in_words(answer: Any) -> str:
+    """A label with its score, a value, or what a kind of the user's own answers, as JSON."""
+    if not isinstance(answer, dict) or not answer.keys() & {"label", "value"}:
+        return json.dumps(answer, ensure_ascii=False)
+    found = answer["label"] if "label" in answer else f"{answer['value']:.4f}"
+    return f"{found:<24}" + (f"{answer['score']:>8.4f}" if "score" in answer else "")
 
 
 def _top_k(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -12,8 +12,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .errors import InputError, unknown_name_error
 from .export_code import code_names
-from .heads import HeadSpec
+from .extra_heads import EXTRA_HEADS
+from .head_classification import ClassificationHead
+from .head_regression import RegressionHead
+from .heads import HEADS, HeadSpec
+from .travelling_heads import head_file_names
 
+FORMAT_VERSION = 1  # of config.json and what stands beside it; 0.1.0 wrote none
+BUILT_IN_HEADS = (ClassificationHead, RegressionHead)
+HEADS.update(EXTRA_HEADS)
 POOLINGS = ("mean", "cls", "max")
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
 _KEYS = [field.name for field in dataclasses.fields(HeadSpec)]
@@ -30,6 +37,11 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         max_seq_length: the longest input in training, in tokens; predictions cut theirs there. The encoder's limit
             unless given.
         base_model: the Hub id of the encoder that training began with, if it has one.
+        format_version: of the file that is read; written by this version as `FORMAT_VERSION`.
+        head_files: kind -> name of the file beside the weights with its head, for kinds that are not hf_mtl's own.
+
+    Raises:
+        InputError: for a value that cannot be used, a newer format, and a kind that is not registered here.
     """
 
     model_type = "hf_mtl"
@@ -45,8 +57,11 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         head_dropout: float = 0.1,
         max_seq_length: int | None = None,
         base_model: str | None = None,
+        format_version: int | None = None,
+        head_files: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_format(format_version)
         if pooling not in POOLINGS:
             raise unknown_name_error("pooling", pooling, POOLINGS)
         if not _is_number(head_dropout) or not 0 <= head_dropout < 1:
@@ -61,11 +76,12 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         if self.encoder_config is not None:
             self.encoder_config._name_or_path = ""  # would publish a folder of this machine
             kwargs.setdefault("pad_token_id", self.encoder_config.pad_token_id)
-        self.tasks = [as_row(head) for head in as_heads(tasks)]
+        self.tasks = [as_row(head) for head in as_heads(_of_known_kinds(tasks, head_files or {}))]
         self.pooling = pooling
         self.head_dropout = head_dropout
         self.max_seq_length = max_seq_length
         self.base_model = base_model
+        self.format_version = FORMAT_VERSION
         if self._auto_class is None:
             # Of the installed package; a copy that came with a model's weights has an auto class. pipeline() would take
             # the names in there for code on the Hub and refuse to run it.
@@ -79,7 +95,30 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
 
     def to_dict(self) -> dict[str, Any]:
         """What goes into config.json, with the names by which `trust_remote_code` finds the code beside it."""
-        return {**super().to_dict(), **code_names()}
+        files = head_file_names(row["kind"] for row in self.tasks)
+        return {**super().to_dict(), **code_names(), **({"head_files": files} if files else {})}
+
+
+def _check_format(version: object) -> None:
+    """Raise InputError for a format that this version does not know."""
+    if version is not None and (type(version) is not int or not 1 <= version <= FORMAT_VERSION):
+        raise InputError(
+            f"format_version is {version!r}, and this hf_mtl knows the formats up to {FORMAT_VERSION}: the model was "
+            "saved by a newer hf_mtl; pip install --upgrade hf_mtl"
+        )
+
+
+def _of_known_kinds(tasks: Any, files: Mapping[str, str]) -> Any:
+    """The tasks; InputError for one whose head's file stands beside the weights and is not registered here."""
+    for row in tasks if isinstance(tasks, list | tuple) else ():
+        kind = row.get("kind") if isinstance(row, Mapping) else None
+        if isinstance(kind, str) and kind not in HEADS and kind in files:
+            raise InputError(
+                f"task {row.get('name')!r} is of kind {kind!r}, which is not registered; its head is in "
+                f"{files[kind]!r}, beside the weights. On the command line, --plugin FILE.py with the file that "
+                "registers the kind; in Python, hf_mtl.plugins.load_plugin('FILE.py') first"
+            )
+    return tasks
 
 
 def as_row(head: HeadSpec) -> dict[str, Any]:

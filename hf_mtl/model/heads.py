@@ -1,22 +1,26 @@
-"""Task kinds: what a head of each kind puts out, its loss, and how its output is read.
+"""What a task's head is: the specification that a model saves, the class that every head is, and the heads by kind.
 
-A kind is a handful of pure functions. A new kind is one more group of them and one more row in `KINDS`; nothing else
-in the package branches on a kind's name.
+A head is the part of the model that only its task reaches. It encodes the task's rows and turns the encoder's output
+into logits, a loss and answers. Nothing else in the package branches on a kind's name.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from .encoding import Encoded, Texts, encode
 from .errors import InputError, unknown_name_error
+from .pipeline_inputs import BEST, TopK
 
+HeadClass = TypeVar("HeadClass", bound="type[Head]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
@@ -26,9 +30,9 @@ class HeadSpec:
 
     Args:
         name: the task's name; also the head's name in the weights file.
-        kind: a key of `KINDS`.
-        labels: class names in the order of the logits (classification).
-        label_range: lowest and highest label (regression).
+        kind: a key of `HEADS`.
+        labels: class names in the order of the logits, where the kind has classes.
+        label_range: lowest and highest label, where the kind has values.
         num_texts: 1 for a single text, 2 for a pair read as one input.
 
     Raises:
@@ -49,95 +53,100 @@ class HeadSpec:
             )
         if self.num_texts not in (1, 2):
             raise InputError(f"task {self.name!r}: num_texts is {self.num_texts!r}, wanted 1 (a text) or 2 (a pair)")
-        if not isinstance(self.kind, str) or self.kind not in KINDS:
-            raise unknown_name_error(f"kind for task {self.name!r}:", self.kind, KINDS)
-        KINDS[self.kind].check(self)
+        if not isinstance(self.kind, str) or self.kind not in HEADS:
+            known = unknown_name_error(f"kind for task {self.name!r}:", self.kind, HEADS)
+            raise InputError(f"{known}; --plugin FILE.py adds the kinds that a file of yours registers")
+        HEADS[self.kind].check(self)
 
 
-@dataclass(frozen=True)
-class TaskKind:
-    """The functions that make a kind.
+class Head(nn.Module, ABC):
+    """The part of the model that only one task reaches: pooling, dropout, layers of its own, the loss.
+
+    Args:
+        spec: of the task.
+        encoder_width: of the encoder's vectors.
+        pooling: the model's, "mean", "cls" or "max"; for a head that has one vector per row.
+        dropout: the model's `head_dropout`.
+        base: for the next class in the order of bases, where a head is a module of torch too.
 
     Attributes:
-        check: raises InputError when a head's labels or range do not suit the kind.
-        head_width: number of outputs of the head.
-        loss: `(logits (B, width), labels (B,), head) -> scalar`, the mean over the rows, in fp32.
-        decode: `(logits (B, width), head) -> (B,)`, class indices or values in the label's range.
         label_dtype: the dtype in which labels reach `loss`.
-        admits: whether a label (class index or value) is one that the head declares.
     """
 
-    check: Callable[[HeadSpec], None]
-    head_width: Callable[[HeadSpec], int]
-    loss: Callable[[Tensor, Tensor, HeadSpec], Tensor]
-    decode: Callable[[Tensor, HeadSpec], Tensor]
-    label_dtype: torch.dtype
-    admits: Callable[[float, HeadSpec], bool]
+    label_dtype: ClassVar[torch.dtype] = torch.long
+
+    def __init__(
+        self, spec: HeadSpec, encoder_width: int, pooling: str = "mean", dropout: float = 0.0, **base: Any
+    ) -> None:
+        super().__init__(**base)
+        self.spec, self.pooling = spec, pooling
+        self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def check(cls, spec: HeadSpec) -> None:
+        """Raise InputError when the labels or the range of a specification do not suit the kind."""
+
+    @classmethod
+    def encode(
+        cls, spec: HeadSpec, rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """Token ids of texts or pairs: the one encoding of training, pipeline and command line."""
+        return encode(rows, tokenizer, max_length)
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The logits. *Shapes:* (rows, tokens, width), (rows, tokens) -> (rows, ...)"""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
+        """The loss, summed in fp32, and the number of units that it is summed over; their ratio is the task's loss.
+
+        Args:
+            logits: what `forward` gave, on any device.
+            labels: in `label_dtype`. *Shape:* (rows, ...)
+        """
+
+    def num_units(self, labels: Tensor) -> int | Tensor:
+        """The units in `labels`, as `loss` counts them, known before any forward: rows unless overridden."""
+        return len(labels)
+
+    @abstractmethod
+    def decode(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """A prediction per row, comparable to its label. *Shape:* (rows, ...) -> (rows, ...)"""
+
+    @abstractmethod
+    def answer(self, logits: Tensor, mask: Tensor | None = None, top_k: TopK = BEST) -> list[Any]:
+        """What pipeline and command line answer for each row; ready for JSON.
+
+        Args:
+            logits: finite, in fp32.
+            mask: 1 at real tokens. *Shape:* (rows, tokens)
+            top_k: the k likeliest labels, None for all, `BEST` for the likeliest alone; where a kind has such.
+        """
 
 
-def _check_classes(head: HeadSpec) -> None:
-    labels = head.labels
-    are_names = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
-    if labels is None or not are_names or len(labels) < 2 or len(set(labels)) != len(labels):
-        raise InputError(f"task {head.name!r}: labels is {labels!r}, wanted two or more different class names")
-    if head.label_range is not None:
-        raise InputError(f"task {head.name!r}: label_range belongs to regression; classification declares labels")
+HEADS: dict[str, type[Head]] = {}  # kind -> class
 
 
-def _num_classes(head: HeadSpec) -> int:
-    assert head.labels is not None
-    return len(head.labels)
+def register_head(kind: str) -> Callable[[HeadClass], HeadClass]:
+    """Make a class the head of a kind; `register_kind` does it for a kind with rows and metrics.
 
-
-def _cross_entropy(logits: Tensor, labels: Tensor, head: HeadSpec) -> Tensor:
-    return F.cross_entropy(logits.float(), labels)
-
-
-def _argmax(logits: Tensor, head: HeadSpec) -> Tensor:
-    return logits.argmax(dim=-1)
-
-
-def _is_class(label: float, head: HeadSpec) -> bool:
-    return float(label).is_integer() and 0 <= label < _num_classes(head)
-
-
-def _check_range(head: HeadSpec) -> None:
-    bounds = head.label_range
-    are_numbers = isinstance(bounds, tuple | list) and all(isinstance(each, int | float) for each in bounds)
-    if bounds is None or not are_numbers or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
-        raise InputError(f"task {head.name!r}: label_range is {bounds!r}, wanted [lowest, highest]")
-    if head.labels is not None:
-        raise InputError(f"task {head.name!r}: labels belong to classification; regression declares label_range")
-
-
-def _centre_and_unit(head: HeadSpec) -> tuple[float, float]:
-    """The middle of the label's range and a fifth of the range: the origin and the unit in which the head works.
-
-    The loss of a fresh head is then near 2 whatever the label's own unit, so that no task drowns the others, and on a
-    range of 0 to 5 it is the plain squared error.
+    Raises:
+        InputError: for a class that is no head, and for a kind that has another one.
     """
-    assert head.label_range is not None
-    low, high = head.label_range
-    return (low + high) / 2, (high - low) / 5
+
+    def register(head: HeadClass) -> HeadClass:
+        if not isinstance(head, type) or not issubclass(head, Head):
+            raise InputError(f"kind {kind!r}: head is {head!r}, wanted a subclass of Head")
+        there = HEADS.get(kind)
+        if there is not None and _place_of(there) != _place_of(head):
+            raise InputError(f"kind {kind!r} has a head already, {_place_of(there)}; choose another name")
+        HEADS[kind] = head
+        return head
+
+    return register
 
 
-def _squared_error(logits: Tensor, labels: Tensor, head: HeadSpec) -> Tensor:
-    centre, unit = _centre_and_unit(head)
-    return F.mse_loss(logits.squeeze(-1).float(), (labels.float() - centre) / unit)
-
-
-def _value(logits: Tensor, head: HeadSpec) -> Tensor:
-    assert head.label_range is not None
-    centre, unit = _centre_and_unit(head)
-    return (logits.squeeze(-1).float() * unit + centre).clamp(*head.label_range)
-
-
-def _in_range(label: float, head: HeadSpec) -> bool:
-    assert head.label_range is not None
-    return head.label_range[0] <= label <= head.label_range[1]
-
-
-KINDS: dict[str, TaskKind] = {
-    "classification": TaskKind(_check_classes, _num_classes, _cross_entropy, _argmax, torch.long, _is_class),
-    "regression": TaskKind(_check_range, lambda head: 1, _squared_error, _value, torch.float32, _in_range),
-}
+def _place_of(head: type[Head]) -> str:
+    """Module and name, by which a file that is imported twice is told from another."""
+    return f"{head.__module__}.{head.__qualname__}"

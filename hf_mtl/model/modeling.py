@@ -1,4 +1,4 @@
-"""The model: one shared encoder, pooling, a linear head per task. Imports torch and transformers only."""
+"""The model: one shared encoder, a head per task. Imports torch and transformers only."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ from .encoder_layers import encoder_layers
 from .encoding import padded_right
 from .errors import InputError, unknown_name_error
 from .export_code import copy_modeling_code, describe_for_sentence_transformers
-from .heads import KINDS, HeadSpec
+from .heads import HEADS, Head, HeadSpec
 from .input_length import saved_max_length
 from .model_source import check_source, check_weight_files, loading
+from .pooling import pool
+from .travelling_heads import check_head_files, write_head_files
 from .weights import Shapes, check_all_loaded, check_to_save
 
 
@@ -41,33 +43,16 @@ class MultiTaskOutput(ModelOutput):  # type: ignore[misc]  # transformers' base 
     """What a forward gives.
 
     Attributes:
-        loss: mean over the rows of the task's loss; only with labels. *Shape:* ()
-        logits: the head's output; `model.decode(task, logits)` reads it. *Shape:* (rows, head width)
+        loss: mean over the units of the task's loss; only with labels. *Shape:* ()
+        logits: the head's output; `model.decode(task, logits)` reads it. *Shape:* (rows, ...)
+        units: how many the loss is the mean of, rows for classification and regression; only with labels.
 
-    Of several tasks, both are `{task: that}`.
+    Of several tasks, each is `{task: that}`.
     """
 
     loss: Tensor | dict[str, Tensor] | None = None
     logits: Tensor | dict[str, Tensor] | None = None
-
-
-def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
-    """One vector per row from the vectors of its tokens; padding has no influence.
-
-    Args:
-        hidden: *Shape:* (rows, tokens, width)
-        mask: 1 at real tokens, 0 at padding. *Shape:* (rows, tokens)
-        how: "mean", "cls" or "max".
-
-    Returns:
-        *Shape:* (rows, width)
-    """
-    if how == "cls":
-        return hidden[:, 0]
-    real = mask.unsqueeze(-1).bool()
-    if how == "max":
-        return hidden.masked_fill(~real, torch.finfo(hidden.dtype).min).amax(dim=1)
-    return hidden.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    units: int | Tensor | dict[str, int | Tensor] | None = None
 
 
 class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' base class is untyped
@@ -80,7 +65,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
     config_class = MultiTaskConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
-    accepts_loss_kwargs = False  # the loss is a mean over the task's rows; the trainer does the rest
+    accepts_loss_kwargs = False  # the loss is a mean over the task's units; the trainer does the rest
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
@@ -98,7 +83,6 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             from .mpnet_attention import use_fused_attention  # late: transformers' MPNet takes a while to import
 
             use_fused_attention(self.encoder)
-        self.dropout = nn.Dropout(config.head_dropout)
         self.heads = nn.ModuleDict({name: self._fresh_head(head) for name, head in config.heads.items()})
         self.task_heads = config.heads
         self._load_options: dict[str, Any] = {}  # from_pretrained's; save_encoder loads with them again
@@ -121,7 +105,8 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             input_ids: *Shape:* (rows, tokens)
             attention_mask: 1 at real tokens; all are real unless given. *Shape:* (rows, tokens)
             task: a key of `config.heads`.
-            labels: class indices (int64) or values in the label's range. *Shape:* (rows,)
+            labels: in the `label_dtype` of the task's head: class indices (int64), values in the label's range, or
+                what a kind of your own has. *Shape:* (rows, ...)
             batches: task -> the arguments above, in place of them; losses and logits then come by task. One call for
                 all tasks is what engines that shard the parameters want.
             inputs: what else the tokenizer gave; what the encoder does not take is left out.
@@ -132,11 +117,15 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         if batches is not None:
             outputs = {name: self._forward_task(name, **batch) for name, batch in batches.items()}
             losses = {name: loss for name, (loss, _) in outputs.items() if loss is not None}
-            return MultiTaskOutput(loss=losses, logits={name: logits for name, (_, logits) in outputs.items()})
+            return MultiTaskOutput(
+                loss=losses,
+                logits={name: logits for name, (_, logits) in outputs.items()},
+                units={name: self.num_units(name, batches[name]["labels"]) for name in losses},
+            )
         if input_ids is None or task is None:
             raise InputError("forward wants input_ids and task, or batches")
         loss, logits = self._forward_task(task, input_ids, attention_mask, labels, **inputs)
-        return MultiTaskOutput(loss=loss, logits=logits)
+        return MultiTaskOutput(loss=loss, logits=logits, units=None if labels is None else self.num_units(task, labels))
 
     def _forward_task(
         self,
@@ -151,37 +140,49 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             raise unknown_name_error("task", task, self.heads)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return self.forward_head(task, self._encode(input_ids, attention_mask, **inputs), attention_mask, labels)
+        return self.forward_head(task, self.encode(input_ids, attention_mask, **inputs), attention_mask, labels)
 
     def forward_head(
         self, task: str, hidden: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        """Loss, if there are labels, and logits of one task from the encoder's output.
+        """Mean loss, if there are labels, and logits of one task from the encoder's output.
 
-        *Shapes:* (rows, tokens, width), (rows, tokens), (rows,) -> (), (rows, head width)
+        *Shapes:* (rows, tokens, width), (rows, tokens), (rows, ...) -> (), (rows, ...)
         """
-        logits = self.heads[task](self.dropout(pool(hidden, attention_mask, self.config.pooling)))
-        if labels is None:
-            return None, logits
-        head = self.task_heads[task]
-        return KINDS[head.kind].loss(logits, labels, head), logits
+        logits = self._head(task)(hidden, attention_mask)
+        return None if labels is None else self.mean_loss(task, logits, labels), logits
+
+    def mean_loss(self, task: str, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the units of a task's loss. *Shapes:* (rows, ...), (rows, ...) -> ()"""
+        total, units = self._head(task).loss(logits, labels)
+        return total / units
+
+    def num_units(self, task: str, labels: Tensor) -> int | Tensor:
+        """How many units a task's loss is the mean of, from labels alone: rows, or what the head counts."""
+        return self._head(task).num_units(labels)
+
+    def _head(self, task: str) -> Head:
+        head: Any = self.heads[task]  # a ModuleDict knows modules only
+        return head
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any) -> Tensor:
-        """One vector per row, the one that every head reads. *Shape:* (rows, tokens) -> (rows, width)"""
+        """One vector per row, as classification and regression read it. *Shape:* (rows, tokens) -> (rows, width)"""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return pool(self._encode(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
+        return pool(self.encode(input_ids, attention_mask, **inputs), attention_mask, self.config.pooling)
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         """The encoder's output; what it does not take is left out. *Shape:* (rows, tokens) -> (rows, tokens, width)"""
         inputs = {name: value for name, value in inputs.items() if name in self._encoder_inputs}
         hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         return hidden
 
     def decode(self, task: str, logits: Tensor) -> Tensor:
-        """Class indices, or values in the label's range, from a task's logits. *Shape:* (rows, width) -> (rows,)"""
-        head = self.task_heads[task]
-        return KINDS[head.kind].decode(logits, head)
+        """A prediction per row from a task's logits, such as class indices, or values in the label's range.
+
+        *Shape:* (rows, ...) -> (rows, ...)
+        """
+        return self._head(task).decode(logits)
 
     def head_parameters(self) -> dict[str, list[Parameter]]:
         """Task -> the parameters that only this task reaches."""
@@ -200,14 +201,15 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         wanted = {head.name: head for head in as_heads(heads)}
         fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
         for head in fresh.values():
-            self._init_weights(head)
+            head.apply(self._init_weights)
             head.to(self.device, self.dtype)
         self.heads = nn.ModuleDict({name: fresh[name] if name in fresh else self.heads[name] for name in wanted})
         self.config.tasks = [as_row(head) for head in wanted.values()]
         self.task_heads = wanted
 
-    def _fresh_head(self, head: HeadSpec) -> nn.Linear:
-        return nn.Linear(self.config.encoder_config.hidden_size, KINDS[head.kind].head_width(head))
+    def _fresh_head(self, head: HeadSpec) -> Head:
+        config = self.config
+        return HEADS[head.kind](head, config.encoder_config.hidden_size, config.pooling, config.head_dropout)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As in transformers, of the encoder: its configuration holds the number of tokens."""
@@ -248,23 +250,30 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         if kwargs.get("is_main_process", True):
             self.check_names(kwargs.get("state_dict"))
             copy_modeling_code(Path(save_directory))
+            write_head_files(Path(save_directory), self._kinds())
         super().save_pretrained(save_directory, **kwargs)
 
     def check_names(self, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Raise InputError for weights that could not be loaded again, such as those of a wrapped encoder.
 
+        So it does for heads whose code could not go along.
+
         Args:
             state_dict: name -> tensor; the model's own unless given.
         """
+        check_head_files(self._kinds())
         config = self.config.encoder_config
         encoder = _shapes(_encoder_without_weights(config).state_dict())
         wanted = {f"encoder.{name}": shape for name, shape in encoder.items()}
-        for name, head in self.config.heads.items():
-            width = KINDS[head.kind].head_width(head)
-            wanted |= {f"heads.{name}.weight": (width, config.hidden_size), f"heads.{name}.bias": (width,)}
+        with torch.device("meta"):
+            heads = nn.ModuleDict({name: self._fresh_head(head) for name, head in self.config.heads.items()})
+        wanted |= {f"heads.{name}": shape for name, shape in _shapes(heads.state_dict()).items()}
         found = _shapes(self.state_dict(keep_vars=True) if state_dict is None else state_dict)
         own = ("encoder.", "heads.", "_orig_mod.")  # a subclass may have more
         check_to_save(wanted, {name: shape for name, shape in found.items() if name.startswith(own)}, "the model")
+
+    def _kinds(self) -> list[str]:
+        return [head.kind for head in self.task_heads.values()]
 
     def save_encoder(self, folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Write the encoder alone, as a folder that `AutoModel` and sentence-transformers open.

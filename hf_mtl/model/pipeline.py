@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 from transformers import Pipeline
 
-from .encoding import Encoded, encode, padded
+from .encoding import Encoded, padded
 from .errors import InputError, unknown_name_error
-from .heads import KINDS, HeadSpec
+from .heads import Head, HeadSpec
 from .input_length import check_tokenizer, saved_max_length
 from .pipeline_inputs import (
     ARGUMENTS,
@@ -55,8 +55,8 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
             the limit, batches padded to their longest row, and tokens made in this process.
 
     Returns:
-        For each row `{"label": "positive", "score": 0.98}` (classification) or `{"value": 3.2}` (regression, in the
-        label's range) of the one task named; otherwise a dictionary of these by task.
+        For each row `{"label": "positive", "score": 0.98}` (classification), `{"value": 3.2}` (regression, in the
+        label's range) or what a kind of your own answers, of the one task named; otherwise a dictionary by task.
     """
 
     _load_tokenizer = True
@@ -145,7 +145,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
         Args:
             rows: texts or pairs, all of them one or the other.
-            task_name, top_k, max_length: see the class.
+            task_name: a task, or several; every task that takes this number of texts unless given.
+            top_k: answers per task; see the class.
+            max_length: where inputs are cut, in tokens; as in training unless given.
             batch_size: rows in one pass; rows of like length share one.
 
         Raises:
@@ -178,16 +180,39 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
     def _window(
         self, window: list[Texts], tasks: list[str], batch_size: int, top_k: TopK, max_length: int | None
     ) -> Iterator[tuple[Answer, bool]]:
-        """One window's answers, in order; its rows go through the encoder longest first."""
-        tokens, cut = self.preprocess(window, max_length)
-        sort_by_length = sorted(range(len(window)), key=lambda row: -len(tokens[row]["input_ids"]))
-        answers: list[Answer] = [{}] * len(window)
-        for start in range(0, len(window), batch_size):
-            places = sort_by_length[start : start + batch_size]
-            logits = self.forward(padded([tokens[row] for row in places], self.tokenizer), tasks=tasks)
-            for place, answer in zip(places, self.postprocess(logits, top_k=top_k), strict=True):
-                answers[place] = answer
-        return zip(answers, cut, strict=True)
+        """One window's answers, in order."""
+        answers: list[Answer] = [{} for _ in window]
+        was_cut = [False] * len(window)
+        for group in self._tasks_by_encoding(tasks):
+            tokens, cut = self.preprocess(window, max_length, task=group[0])
+            was_cut = [one or other for one, other in zip(was_cut, cut, strict=True)]
+            for place, answer in self._answers_of(tokens, group, batch_size, top_k):
+                answers[place].update(answer)
+        in_order = ({task: answer[task] for task in tasks} for answer in answers)
+        return zip(in_order, was_cut, strict=True)
+
+    def _answers_of(
+        self, tokens: Sequence[dict[str, list[int]]], tasks: list[str], batch_size: int, top_k: TopK
+    ) -> Iterator[tuple[int, Answer]]:
+        """The place and the answers of every row; the longest go through the encoder first."""
+        by_length = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]["input_ids"]))
+        for start in range(0, len(tokens), batch_size):
+            places = by_length[start : start + batch_size]
+            batch = padded([tokens[row] for row in places], self.tokenizer)
+            mask, logits = batch["attention_mask"], self.forward(batch, tasks=tasks)
+            yield from zip(places, self.postprocess(logits, mask, top_k=top_k), strict=True)
+
+    def _tasks_by_encoding(self, tasks: list[str]) -> list[list[str]]:
+        """The tasks whose heads encode rows alike, which share a pass through the encoder."""
+        groups: dict[Any, list[str]] = {}
+        for task in tasks:
+            head = self._head(task)
+            groups.setdefault(type(head).encode.__func__, []).append(task)  # type: ignore[attr-defined]
+        return list(groups.values())
+
+    def _head(self, task: str) -> Head:
+        head: Head = self.model.heads[task]
+        return head
 
     def _tasks(self, wanted: str | Sequence[str] | None, num_texts: int) -> list[str]:
         """The tasks that answer rows of this number of texts."""
@@ -208,16 +233,19 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
             raise InputError(f"no task takes {in_words(num_texts)}; the tasks are {', '.join(heads)}")
         return names
 
-    def preprocess(self, rows: list[Texts], max_length: int | None = None) -> Encoded:
-        """Each row's token ids, without padding, and whether its end was cut off."""
-        return encode(rows, self.tokenizer, self.limit if max_length is None else min(int(max_length), self.limit))
+    def preprocess(self, rows: list[Texts], max_length: int | None = None, *, task: str | None = None) -> Encoded:
+        """Each row's token ids, without padding, and whether its end was cut off, as the head of a task encodes."""
+        head = self._head(next(iter(self.model.task_heads)) if task is None else task)
+        limit = self.limit if max_length is None else min(int(max_length), self.limit)
+        return head.encode(head.spec, rows, self.tokenizer, limit)
 
     def _forward(self, tokens: dict[str, Tensor], tasks: list[str]) -> dict[str, Tensor]:
-        """Task -> logits, of one pass through the encoder. *Shape:* (rows, head width)"""
-        vectors = self.model.embed(**tokens)
-        return {task: self.model.heads[task](vectors).float() for task in tasks}
+        """Task -> logits, of one pass through the encoder. *Shape:* (rows, ...)"""
+        mask = tokens["attention_mask"]
+        hidden = self.model.encode(**tokens)
+        return {task: self.model.forward_head(task, hidden, mask)[1].float() for task in tasks}
 
-    def postprocess(self, logits: dict[str, Tensor], top_k: TopK = BEST) -> list[Answer]:
+    def postprocess(self, logits: dict[str, Tensor], mask: Tensor | None = None, *, top_k: TopK = BEST) -> list[Answer]:
         """For each row, task -> answer; InputError for logits that are no numbers."""
         for task, values in logits.items():
             if not values.isfinite().all():
@@ -225,18 +253,5 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
                     f"task {task!r}: the model's answers are not finite numbers; look at its training's losses and the "
                     f"weights of {self.model.name_or_path!r}, or load it in fp32"
                 )
-        by_task = {task: read_logits(values, self.model.task_heads[task], top_k) for task, values in logits.items()}
+        by_task = {task: self._head(task).answer(values, mask, top_k) for task, values in logits.items()}
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
-
-
-def read_logits(logits: Tensor, head: HeadSpec, top_k: TopK) -> list[Any]:
-    """The answers of one head: labels with their probabilities, or values. *Shape:* (rows, head width) -> rows"""
-    if head.labels is None:
-        return [{"value": value} for value in KINDS[head.kind].decode(logits, head).tolist()]
-    scores, classes = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    most = 1 if top_k == BEST else top_k
-    ranked = [
-        [{"label": head.labels[label], "score": score} for label, score in zip(*row, strict=True)]
-        for row in zip(classes[:, :most].tolist(), scores[:, :most].tolist(), strict=True)
-    ]
-    return [row[0] for row in ranked] if top_k == BEST else ranked

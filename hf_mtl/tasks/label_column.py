@@ -34,20 +34,27 @@ class LabelColumn:
     has_names: bool = False
 
 
-def read_column(
-    rows: Dataset, column: str, labels: Sequence[str] | None, label_range: tuple[float, float] | None
-) -> LabelColumn:
-    """The labels in a column, for the classes `labels` or for values in `label_range`."""
-    feature, cells = rows.features[column], rows.with_format(None)[column][:]
+def read_classes(rows: Dataset, column: str, labels: Sequence[str]) -> LabelColumn:
+    """The labels in a column as indices of the classes `labels`."""
+    feature, cells = rows.features[column], _cells(rows, column)
     if isinstance(feature, ClassLabel):
         return _classes_of_the_data(feature.names, cells, labels)
-    narrow = NARROW.get(getattr(feature, "dtype", ""))
-    if narrow is not None:  # 0.1 was written, and is 0.10000000149 in fp32
-        cells = [None if cell is None else float(str(narrow(cell))) for cell in cells]
-    if labels is not None:
-        return _classes([_as_written(cell) for cell in cells], labels)
-    assert label_range is not None
+    return _classes([_as_written(cell) for cell in cells], labels)
+
+
+def read_values(rows: Dataset, column: str, label_range: tuple[float, float]) -> LabelColumn:
+    """The labels in a column as values; those that are outside `label_range` but for rounding are its borders."""
+    feature, cells = rows.features[column], _cells(rows, column)
+    if isinstance(feature, ClassLabel):
+        return _classes_of_the_data(feature.names, cells, None)
     return LabelColumn(cells, [value_in_range(cell, *label_range) for cell in cells])
+
+
+def _cells(rows: Dataset, column: str) -> list[Any]:
+    """The cells of a column; numbers of less than fp64 as they were written, 0.1 and not 0.10000000149."""
+    cells: list[Any] = rows.with_format(None)[column][:]
+    narrow = NARROW.get(getattr(rows.features[column], "dtype", ""))
+    return cells if narrow is None else [None if cell is None else float(str(narrow(cell))) for cell in cells]
 
 
 def _as_written(cell: Any) -> Any:

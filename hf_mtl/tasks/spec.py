@@ -18,7 +18,7 @@ from ..errors import InputError, unknown_name_error
 from ..model.heads import HeadSpec
 from ..validation import check_number
 from .class_names import check_class_names
-from .metric_names import ERROR_UNITS, METRIC_NAMES, OF_ONE_CLASS, check_metrics, check_names_differ
+from .metric_names import check_metrics, check_names_differ, is_of_one_class, metric_names, unit_of
 from .text_files import format_of, is_packed
 
 TASK_SETS = Path(__file__).parent / "sets"
@@ -33,7 +33,7 @@ class TaskSpec:
 
     Args:
         name: the task's name, in flags, logs, metrics and files.
-        kind: "classification" or "regression".
+        kind: "classification", "regression", or a kind of your own that is registered.
         text_columns: one column for single texts, two for pairs.
         dataset: a Hub id or a folder for `datasets.load_dataset`. A task has `dataset`, or `files`, or neither of them:
             then `load_task_data` is given its rows.
@@ -45,7 +45,7 @@ class TaskSpec:
             that is unambiguous, or have the indices instead; but where names spell numbers or truth values, such as
             "-1" or "true", these in the data mean the names.
         label_range: lowest and highest label (regression).
-        metrics: names of the metrics to report, see `METRIC_NAMES`.
+        metrics: names of the metrics to report, see `metric_names`; the kind's default unless given.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
         positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
         loss_weight: factor on the task's loss and gradient.
@@ -76,7 +76,7 @@ class TaskSpec:
             check_class_names(self.name, self.labels)
             object.__setattr__(self, "labels", tuple(self.labels))
         self.head  # noqa: B018  (a HeadSpec checks name, kind, labels, range and number of texts)
-        object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)) or METRIC_NAMES[self.kind][:1])
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)) or metric_names(self.kind)[:1])
         object.__setattr__(self, "main_metric", self.main_metric or self.metrics[0])
         check_metrics(self.name, self.kind, self.labels, self.metrics, self.main_metric)
         labels = list(self.labels or ())
@@ -129,9 +129,16 @@ class TaskSpec:
 
     def metric_title(self, metric: str) -> str:
         """A metric for people, with the class that it is of, or its unit where it is no fraction."""
-        if metric in OF_ONE_CLASS and self.labels is not None and self.positive_class is not None:
+        if is_of_one_class(metric) and self.labels is not None and self.positive_class is not None:
             return f"{metric} of {self.labels[self.positive_class]}"
-        return f"{metric} ({ERROR_UNITS[metric]})" if metric in ERROR_UNITS else metric
+        return f"{metric} ({unit_of(metric)})" if unit_of(metric) else metric
+
+    @property
+    def labels_in_words(self) -> str:
+        """The declared labels for people: names, a range, or a dash where the kind declares neither."""
+        if self.labels:
+            return ", ".join(self.labels)
+        return "-" if self.label_range is None else "{:g} to {:g}".format(*self.label_range)
 
 
 def check_metric_names(tasks: Sequence[TaskSpec]) -> None:

@@ -21,6 +21,7 @@ from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS, make_gradient_method
 from ..kernels.strategy import CPU_KERNELS
 from ..model.configuration import POOLINGS, MultiTaskConfig
+from ..plugins import load_plugins_of
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
 from .argument_checks import MOST, check_schedule, check_trackers, check_values
@@ -85,6 +86,10 @@ class DataArguments:
         "error",
         "What to do with a training or validation row without text or with a label that its task does not declare: "
         "error, or skip, which lists them.",
+    )
+
+    plugin: list[str] | None = _option(
+        None, "Python files of your own to import first, which register kinds, metrics, gradient or sampling methods."
     )
 
     def __post_init__(self) -> None:
@@ -286,6 +291,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             be used.
     """
     argv = list(argv)
+    load_plugins_of(argv)
     _say_what_is_twice(argv)
     is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
     from_file, values = file_flags(Path(argv.pop(0)), _types()) if is_file else ([], {})

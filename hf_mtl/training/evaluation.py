@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from ..data.tokenization import TaskRows
 from ..errors import InputError
-from ..model.heads import KINDS
+from ..model.modeling import MultiTaskModel
 from ..seeding import seeded_generator
+from ..tasks.labels import has_label
 from ..tasks.spec import TaskSpec
 
 MetricFunction = Callable[[EvalPrediction], Mapping[str, float]]
@@ -25,15 +27,21 @@ class TaskEvaluator:
     """Scores tasks from logits and labels.
 
     Args:
+        model: its heads read the logits.
         tasks: task -> its declaration.
         functions: task -> a function of the user's, whose values join the metrics that the task declares.
         with_loss: whether the loss of a task's kind is what is trained on, and so belongs to its scores.
     """
 
     def __init__(
-        self, tasks: Mapping[str, TaskSpec], functions: Mapping[str, MetricFunction], *, with_loss: bool
+        self,
+        model: MultiTaskModel,
+        tasks: Mapping[str, TaskSpec],
+        functions: Mapping[str, MetricFunction],
+        *,
+        with_loss: bool,
     ) -> None:
-        self.tasks, self.functions, self.with_loss = tasks, functions, with_loss
+        self.model, self.tasks, self.functions, self.with_loss = model, tasks, functions, with_loss
 
     def scores(self, task: str, prediction: EvalPrediction) -> dict[str, float]:
         """Metric -> value, of one task.
@@ -47,13 +55,13 @@ class TaskEvaluator:
         """
         from ..tasks.metrics import task_scores  # late: evaluate and scipy take a second to import
 
-        spec = self.tasks[task]
-        logits, kind = torch.from_numpy(prediction.predictions), KINDS[spec.kind]
-        labels = torch.from_numpy(prediction.label_ids).to(kind.label_dtype)
-        scores = dict(task_scores(spec, kind.decode(logits, spec.head).numpy(), labels.numpy()))
+        head: Any = self.model.heads[task]
+        logits = torch.from_numpy(prediction.predictions)
+        labels = torch.from_numpy(prediction.label_ids).to(head.label_dtype)
+        scores = dict(task_scores(self.tasks[task], head.decode(logits).numpy(), labels.numpy()))
         if task in self.functions:
             scores.update(_as_scores(self.functions[task](prediction), task))
-        return {**scores, "loss": kind.loss(logits, labels, spec.head).item()} if self.with_loss else scores
+        return {**scores, "loss": self.model.mean_loss(task, logits, labels).item()} if self.with_loss else scores
 
     def evaluate(self, rows: Mapping[str, Dataset], prefix: str, loop: Loop) -> dict[str, float]:
         """Every task's metrics as "<prefix>_<task>_<metric>", and the average of the main ones."""
@@ -81,7 +89,7 @@ class TaskEvaluator:
             prefix: of the metrics' names.
             predict: predicts, and scores rows of which all have labels.
         """
-        known = ~np.isnan(rows["labels"]) if "labels" in rows.column_names else np.zeros(0, dtype=bool)
+        known = has_label(rows["labels"][:]) if "labels" in rows.column_names else np.zeros(0, dtype=bool)
         labels = None if known.all() else np.asarray(rows["labels"])  # else the loop scores them
         sorted_rows, order = sort_by_length(task, rows if labels is None else rows.remove_columns("labels"))
         output = predict(sorted_rows)

@@ -15,13 +15,14 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..hub.upload import PUBLISHED, PUSH_FAILURES, reason_of
+from ..hub.upload import PUSH_FAILURES, published, reason_of
 from .checkpoints import MANIFEST, manifest, sha256
 
 logger = logging.getLogger(__name__)
 LAST = "last-checkpoint"
-# What training goes on from. training_args.bin is not needed for that, and holds folders of this machine.
-RESUMABLE = [*PUBLISHED, "*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"]
+# What training goes on from, beside what is published. training_args.bin is not needed for that, and holds folders of
+# this machine.
+RESUMABLE = ["*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"]
 
 
 class CheckpointPusher:
@@ -76,16 +77,17 @@ class CheckpointPusher:
 
 
 def additions(checkpoint: Path, *, with_state: bool) -> Iterator[CommitOperationAdd]:
-    """The model's files for the top of the repository and, with the state, all of RESUMABLE for last-checkpoint/."""
+    """The model's files for the top of the repository and, with the state, all to resume from for last-checkpoint/."""
     files = [file for file in sorted(checkpoint.iterdir()) if file.name != MANIFEST]
+    public = published(checkpoint)
     for file in files:
-        if any(fnmatch(file.name, pattern) for pattern in PUBLISHED):
+        if any(fnmatch(file.name, pattern) for pattern in public):
             yield CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file)
     if not with_state:
         return
     sums = {}
     for file in files:
-        if any(fnmatch(file.name, pattern) for pattern in RESUMABLE):
+        if any(fnmatch(file.name, pattern) for pattern in (*public, *RESUMABLE)):
             content = _without_folders(file)
             sums[file.name] = sha256(file) if content is None else hashlib.sha256(content).hexdigest()
             yield CommitOperationAdd(path_in_repo=f"{LAST}/{file.name}", path_or_fileobj=content or file)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..tasks.kinds import kind_of
 from ..tasks.metric_names import shown_score
 from ..tasks.spec import TaskSpec
 
@@ -29,14 +30,14 @@ def closing_table(tasks: Sequence[TaskSpec], metrics: Mapping[str, float]) -> st
 
 
 def write_predictions(spec: TaskSpec, decoded: np.ndarray, path: Path) -> None:
-    """Write a tsv with "index" and "prediction", a class name or a value, in the order of the rows.
+    """Write a tsv with "index" and "prediction", such as a class name or a value, in the order of the rows.
 
     Args:
         spec: the task.
-        decoded: class indices or values. *Shape:* (rows,)
+        decoded: what the head decoded. *Shape:* (rows, ...)
         path: of the file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = [spec.labels[int(value)] if spec.labels else repr(float(value)) for value in decoded]
-    lines = ["index\tprediction", *(f"{index}\t{name}" for index, name in enumerate(names))]
+    written = kind_of(spec).write(spec, decoded)
+    lines = ["index\tprediction", *(f"{index}\t{prediction}" for index, prediction in enumerate(written))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

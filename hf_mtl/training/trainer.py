@@ -113,7 +113,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
         functions = metric_functions(compute_metrics, self.tasks)
         stock_loss = has_stock_loss(self.compute_loss, shards=shards_gradients(model, args))
-        self.evaluator = TaskEvaluator(self.tasks, functions, with_loss=stock_loss)
+        self.evaluator = TaskEvaluator(model, self.tasks, functions, with_loss=stock_loss)
         self.publisher = Publisher(args, model.config, tasks)
         self.settings = RunSettings(args, model, self.tasks)
         self.pusher = CheckpointPusher()

@@ -12,11 +12,14 @@ from sklearn import metrics as sklearn_metrics
 from hf_mtl import InputError, MultiTaskTrainer, TaskSpec, load_tasks
 from hf_mtl.cli import main
 from hf_mtl.hub.model_card import CardFacts, model_card
-from hf_mtl.tasks.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_better
-from hf_mtl.tasks.metrics import METRICS, task_scores
+from hf_mtl.tasks.kinds import KINDS
+from hf_mtl.tasks.metric_names import METRICS, greater_is_better, metric_names
+from hf_mtl.tasks.metrics import task_scores
 from hf_mtl.tasks.spec import check_metric_names
 from hf_mtl.training.progress import score_text
 from hf_mtl.training.run_results import closing_table
+
+OF_ONE_CLASS = ("f1", "precision", "recall")
 
 
 def task(name="t", labels=("ham", "spam"), **changes) -> TaskSpec:
@@ -32,7 +35,7 @@ def write_tasks(folder, **tasks: dict) -> str:
 
 def test_the_names_know_what_the_metrics_know():
     assert {name: metric.greater_is_better for name, metric in METRICS.items()} == {
-        name: greater_is_better(name) for names in METRIC_NAMES.values() for name in names
+        name: greater_is_better(name) for kind in KINDS for name in metric_names(kind)
     }
     assert [name for name in METRICS if not greater_is_better(name)] == ["mse", "mae"]
     assert not greater_is_better("loss")
@@ -41,10 +44,10 @@ def test_the_names_know_what_the_metrics_know():
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_a_better_prediction_scores_better(name):
     """Swapping in more right answers moves every metric in the direction that it declares."""
-    kind = next(kind for kind, names in METRIC_NAMES.items() if name in names)
+    kind = METRICS[name].kinds[0]
     labels = np.array([0, 1, 1, 0, 1, 0] * 5)
     worse, better = np.tile([0, 1, 0, 1, 0, 1], 5), np.tile([0, 1, 1, 0, 1, 1], 5)
-    metrics = (METRIC_NAMES[kind][0], name)
+    metrics = (metric_names(kind)[0], name)
     spec = task(labels=("ham", "spam") if kind == "classification" else None, metrics=metrics)
     gain = task_scores(spec, better, labels)[name] - task_scores(spec, worse, labels)[name]
     assert (gain > 0) == METRICS[name].greater_is_better
@@ -200,7 +203,7 @@ PARTS = st.sampled_from(["a", "macro", "f1", "loss", "average", "runtime", "r2"]
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(names=st.lists(st.lists(PARTS, min_size=1, max_size=3).map("_".join), min_size=2, max_size=4, unique=True))
 def test_all_scores_of_accepted_tasks_have_names_of_their_own(names):
-    metrics = METRIC_NAMES["classification"]
+    metrics = metric_names("classification")
     keys = [f"{name}_{metric}" for name in names for metric in (*metrics, "loss")]
     reserved = ["average", "loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"]
     try:

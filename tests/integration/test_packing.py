@@ -69,7 +69,7 @@ def test_dropout(make_trainer, tokenizer, specs, monkeypatch):
     )
     model = of_family(family_config, specs, tokenizer)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    assert len(dropouts) == 8  # after the embeddings, three in each layer, before the heads
+    assert len(dropouts) == 9  # after the embeddings, three in each layer, in each head
     for i, dropout in enumerate(dropouts, 1):
         dropout.p = i / 20
     trainer = make_trainer(model)
@@ -165,7 +165,9 @@ def test_a_task_that_is_not_finite_spoils_no_other(make_trainer, monkeypatch, sp
     if spoilt == "loss":
         batch["pairs"]["labels"][0] = torch.nan
     else:
-        trainer.model.heads["pairs"].register_full_backward_hook(lambda module, before, after: (before[0] * torch.inf,))
+        trainer.model.heads["pairs"].register_full_backward_hook(
+            lambda module, before, after: (before[0] * torch.inf, None)
+        )
         monkeypatch.setattr(packing, "_is_watched", lambda module: False)
     rows, found, _ = steps(trainer, [batch], monkeypatch, packed=True)
     assert not rows[1].isfinite().all()

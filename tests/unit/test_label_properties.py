@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError, TaskSpec
-from hf_mtl.tasks.labels import label_numbers, read_labels
+from hf_mtl.tasks.labels import bad_labels, read_labels
 
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 WORDS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=5)
@@ -112,7 +112,7 @@ def test_any_column_is_read_or_its_bad_rows_are_named(cells, labels, split):
     rows = Dataset(pa.table({"label": pa.array(cells)}))
     spec = task(labels, None if labels else (0.0, 5.0))
     try:
-        _, bad = label_numbers(spec, rows, split)
+        bad = bad_labels(spec, rows, split)
         values = read_labels(spec, rows, split)
     except InputError as refusal:
         assert f"task 't', split '{split}': " in str(refusal)

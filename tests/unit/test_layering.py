@@ -26,7 +26,9 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {
-    ("training.evaluation", "tasks.metrics"),  # evaluate, scipy.stats
+    ("training.evaluation", "tasks.metrics"),
+    ("tasks.metrics", "scipy"),  # scipy.stats
+    ("tasks.metrics", "evaluate_metric"),  # evaluate
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
     ("training.optimizers", "pytorch_optimizer"),
     ("training.publishing", "training_curves"),  # matplotlib
@@ -123,7 +125,7 @@ GRADIENTS = [name for name in MODULES if package(name) == "gradients"]
 
 
 @pytest.mark.parametrize(
-    "name", ["model.heads", "errors", "seeding", "data.task_shares", "data.batch_sampler", *GRADIENTS]
+    "name", ["model.pooling", "errors", "seeding", "data.task_shares", "data.batch_sampler", *GRADIENTS]
 )
 def test_the_mathematics_needs_no_transformers(name):
     needed = set().union(*(foreign_imports(module) for module in closure(name)))

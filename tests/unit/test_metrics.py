@@ -10,8 +10,8 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from hf_mtl import TaskSpec
-from hf_mtl.tasks.metric_names import METRIC_NAMES, OF_ONE_CLASS, greater_is_better
-from hf_mtl.tasks.metrics import METRICS, average_score, make_metric, task_scores
+from hf_mtl.tasks.metric_names import METRICS, greater_is_better, is_of_one_class, metric_names
+from hf_mtl.tasks.metrics import average_score, make_metric, task_scores
 
 ORACLES = {
     "accuracy": sklearn_metrics.accuracy_score,
@@ -32,7 +32,7 @@ ORACLES = {
 
 def spec(kind: str, *metrics: str, **changes) -> TaskSpec:
     """A task that is scored by these; of two classes where a metric is that of one, and by Pearson before errors."""
-    classes = ("a", "b") if set(metrics) & set(OF_ONE_CLASS) else ("a", "b", "c")
+    classes = ("a", "b") if any(map(is_of_one_class, metrics)) else ("a", "b", "c")
     labels = {"labels": classes} if kind == "classification" else {"label_range": (0, 5)}
     metrics = ("pearson", *metrics) if kind == "regression" and not greater_is_better(metrics[0]) else metrics
     values = {"name": "t", "kind": kind, "text_columns": ("x",), "files": {"train": "x.csv"}, "metrics": metrics}
@@ -54,7 +54,7 @@ def draw(kind: str, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_metric_is_that_of_sklearn_or_scipy(name, seed, classes):
-    kind = next(kind for kind, names in METRIC_NAMES.items() if name in names)
+    kind = METRICS[name].kinds[0]
     predictions, labels = draw(kind, seed, classes)
     scores = task_scores(spec(kind, name), predictions, labels)
     # fp64 on both sides, over at most 200 rows
@@ -62,10 +62,10 @@ def test_every_metric_is_that_of_sklearn_or_scipy(name, seed, classes):
     assert type(scores[name]) is float
 
 
-@pytest.mark.parametrize("name", METRIC_NAMES["classification"])
+@pytest.mark.parametrize("name", metric_names("classification"))
 def test_a_class_that_is_predicted_and_never_there_counts_as_in_sklearn(name):
     predictions, labels = np.array([0, 2, 1, 0]), np.array([0, 1, 1, 0])
-    if name in OF_ONE_CLASS:
+    if is_of_one_class(name):
         predictions, labels = np.array([0, 1, 1, 0]), np.array([0, 0, 0, 0])
     scores = task_scores(spec("classification", name), predictions, labels)
     assert scores[name] == pytest.approx(ORACLES[name](labels, predictions), abs=1e-12)
@@ -112,7 +112,7 @@ def test_predictions_that_differ_in_their_last_bit_have_a_correlation_and_no_war
     "predictions, labels", [([1, 1, 1], [0, 1, 2]), ([0, 1, 2], [1, 1, 1]), ([0, 0], [0, 0]), ([0], [2])]
 )
 def test_constant_classes_give_finite_scores_and_one_warning(caplog, predictions, labels):
-    names = [name for name in METRIC_NAMES["classification"] if name not in OF_ONE_CLASS]
+    names = [name for name in metric_names("classification") if not is_of_one_class(name)]
     scores = task_scores(spec("classification", *names), np.array(predictions), np.array(labels))
     for name, score in scores.items():
         assert np.isfinite(score), name

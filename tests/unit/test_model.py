@@ -9,7 +9,7 @@ from transformers import AutoModel, GPT2Config, GPT2Model, T5Config
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, load_model
 from hf_mtl.model.export_code import modeling_code
 from hf_mtl.model.heads import HeadSpec
-from hf_mtl.model.modeling import pool
+from hf_mtl.model.pooling import pool
 from hf_mtl.pretrained import check_encoder
 
 SENTIMENT = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good"))

@@ -8,9 +8,10 @@ import pytest
 
 from hf_mtl import InputError, TaskSpec, load_tasks
 from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.labels import read_labels
-from hf_mtl.tasks.metrics import METRICS
-from hf_mtl.tasks.spec import METRIC_NAMES, TASK_SETS, read_task_file
+from hf_mtl.tasks.metric_names import METRICS, metric_names
+from hf_mtl.tasks.spec import TASK_SETS, read_task_file
 
 # Columns, label names (in index order) and splits as on the card of nyu-mll/glue; metrics as in Wang et al. 2018.
 GLUE = {
@@ -35,7 +36,7 @@ def write_yaml(folder: Path, content: str, name: str = "mine.yaml") -> str:
 
 
 def test_metric_names_of_the_tasks_are_the_metrics_there_are():
-    assert sorted(name for names in METRIC_NAMES.values() for name in names) == sorted(METRICS)
+    assert sorted(name for kind in KINDS for name in metric_names(kind)) == sorted(METRICS)
 
 
 def test_glue_declares_its_nine_tasks():

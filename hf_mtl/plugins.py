@@ -1,0 +1,145 @@
+"""Plugins: files of a user's own that register kinds, metrics, gradient methods and task samplings.
+
+A plugin is imported by its path. While it is, its folder comes first in the search for modules, so that
+`from my_head import MyHead` finds the file beside it; relative imports are not possible, as in a script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from .errors import InputError
+
+ARGUMENT_FILES = (".yaml", ".yml", ".json")
+LOADED: dict[Path, ModuleType] = {}  # file -> what it became
+
+
+def load_plugin(path: str | Path) -> ModuleType:
+    """The module of a plugin, imported once in a process however often it is asked for.
+
+    Raises:
+        InputError: for what is no Python file, and for a file that cannot be imported, with the reason.
+    """
+    file = Path(path).resolve()
+    if file in LOADED:
+        return LOADED[file]
+    if file.suffix != ".py" or not file.is_file():
+        found = "is no Python file" if file.exists() else "is not there"
+        raise InputError(f"plugin {str(path)!r} {found}; wanted the path of a file such as my_kind.py")
+    try:
+        with _folder_first(file.parent):
+            module = _imported(file)
+        _check_neighbours(file)
+    except InputError as error:
+        raise InputError(f"plugin {str(path)!r}: {error}") from error
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(f"plugin {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
+    LOADED[file] = module
+    return module
+
+
+def load_plugins(paths: Sequence[str]) -> None:
+    """Import plugins, in this order."""
+    for path in paths:
+        load_plugin(path)
+
+
+def load_plugins_of(argv: Sequence[str]) -> None:
+    """Import what `--plugin` names or, without the flag, the key `plugin` of the file of arguments that comes first.
+
+    Before the arguments are parsed: they may name what a plugin registers.
+
+    Args:
+        argv: of a command line, as `parse_arguments` takes it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--plugin", nargs="+")
+    try:
+        named, _ = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError:  # a flag without a value, of which the real parser tells
+        return
+    load_plugins(_named_by_file(argv) if named.plugin is None else named.plugin)
+
+
+def plugins_digest() -> str:
+    """A hash of the code of the plugins that are loaded, with the files beside them that they import; "" for none."""
+    if not LOADED:
+        return ""
+    files = {file for plugin in LOADED for file in (plugin, *_neighbours(plugin))}
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def _named_by_file(argv: Sequence[str]) -> list[str]:
+    """The key `plugin` of a file of arguments; nothing where there is none, or one of which the real parser tells."""
+    path = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
+    if path.suffix not in ARGUMENT_FILES or not path.is_file():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+        values: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    found = values.get("plugin") if isinstance(values, dict) else None
+    return [found] if isinstance(found, str) else [str(each) for each in found or ()]
+
+
+@contextmanager
+def _folder_first(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _imported(file: Path) -> ModuleType:
+    name = f"hf_mtl_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as inspect and dataclasses look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _neighbours(file: Path) -> Iterator[Path]:
+    """The files in a file's folder that it imports, and that these import."""
+    seen, open_ends = {file}, [file]
+    while open_ends:
+        for name in _top_imports(open_ends.pop()):
+            neighbour = file.parent / f"{name}.py"
+            if neighbour.is_file() and neighbour not in seen:
+                seen.add(neighbour)
+                open_ends.append(neighbour)
+                yield neighbour
+
+
+def _top_imports(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.split(".")[0] for name in names}
+
+
+def _check_neighbours(file: Path) -> None:
+    """Raise InputError where another module was found under the name of a file beside the plugin."""
+    for neighbour in _neighbours(file):
+        found = getattr(sys.modules.get(neighbour.stem), "__file__", None)
+        if found is not None and Path(found).resolve() != neighbour:
+            raise InputError(f"it imports {neighbour.stem!r}, which is {found} in this process; rename {neighbour}")

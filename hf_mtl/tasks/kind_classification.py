@@ -1,0 +1,67 @@
+"""Classification: every row has one of the classes that the task declares."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..model.head_classification import ClassificationHead
+from .kinds import register_kind
+from .label_column import LabelColumn, read_classes
+from .metrics import accuracy
+from .number_kind import NumberKind
+from .row_errors import RowErrors, told
+from .spec import TaskSpec
+
+
+@register_kind("classification")
+class Classification(NumberKind):
+    """Labels are class indices, written as names or indices."""
+
+    head = ClassificationHead
+    metrics = (accuracy.__name__,)
+    dtype = np.int64
+    by_index = "none of the data's classes is declared"
+
+    def read_column(self, spec: TaskSpec, rows: Dataset) -> LabelColumn:
+        """The labels as they were written, and as indices, unchecked."""
+        return read_classes(rows, spec.label_column, spec.labels or ())
+
+    def admits(self, spec: TaskSpec, label: float) -> bool:
+        """Whether a number is the index of a class."""
+        return float(label).is_integer() and 0 <= label < len(spec.labels or ())
+
+    def wanted(self, spec: TaskSpec) -> str:
+        """The names."""
+        return f"one of {list(spec.labels or ())}"
+
+    def wanted_numbers(self, spec: TaskSpec) -> str:
+        """The indices, with the names."""
+        return f"one of {', '.join(f'{index} ({name})' for index, name in enumerate(spec.labels or ()))}"
+
+    def check_column(self, spec: TaskSpec, rows: Dataset, split: str, values: Sequence[Any], bad: RowErrors) -> None:
+        """Raise InputError where the indices count from 1."""
+        num_classes = len(spec.labels or ())
+        numbers = {value for value in values if value is not None and value != -1 and not math.isnan(value)}
+        if {1, num_classes} <= numbers <= set(range(1, num_classes + 1)):
+            raise InputError(
+                f"{told(spec, rows, split, values.index(num_classes), bad)}; the labels seem to count from 1: write 0 "
+                f"to {num_classes - 1}, or the names"
+            )
+
+    def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
+        """The names of the predicted classes."""
+        names = spec.labels or ()
+        return [names[int(index)] for index in predictions]
+
+    def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
+        """Rows per class."""
+        counts = Counter(int(label) for label in labels)
+        return {name: counts[index] for index, name in enumerate(spec.labels or ())}

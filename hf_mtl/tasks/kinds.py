@@ -1,0 +1,129 @@
+"""Kinds of task, the side that knows data: labels are read, checked, added to tokens, written and described.
+
+The side that travels with a model is the kind's `Head`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from ..errors import InputError, unknown_name_error
+from ..model.heads import Head, register_head
+from ..validation import check_unregistered
+from .metric_names import set_first_metrics
+from .row_errors import RowErrors
+from .spec import TaskSpec
+
+KindClass = TypeVar("KindClass", bound="type[TaskKind]")
+
+
+class TaskKind:
+    """What the rows of a kind of task are. A subclass reads labels and writes predictions.
+
+    Attributes:
+        head: the class of the kind's heads.
+        metrics: names of metrics, the default first; `register_metric` adds more for a kind.
+    """
+
+    head: ClassVar[type[Head]]
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
+        """The labels of raw rows, checked. *Shape:* (rows, ...)
+
+        Args:
+            spec: the task.
+            rows: its raw rows; the label column is there, but in "test".
+            split: "train", "validation" or "test". In "test", a row without a label has NaN.
+
+        Raises:
+            InputError: for the first label that is not one the task declares; `row_errors.raise_first` makes it.
+        """
+        raise NotImplementedError
+
+    def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
+        """Row -> what is wrong with its label, for `--on_bad_row skip`; unless overridden, such rows stop the run."""
+        return {}
+
+    def check_labels(self, spec: TaskSpec, labels: Any, where: str, *, labelled: bool) -> NDArray[Any] | None:
+        """The labels of tokenised rows that a user hands the trainer; None where they can stay as they are.
+
+        Args:
+            spec: the task.
+            labels: an Arrow array. *Shape:* (rows,)
+            where: begins the message.
+            labelled: whether every row needs a label; else a row without one has NaN.
+
+        Raises:
+            InputError: for the first label that the task does not declare.
+        """
+        if not labels.null_count:
+            return None
+        if labelled:
+            row = int(np.argmax(np.asarray(labels.is_null())))
+            raise InputError(f"{where}: no label in row {row} (the first row is 0)")
+        cells = labels.to_pylist()
+        missing = np.full(np.shape(next((cell for cell in cells if cell is not None), np.nan)), np.nan)
+        return np.array([missing if cell is None else cell for cell in cells], dtype=np.float64)
+
+    def add_labels(self, spec: TaskSpec, encoded: Dataset, labels: NDArray[Any]) -> Dataset:
+        """The rows that the head encoded, with the column "labels", whose first dimension is rows."""
+        return encoded.add_column("labels", labels if labels.ndim == 1 else list(labels))
+
+    def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
+        """What predictions/<task>.tsv says of each row, without tabs and line ends.
+
+        Args:
+            spec: the task.
+            predictions: what the head decoded. *Shape:* (rows, ...)
+        """
+        raise NotImplementedError
+
+    def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
+        """What `hf-mtl tasks` tells of labels that are there, such as rows per class; ready for JSON.
+
+        Args:
+            spec: the task.
+            labels: what `read_labels` gave, without the rows that have no label; at least one. *Shape:* (rows, ...)
+        """
+        return {}
+
+
+KINDS: dict[str, TaskKind] = {}
+
+
+def register_kind(name: str) -> Callable[[KindClass], KindClass]:
+    """Add a kind of task under a name, for the key `kind` of a task file.
+
+        @register_kind("multi_label")
+        class MultiLabel(TaskKind):
+            head = MultiLabelHead
+            metrics = ("label_f1",)
+            ...
+
+    Raises:
+        InputError: for a name that another kind has, and for a class without a head.
+    """
+
+    def register(kind: KindClass) -> KindClass:
+        if not isinstance(kind, type) or not issubclass(kind, TaskKind) or not hasattr(kind, "head"):
+            raise InputError(f"kind {name!r}: {kind!r} cannot be registered, wanted a subclass of TaskKind with a head")
+        check_unregistered("kind", name, type(KINDS[name]) if name in KINDS else None, kind)
+        register_head(name)(kind.head)
+        set_first_metrics(name, kind.metrics)
+        KINDS[name] = kind()
+        return kind
+
+    return register
+
+
+def kind_of(spec: TaskSpec) -> TaskKind:
+    """The kind of a task; InputError for one that has a head and no rows."""
+    if spec.kind not in KINDS:
+        raise unknown_name_error(f"kind for task {spec.name!r}:", spec.kind, KINDS)
+    return KINDS[spec.kind]

@@ -1,0 +1,201 @@
+"""Files of a user's own: imported once, before the arguments are parsed, and named where they cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_mtl import InputError, TaskKind, TaskSpec, load_tasks, plugins, register_kind, register_metric
+from hf_mtl.data import tokenization
+from hf_mtl.data.task_shares import register_task_sampling, task_shares
+from hf_mtl.gradients.method import GRADIENT_METHODS
+from hf_mtl.plugins import load_plugin, plugins_digest
+from hf_mtl.tasks.kinds import KINDS
+from hf_mtl.tasks.metrics import task_scores
+from hf_mtl.training.arguments import parse_arguments
+
+pytestmark = pytest.mark.usefixtures("plugins_of_this_test")
+
+METHOD = """
+import torch
+from hf_mtl import register_gradient_method
+@register_gradient_method("{name}")
+def method(gramian, generator):
+    return torch.ones(len(gramian), dtype=gramian.dtype)
+"""
+SAMPLING = """
+import numpy as np
+from hf_mtl import register_task_sampling
+@register_task_sampling("{name}")
+def sampling(sizes, progress, *, first):
+    return np.array([first] + [1.0] * (len(sizes) - 1))
+"""
+
+
+def write(folder, name, code):
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / name
+    path.write_text(code, encoding="utf-8")
+    return path
+
+
+def test_a_plugin_is_imported_once(tmp_path):
+    path = write(tmp_path, "counted.py", "import sys\nsys.counted = getattr(sys, 'counted', 0) + 1\n")
+    assert load_plugin(path) is load_plugin(str(path))
+    assert plugins.sys.counted == 1
+
+
+def test_two_plugins_of_one_name_are_two(tmp_path):
+    one, two = (load_plugin(write(tmp_path / name, "own.py", f"NAME = {name!r}")) for name in ("a", "b"))
+    assert (one.NAME, two.NAME) == ("a", "b")
+
+
+def test_the_file_beside_a_plugin_is_found_and_its_folder_is_searched_no_longer(tmp_path):
+    write(tmp_path, "helper_of_mine.py", "VALUE = 3")
+    assert load_plugin(write(tmp_path, "own.py", "from helper_of_mine import VALUE")).VALUE == 3
+    assert str(tmp_path) not in plugins.sys.path
+
+
+def test_a_neighbour_that_is_another_module_in_this_process_is_named(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, "helper_of_mine.py", f"VALUE = {name!r}")
+        write(tmp_path / name, "own.py", "from helper_of_mine import VALUE")
+    load_plugin(tmp_path / "a" / "own.py")
+    with pytest.raises(InputError, match=r"imports 'helper_of_mine', which is .*/a/helper_of_mine\.py .*; rename"):
+        load_plugin(tmp_path / "b" / "own.py")
+
+
+BROKEN = {
+    "not there": (None, "is not there"),
+    "a syntax error": ("def", "SyntaxError: "),
+    "an error": ("1 / 0", "ZeroDivisionError: division by zero"),
+    "a module that is not there": ("import no_such_thing", "ModuleNotFoundError: No module named 'no_such_thing'"),
+    "a name that is taken": (METHOD.format(name="pcgrad"), "gradient_method 'pcgrad' is registered already"),
+}
+
+
+@pytest.mark.parametrize(("code", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_plugin_that_cannot_be_imported_is_named_with_the_reason(tmp_path, code, reason):
+    path = tmp_path / "own.py"
+    if code is not None:
+        write(tmp_path, "own.py", code)
+    with pytest.raises(InputError, match=f"plugin '{path}'.*{reason}"):
+        parse_arguments(["--output_dir", "out", "--plugin", str(path)])
+
+
+def test_what_is_no_python_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is no Python file; wanted the path of a file such as my_kind\.py"):
+        load_plugin(write(tmp_path, "own.txt", ""))
+
+
+# ---- arguments ----
+
+
+def test_the_flag_is_read_before_the_arguments_that_need_it(tmp_path):
+    method = write(tmp_path, "method.py", METHOD.format(name="all_alike"))
+    sampling = write(tmp_path, "sampling.py", SAMPLING.format(name="first_more"))
+    flags = ["--gradient_method", "all_alike", "--task_sampling", "first_more", "--task_sampling_args", '{"first": 3}']
+    with pytest.raises(InputError, match="unknown gradient_method 'all_alike'"):
+        parse_arguments(["--output_dir", "out", *flags])
+    _, data, args = parse_arguments(["--output_dir", "out", *flags, "--plugin", str(method), str(sampling)])
+    assert data.plugin == [str(method), str(sampling)]
+    assert args.gradient_method == "all_alike" and "all_alike" in GRADIENT_METHODS
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_key_of_a_file_of_arguments_does_too_and_the_flag_overrides_it(tmp_path, form, several):
+    one, two = (write(tmp_path, f"{name}.py", METHOD.format(name=name)) for name in ("one", "two"))
+    values = {"output_dir": "out", "gradient_method": "one", "plugin": [str(one)] if several else str(one)}
+    path = write(tmp_path, f"run.{form}", json.dumps(values))
+    assert parse_arguments([str(path)])[1].plugin == [str(one)]
+    plugins.LOADED.clear()
+    del GRADIENT_METHODS["one"]
+    with pytest.raises(InputError, match="unknown gradient_method 'one'"):
+        parse_arguments([str(path), "--plugin", str(two)])
+
+
+def test_a_task_file_imports_nothing(tmp_path):
+    own = write(tmp_path, "own.py", "raise AssertionError")
+    row = "{kind: classification, text_columns: text, labels: [a, b], files: {train: a.csv}"
+    for content in (f"plugin: {own}\ntasks: {{t: {row}}}}}", f"tasks: {{t: {row}, plugin: {own}}}}}"):
+        with pytest.raises(InputError, match=r"unknown key .*'plugin'"):
+            load_tasks(str(write(tmp_path, "tasks.yaml", content)))
+
+
+# ---- what is registered ----
+
+
+class SizeKind(TaskKind):
+    """A kind on a built-in head, whose label is a text's number of characters."""
+
+    head = KINDS["regression"].head
+    metrics = ("size_error",)
+
+
+def test_a_kind_and_a_metric_of_ones_own_are_those_of_a_task():
+    @register_metric("size_error", kinds=["size"], unit="characters")
+    def size_error(predictions, references):
+        return np.abs(predictions - references).max()
+
+    register_kind("size")(SizeKind)
+    task = TaskSpec(name="t", kind="size", text_columns=("text",), label_range=(0, 9), files={"train": "a.csv"})
+    assert task.metrics == ("size_error",)
+    assert task.metric_title("size_error") == "size_error (characters)"
+    assert task_scores(task, np.array([1.0, 2.5]), np.array([1.0, 4.0])) == {"size_error": 1.5}
+
+
+def test_a_metric_that_was_added_to_a_kind_is_known_by_its_name():
+    register_metric("last_row", kinds=["classification"])(lambda predictions, references: float(predictions[-1]))
+    changes = {"kind": "classification", "labels": ("a", "b"), "text_columns": ("x",), "files": {"train": "a.csv"}}
+    task = TaskSpec(name="t", metrics=("accuracy", "last_row"), **changes)
+    assert task_scores(task, np.array([0, 1]), np.array([0, 0])) == {"accuracy": 0.5, "last_row": 1.0}
+
+
+def test_names_that_are_taken_are_refused():
+    with pytest.raises(InputError, match="kind 'regression' is registered already"):
+        register_kind("regression")(SizeKind)
+    with pytest.raises(InputError, match=r"metric 'f1' is registered already, by hf_mtl\.tasks\.metrics\.f1"):
+        register_metric("f1", kinds=["size"])(lambda predictions, references: 0.0)
+    with pytest.raises(InputError, match="task_sampling 'equal' is registered already"):
+        register_task_sampling("equal")(lambda sizes, progress: np.ones(len(sizes)))
+
+
+@pytest.mark.parametrize("kind", [object, type("NoHead", (TaskKind,), {}), lambda: None])
+def test_what_is_no_kind_is_refused(kind):
+    with pytest.raises(InputError, match="wanted a subclass of TaskKind with a head"):
+        register_kind("mine")(kind)
+
+
+def test_a_kind_without_a_metric_is_an_error_where_a_task_is_of_it():
+    register_kind("bare")(type("Bare", (TaskKind,), {"head": KINDS["regression"].head}))
+    with pytest.raises(InputError, match=r"kind 'bare' has no metric; add one with register_metric"):
+        TaskSpec(name="t", kind="bare", text_columns=("x",), label_range=(0, 1), files={"train": "a.csv"})
+
+
+def test_a_kind_that_is_not_registered_names_the_flag():
+    with pytest.raises(InputError, match=r"unknown kind for task 't': 'mine'; choose from: .*; --plugin FILE\.py adds"):
+        TaskSpec(name="t", kind="mine", text_columns=("x",), files={"train": "a.csv"})
+
+
+def test_a_task_sampling_of_ones_own_deals_the_rows():
+    register_task_sampling("first_more")(lambda sizes, progress, *, first: np.array([first, 1.0]))
+    shares = task_shares("first_more", {"a": 10, "b": 10}, [1.0, 1.0], 8, options={"first": 3})
+    assert shares.tolist() == [6.0, 2.0]
+
+
+# ---- the cache of tokens ----
+
+
+def test_tokens_are_kept_by_the_code_of_the_plugins(tmp_path, specs, tokenizer):
+    def file():
+        return tokenization._cache_file(specs[0], Dataset.from_dict({"text": ["a"]}), tokenizer, 16)
+
+    without = file()
+    helper = write(tmp_path, "helper_of_mine.py", "VALUE = 3")
+    load_plugin(write(tmp_path, "own.py", "from helper_of_mine import VALUE"))
+    names, digest = [without, file()], plugins_digest()
+    helper.write_text("VALUE = 4")
+    assert plugins_digest() != digest
+    assert len({*names, file()}) == 3
