@@ -35,8 +35,10 @@ from hf_mtl import (
     load_tasks,
 )
 from hf_mtl.data.batch_sampler import TaskBatchSampler
+from hf_mtl.data.collator import TaskCollator
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
+from hf_mtl.data.task_rows import TaskRows
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.seeding import seeded_generator
 from hf_mtl.tasks.demo import demo_tokenizer

@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
+from hf_mtl.data.collator import TaskCollator
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
+from hf_mtl.data.task_rows import TaskRows
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.labels import read_labels
 
 IMPORTS = """

@@ -45,7 +45,7 @@ from transformers import BertConfig, MPNetConfig, Trainer, TrainerCallback, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_tasks
-from hf_mtl.data.tokenization import TaskCollator
+from hf_mtl.data.collator import TaskCollator
 from hf_mtl.model.modeling import MultiTaskOutput
 from hf_mtl.model.pooling import pool
 from hf_mtl.tasks.demo import demo_tokenizer

@@ -6,14 +6,19 @@ import importlib
 import warnings
 from typing import Any
 
-# What 0.1.0 had here, and what it is called in `tokenization`; goes with the release after the next.
-_MOVED = {"tokenise": "tokenize", "TaskRows": "TaskRows", "TaskColumns": "TaskColumns", "TaskCollator": "TaskCollator"}
+# What 0.1.0 had here -> the module that has it now, and its name there; goes with the release after the next.
+_MOVED = {
+    "tokenise": ("tokenization", "tokenize"),
+    "TaskRows": ("task_rows", "TaskRows"),
+    "TaskCollator": ("collator", "TaskCollator"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """What has moved, with a DeprecationWarning that says where it is now."""
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(".tokenization", __name__)
-    warnings.warn(f"{__name__}.{name} is now {module.__name__}.{_MOVED[name]}", DeprecationWarning, stacklevel=2)
-    return getattr(module, _MOVED[name])
+    place, new_name = _MOVED[name]
+    module = importlib.import_module(f".{place}", __name__)
+    warnings.warn(f"{__name__}.{name} is now {module.__name__}.{new_name}", DeprecationWarning, stacklevel=2)
+    return getattr(module, new_name)

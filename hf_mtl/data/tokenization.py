@@ -1,4 +1,4 @@
-"""From raw rows to batches: tokenising, tagging with the task, padding each task alone."""
+"""Raw rows to rows of token ids, kept on disk for the next run with the same texts and tokenizer."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow  # type: ignore[import-untyped]
 import tokenizers
-import torch
 import transformers
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..model.encoding import ENCODING_VERSION, padding_values
+from ..model.encoding import ENCODING_VERSION
 from ..plugins import plugins_digest
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
-from .ragged_column import Columns, RaggedColumn, from_arrow
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]
@@ -133,134 +129,3 @@ def _state(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     # What stands before the tokens, truncation and padding, changes with every call.
     return whole[whole.index('"added_tokens"') :]
-
-
-class TaskRows(torch.utils.data.Dataset[Rows]):
-    """Rows of several tasks behind one index, each row carrying its task's name under "task".
-
-    Args:
-        tasks: task -> tokenised rows; their order is the order of the indices.
-
-    Raises:
-        InputError: for rows with a transform, which would not be applied: columns are read once, as arrays.
-    """
-
-    def __init__(self, tasks: Mapping[str, Dataset]) -> None:
-        self.tasks = dict(tasks)
-        for name, rows in self.tasks.items():
-            if rows.format["type"] == "custom":
-                raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
-        self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
-        tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
-        self._columns = {name: {c: from_arrow(table[c]) for c in table.column_names} for name, table in tables.items()}
-        self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int64) for name, c in self._columns.items()}
-        self._names = list(self.tasks)
-        self._ends = np.cumsum(list(self.sizes.values()))
-        self._starts = self._ends - list(self.sizes.values())
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Rows:
-        return self.__getitems__([range(len(self))[index]])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
-        """The rows at `indices`; `torch.utils.data` calls this with a whole batch."""
-        rows: list[Rows] = [{}] * len(indices)
-        for task, (where, columns) in self._picked(indices).items():
-            for row, *values in zip(where.tolist(), *columns.values(), strict=True):
-                rows[row] = {"task": task, **dict(zip(columns, values, strict=True))}
-        return rows
-
-    def by_column(self) -> TaskColumns:
-        """The same rows for `TaskCollator`, without a dictionary for each."""
-        return TaskColumns(self)
-
-    def _picked(self, indices: Sequence[int]) -> dict[str, tuple[NDArray[np.int64], Columns]]:
-        """Task -> which of `indices` are its rows, and the columns of these."""
-        owners = np.searchsorted(self._ends, indices, side="right")
-        places = np.asarray(indices) - self._starts[owners]
-        picked: dict[str, tuple[NDArray[np.int64], Columns]] = {}
-        for owner in np.unique(owners).tolist():
-            where, task = np.flatnonzero(owners == owner), self._names[owner]
-            picked[task] = where, {name: column[places[where]] for name, column in self._columns[task].items()}
-        return picked
-
-
-class TaskColumns(torch.utils.data.Dataset[Rows]):
-    """`TaskRows` of which a batch is task -> columns; one by one they are the same rows."""
-
-    def __init__(self, rows: TaskRows) -> None:
-        self.rows = rows
-        self.tasks, self.sizes, self.lengths = rows.tasks, rows.sizes, rows.lengths
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Rows:
-        return self.rows[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Columns]:
-        """The columns of the rows at `indices`, in their order within each task."""
-        return {task: columns for task, (_, columns) in self.rows._picked(indices).items()}
-
-
-class TaskCollator:
-    """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows, ...)}}`.
-
-    Each task is padded alone, as `tokenizer.pad` does, on the right whatever the tokenizer's side, and without its way
-    through Python lists.
-    Columns that are no input of the model are stacked.
-
-    Args:
-        tokenizer: knows what to pad with.
-        pad_to_multiple_of: tokens are rounded up to a multiple of it.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> None:
-        self.tokenizer = tokenizer
-        self.pad_to_multiple_of = pad_to_multiple_of
-
-    def __call__(self, rows: Iterable[Rows] | Mapping[str, Columns]) -> dict[str, dict[str, Tensor]]:
-        by_task = rows if isinstance(rows, Mapping) else _columns_by_task(rows)
-        fill = padding_values(self.tokenizer)
-        return {task: self._batch(columns, fill) for task, columns in by_task.items()}
-
-    def _batch(self, columns: Columns, fill: Mapping[str, int]) -> dict[str, Tensor]:
-        ids = columns["input_ids"]
-        assert isinstance(ids, RaggedColumn)
-        lengths, multiple = ids.lengths, self.pad_to_multiple_of or 1
-        real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
-        batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
-        for name, column in columns.items():
-            if isinstance(column, RaggedColumn) and name in fill:
-                batch[name] = _padded(column.values, real, fill[name])
-            else:
-                batch[name] = _stacked(list(column))
-        return batch
-
-
-def _columns_by_task(rows: Iterable[Rows]) -> dict[str, Columns]:
-    by_task: dict[str, list[Rows]] = {}
-    for row in rows:
-        by_task.setdefault(row["task"], []).append(row)
-    columns: dict[str, Columns] = {}
-    for task, group in by_task.items():
-        cells = {name: [row[name] for row in group] for name in group[0] if name != "task"}
-        columns[task] = {
-            n: RaggedColumn.of(each) if np.ndim(each[0]) else np.asarray(each) for n, each in cells.items()
-        }
-    return columns
-
-
-def _padded(values: NDArray[Any], real: NDArray[np.bool_], fill: int) -> Tensor:
-    """*Shapes:* (tokens of all rows,), (rows, tokens) -> (rows, tokens), int64"""
-    padded = np.full(real.shape, fill, dtype=np.int64)
-    padded[real] = values
-    return torch.from_numpy(padded)
-
-
-def _stacked(values: Sequence[Any]) -> Tensor:
-    """Numbers of equal shape as int64 or fp32. *Shape:* (rows, ...)"""
-    stacked = torch.from_numpy(np.asarray(values))
-    return stacked.float() if stacked.is_floating_point() else stacked.long()

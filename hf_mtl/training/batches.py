@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data.batch_sampler import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
+from ..data.collator import TaskCollator
 from ..data.given_rows import checked_rows, rows_by_task
+from ..data.task_rows import TaskRows
 from ..data.task_shares import Floats, task_shares
-from ..data.tokenization import TaskCollator, TaskRows
 from ..errors import InputError
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec

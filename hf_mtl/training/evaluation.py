@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
-from ..data.tokenization import TaskRows
+from ..data.task_rows import TaskRows
 from ..errors import InputError
 from ..model.modeling import MultiTaskModel
 from ..seeding import seeded_generator

@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput, speed_metrics
 
-from ..data.tokenization import TaskCollator, TaskRows
+from ..data.collator import TaskCollator
+from ..data.task_rows import TaskRows
 from ..errors import InputError
 from ..gradients.all_reduce import sum_over_processes
 from ..gradients.method_state import save_method

@@ -111,13 +111,13 @@ def check_batching(processing_class: object, data_collator: object) -> None:
     if data_collator is not None and not callable(data_collator):
         raise InputError(
             f"data_collator is {data_collator!r:.60}, wanted a function of rows that gives {{task: batch}}, such as "
-            "hf_mtl.data.tokenization.TaskCollator(tokenizer)"
+            "hf_mtl.data.collator.TaskCollator(tokenizer)"
         )
     if getattr(data_collator, "__module__", "").startswith("transformers."):
         name = getattr(data_collator, "__name__", type(data_collator).__name__)
         raise InputError(
             f"data_collator {name} would not keep the tasks apart, wanted one that gives {{task: batch}}, such as "
-            "hf_mtl.data.tokenization.TaskCollator(tokenizer), which is taken unless another is given"
+            "hf_mtl.data.collator.TaskCollator(tokenizer), which is taken unless another is given"
         )
 
 

@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError, MultiTaskTrainer
+from hf_mtl.data.collator import TaskCollator
 from hf_mtl.data.given_rows import checked_rows
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
+from hf_mtl.data.task_rows import TaskRows
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.training.run import predict
 

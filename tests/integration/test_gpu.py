@@ -6,7 +6,8 @@ import pytest
 import torch
 from mpnet_pairs import PATTERNS, apart, inputs, pair
 
-from hf_mtl.data.tokenization import TaskCollator, TaskRows
+from hf_mtl.data.collator import TaskCollator
+from hf_mtl.data.task_rows import TaskRows
 from hf_mtl.gradients.gramian import GPU_STRETCH, inner_products
 from hf_mtl.model import mpnet_attention as mpnet
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_mtl import InputError, MultiTaskModel, MultiTaskTrainer
-from hf_mtl.data.tokenization import TaskCollator
+from hf_mtl.data.collator import TaskCollator
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pytorch_optimizer import PCGrad
 from transformers import Trainer, TrainingArguments
 
 from hf_mtl import MultiTaskTrainer, TaskSpec
-from hf_mtl.data.tokenization import TaskCollator, TaskRows
+from hf_mtl.data.collator import TaskCollator
+from hf_mtl.data.task_rows import TaskRows
 from hf_mtl.gradients.solvers import projection_orders
 from hf_mtl.gradients.task_gradients import TaskGradients
 from hf_mtl.seeding import seeded_generator

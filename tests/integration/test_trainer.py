@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hf_mtl import InputError, MultiTaskTrainer
-from hf_mtl.data.tokenization import TaskCollator, TaskRows
+from hf_mtl.data.collator import TaskCollator
+from hf_mtl.data.task_rows import TaskRows
 
 
 def test_rows_of_ones_own_reach_the_collator(make_trainer):

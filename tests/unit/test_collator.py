@@ -3,7 +3,6 @@
 import copy
 import warnings
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,9 @@ from datasets import Dataset, DatasetDict
 from table_files import TEXTS, task
 
 from hf_mtl import InputError
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
+from hf_mtl.data.collator import TaskCollator
+from hf_mtl.data.task_rows import TaskRows
+from hf_mtl.data.tokenization import tokenize
 
 
 def as_lists(rows):
@@ -74,34 +75,6 @@ def test_padding_is_that_of_the_tokenizer_and_always_on_the_right(tokenizer, sid
     assert set(found) == set(wanted) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     for name, value in wanted.items():
         assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("multiple", [None, 8])
-def test_batches_by_column_are_those_of_the_rows(rows, tokenizer, side, multiple):
-    own = copy.deepcopy(tokenizer)
-    own.padding_side, own.model_input_names = side, ["input_ids", "token_type_ids", "attention_mask"]
-    soft = {name: [[0.0, i] for i in range(len(part))] for name, part in rows["train"].items()}
-    parts = {name: part.add_column("soft", soft[name]) for name, part in rows["train"].items()}
-    fixed = Dataset.from_dict({"input_ids": [[5, 6, 7]] * 9, "token_type_ids": [[1, 0, 1]] * 9, "length": [3] * 9})
-    three = datasets.Sequence(datasets.Value("int64"), length=3)
-    parts["fixed"] = fixed.cast_column("input_ids", three).cast_column("token_type_ids", three)
-    everything, collate = TaskRows(parts), TaskCollator(own, multiple)
-    by_column = everything.by_column()
-    assert (by_column.tasks, by_column.sizes, by_column.lengths) == (
-        everything.tasks, everything.sizes, everything.lengths,
-    )  # fmt: skip
-    assert as_lists(by_column) == as_lists(everything)
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0)).tolist()
-    for indices in (order[:20], order[:1], order):
-        found, wanted = collate(by_column.__getitems__(indices)), collate(everything.__getitems__(indices))
-        assert set(found) == set(wanted)
-        for name, batch in wanted.items():
-            assert set(batch) >= {"input_ids", "attention_mask", "token_type_ids"}
-            assert set(found[name]) == set(batch)
-            for key, value in batch.items():
-                assert found[name][key].dtype == value.dtype and torch.equal(found[name][key], value)
-    assert set(wanted) == set(parts) and "soft" in wanted["pairs"]
 
 
 def test_rows_count_from_the_end_too(rows):

@@ -14,17 +14,6 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"`((?:hf_mtl|tests|benchmarks|examples|docs)/[\w/.]+\.\w+)(?:::\w+)?`")
-# merge: files that other branches bring; this set and its two uses go when they are in.
-COMING = {
-    *("examples/plugins/loudest_task.py", "examples/plugins/multi_label.py", "examples/plugins/multi_label_head.py"),
-    *("hf_mtl/model/head_classification.py", "hf_mtl/tasks/kind_classification.py", "tests/families.py"),
-    *("plugins.py", "loading.py", "pooling.py", "head_linear.py", "head_classification.py", "head_regression.py"),
-    *("extra_heads.py", "travelling_heads.py", "task_list.py", "kinds.py", "kind_classification.py"),
-    *("kind_regression.py", "number_kind.py", "row_errors.py", "evaluate_metric.py", "task_data.py", "memory_rows.py"),
-    *("predict_command.py", "file_reader.py", "resumable_output.py", "run.py", "run_model.py", "run_results.py"),
-    *("output_folder.py", "recipes.py", "strategy.py", "batches.py", "joint_step.py", "run_settings.py"),
-    *("trainer_parts.py", "resumable.py"),
-}
 
 
 def read(path):
@@ -60,7 +49,7 @@ def test_links_and_images_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page):
-    missing = {name for name in NAMED_FILE.findall(read(page)) if not (ROOT / name).exists()} - COMING
+    missing = {name for name in NAMED_FILE.findall(read(page)) if not (ROOT / name).exists()}
     assert not missing
 
 
@@ -94,7 +83,7 @@ def test_every_module_is_in_the_design_and_nothing_else():
     for folder in folders:
         files = (PACKAGE / folder).rglob("*.py") if folder else PACKAGE.glob("*.py")
         there = {path.name for path in files if path.name != "__init__.py" or not folder}
-        assert named.get(folder, set()) - COMING == there - COMING, folder or "the ground"
+        assert named.get(folder, set()) == there, folder or "the ground"
 
 
 def test_a_newcomer_reads_few_files():

@@ -4,14 +4,13 @@ import pytest
 
 import hf_mtl.data
 import hf_mtl.loading
-from hf_mtl.data import raw_rows, tokenization
+from hf_mtl.data import collator, raw_rows, task_rows, tokenization
 from hf_mtl.tasks import labels
 
 MOVED = {
     "hf_mtl.data.tokenise": (hf_mtl.data, "tokenise", tokenization.tokenize),
-    "hf_mtl.data.TaskRows": (hf_mtl.data, "TaskRows", tokenization.TaskRows),
-    "hf_mtl.data.TaskColumns": (hf_mtl.data, "TaskColumns", tokenization.TaskColumns),
-    "hf_mtl.data.TaskCollator": (hf_mtl.data, "TaskCollator", tokenization.TaskCollator),
+    "hf_mtl.data.TaskRows": (hf_mtl.data, "TaskRows", task_rows.TaskRows),
+    "hf_mtl.data.TaskCollator": (hf_mtl.data, "TaskCollator", collator.TaskCollator),
     "hf_mtl.loading.load_rows": (hf_mtl.loading, "load_rows", raw_rows.load_rows),
     "hf_mtl.loading.read_labels": (hf_mtl.loading, "read_labels", labels.read_labels),
 }
@@ -29,7 +28,7 @@ def test_the_old_imports_work():
     with pytest.warns(DeprecationWarning, match=r"is now hf_mtl\."):
         from hf_mtl.data import TaskCollator, tokenise
         from hf_mtl.loading import load_rows, read_labels
-    assert tokenise is tokenization.tokenize and TaskCollator is tokenization.TaskCollator
+    assert tokenise is tokenization.tokenize and TaskCollator is collator.TaskCollator
     assert load_rows is raw_rows.load_rows and read_labels is labels.read_labels
 
 

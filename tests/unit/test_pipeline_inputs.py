@@ -17,7 +17,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel
 from hf_mtl.cli import main
-from hf_mtl.data.tokenization import TaskCollator, TaskRows, tokenize
+from hf_mtl.data.collator import TaskCollator
+from hf_mtl.data.task_rows import TaskRows
+from hf_mtl.data.tokenization import tokenize
 from hf_mtl.model.export_code import PIPELINE_TASK
 
 TEXTS = ["dull", "a film that is great and a story that is dull", "great"]

@@ -1,0 +1,64 @@
+"""Rows of several tasks behind one index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .ragged_column import Columns, from_arrow
+
+Rows = dict[str, Any]
+
+
+class TaskRows(torch.utils.data.Dataset[Rows]):
+    """Rows of several tasks behind one index, each row carrying its task's name under "task".
+
+    Args:
+        tasks: task -> tokenised rows; their order is the order of the indices.
+
+    Raises:
+        InputError: for rows with a transform, which would not be applied: columns are read once, as arrays.
+    """
+
+    def __init__(self, tasks: Mapping[str, Dataset]) -> None:
+        self.tasks = dict(tasks)
+        for name, rows in self.tasks.items():
+            if rows.format["type"] == "custom":
+                raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
+        self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
+        tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
+        self._columns = {name: {c: from_arrow(table[c]) for c in table.column_names} for name, table in tables.items()}
+        self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int64) for name, c in self._columns.items()}
+        self._names = list(self.tasks)
+        self._ends = np.cumsum(list(self.sizes.values()))
+        self._starts = self._ends - list(self.sizes.values())
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Rows:
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
+        """The rows at `indices`; `torch.utils.data` calls this with a whole batch."""
+        rows: list[Rows] = [{}] * len(indices)
+        for task, (where, columns) in self._picked(indices).items():
+            for row, *values in zip(where.tolist(), *columns.values(), strict=True):
+                rows[row] = {"task": task, **dict(zip(columns, values, strict=True))}
+        return rows
+
+    def _picked(self, indices: Sequence[int]) -> dict[str, tuple[NDArray[np.int64], Columns]]:
+        """Task -> which of `indices` are its rows, and the columns of these."""
+        owners = np.searchsorted(self._ends, indices, side="right")
+        places = np.asarray(indices) - self._starts[owners]
+        picked: dict[str, tuple[NDArray[np.int64], Columns]] = {}
+        for owner in np.unique(owners).tolist():
+            where, task = np.flatnonzero(owners == owner), self._names[owner]
+            picked[task] = where, {name: column[places[where]] for name, column in self._columns[task].items()}
+        return picked
