@@ -42,6 +42,8 @@ from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
 from .tasks.text_files import FORMATS
 from .training.arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
 
+NOTHING: dict[str, Any] = {}  # the answer of a kind that found no label
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hf-mtl` with these arguments, those of the process unless given; gives the exit code."""
@@ -149,12 +151,14 @@ def _predict_one(arguments: argparse.Namespace) -> None:
         return
     print(f"{'task':<16}{'answer':<24}{'score':>8}")
     for task, answer in answers.items():
-        for line in answer if isinstance(answer, list) else [answer]:
+        for line in answer or [NOTHING] if isinstance(answer, list) else [answer]:
             print(f"{task:<16}{_answer_in_words(line)}".rstrip())
 
 
 def _answer_in_words(answer: Any) -> str:
     """A label with its score, a value, or what a kind of the user's own answers, as JSON."""
+    if answer == NOTHING:
+        return "-"
     if not isinstance(answer, dict) or not answer.keys() & {"label", "value"}:
         return json.dumps(answer, ensure_ascii=False)
     found = answer["label"] if "label" in answer else f"{answer['value']:.4f}"
