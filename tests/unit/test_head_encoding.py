@@ -57,7 +57,8 @@ def test_every_task_of_the_pipeline_answers_as_alone(spec, specs, make_model, to
 
 def test_training_reads_the_same_tokens(spec, tokenizer):
     rows = tokenize(spec, Dataset.from_dict({"text": TEXTS}), tokenizer, 32)
-    assert rows["length"][:] == [5, 3, 5]
+    assert rows["length"][:] == [5, 5, 5]
+    assert rows["input_ids"][:] == [tokenizer(text, truncation=True, max_length=5)["input_ids"] for text in TEXTS]
 
 
 def test_the_loss_is_the_mean_over_the_units(spec, make_model, tokenizer):
