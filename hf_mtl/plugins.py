@@ -1,7 +1,8 @@
 """Plugins: files of a user's own that register kinds, metrics, gradient methods and task samplings.
 
 A plugin is imported by its path. While it is, its folder comes first in the search for modules, so that
-`from my_head import MyHead` finds the file beside it; relative imports are not possible, as in a script.
+`from my_head import MyHead` finds the file beside it. As in a script, relative imports are not possible, and what the
+plugin imports has to be imported at its top.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _named_by_file(argv: Sequence[str]) -> list[str]:
     except (OSError, ValueError, yaml.YAMLError):
         return []
     found = values.get("plugin") if isinstance(values, dict) else None
-    return [found] if isinstance(found, str) else [str(each) for each in found or ()]
+    return [found] if isinstance(found, str) else list(map(str, found)) if isinstance(found, list) else []
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
             bad[name] = str(kind)
         elif column.null_count and name != "labels":
             bad[name] = f"no value in row {_first(column.is_null())}"
-        elif _is_list(kind) and name not in inputs and np.ptp(_ragged(column).lengths):
+        elif _is_list(kind) and name not in inputs and np.ptp(_ragged(column.drop_null()).lengths):
             bad[name] = "lists of unequal length"
     needed = [name for name in bad if name in ("input_ids", "length")]
     if needed:

@@ -27,6 +27,8 @@ from .file_reader import count_rows, file_format, read_texts
 from .prediction import answer_lines
 from .resumable_output import ResumableOutput
 
+NOTHING: dict[str, Any] = {}  # the answer of a kind that found no label
+
 
 def predict(arguments: argparse.Namespace) -> None:
     """Answer one row, or every row of an input."""
@@ -65,12 +67,14 @@ def _predict_one(arguments: argparse.Namespace) -> None:
         return
     print(f"{'task':<16}{'answer':<24}{'score':>8}")
     for task, answer in answers.items():
-        for line in answer if isinstance(answer, list) else [answer]:
+        for line in answer or [NOTHING] if isinstance(answer, list) else [answer]:
             print(f"{task:<16}{_answer_in_words(line)}".rstrip())
 
 
 def _answer_in_words(answer: Any) -> str:
     """A label with its score, a value, or what a kind of the user's own answers, as JSON."""
+    if answer == NOTHING:
+        return "-"
     if not isinstance(answer, dict) or not answer.keys() & {"label", "value"}:
         return json.dumps(answer, ensure_ascii=False)
     found = answer["label"] if "label" in answer else f"{answer['value']:.4f}"

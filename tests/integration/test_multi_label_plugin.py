@@ -218,8 +218,13 @@ def test_rows_without_labels_are_predicted_and_the_others_scored(task, make_mode
     test = tokens(task, "test", tokenizer)
     output = trainer.predict({"topics": test})["topics"]
     assert output.predictions.shape == (12, 3) and "test_topics_label_f1" in output.metrics
+    some = Dataset.from_dict({**test[:], "labels": [None if n == 3 else row for n, row in enumerate(test["labels"])]})
+    again = trainer.predict({"topics": some})["topics"]
+    assert again.metrics["test_topics_label_f1"] == output.metrics["test_topics_label_f1"]
     unlabelled = Dataset.from_dict({**test[:], "labels": [None] * 12})
     assert "test_topics_label_f1" not in trainer.predict({"topics": unlabelled})["topics"].metrics
+    with pytest.raises(InputError, match="'topics': eval_dataset: no label in row 3"):
+        trainer.evaluate({"topics": some})
 
 
 def test_a_bad_list_is_named_and_skipped_where_that_is_asked_for(task, tmp_path, caplog):
