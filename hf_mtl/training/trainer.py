@@ -32,6 +32,7 @@ from ..model.encoding import padded_right
 from ..model.input_length import check_tokenizer
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
+from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
 from .batches import check_batch, data_order, given_rows, make_loader, shares_by_epoch, train_sampler, training_rows
 from .checkpoint_callbacks import CheckpointManager, StockSavesHeld
@@ -55,7 +56,6 @@ from .trainer_checks import (
     check_model,
     check_optimizers,
     check_options,
-    check_tasks,
     metric_functions,
 )
 from .trainer_parts import changed, compile_layers, make_step, without_token_warning

@@ -14,7 +14,6 @@ from transformers.optimization import GreedyLR
 from ..errors import InputError, unknown_name_error
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
-from ..tasks.task_list import check_tasks as check_tasks
 from .arguments import MultiTaskTrainingArguments
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]

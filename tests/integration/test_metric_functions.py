@@ -1,0 +1,69 @@
+"""`compute_metrics={task: function}` joins a task's own metrics."""
+
+import math
+
+import pytest
+
+from hf_mtl import InputError, MultiTaskTrainer
+
+
+def errors(prediction):
+    assert prediction.predictions.shape[1] == 2 and len(prediction.predictions) == len(prediction.label_ids)
+    return {"errors": (prediction.predictions.argmax(-1) != prediction.label_ids).sum()}
+
+
+@pytest.fixture
+def make(make_model, make_arguments, specs, rows, tokenizer):
+    def build(functions, tasks=None, **arguments):
+        tasks = tasks or specs
+        train, validation = ({spec.name: rows[s][spec.name] for spec in tasks} for s in ("train", "validation"))
+        model = make_model()
+        model.set_heads([spec.head for spec in tasks])
+        return MultiTaskTrainer(
+            model, make_arguments(**arguments), tasks, train, validation, tokenizer, compute_metrics=functions
+        )
+
+    return build
+
+
+def test_its_values_stand_beside_the_tasks_metrics(make, specs):
+    trainer = make({"reviews": errors}, train_metric_rows=8)
+    scores = trainer.evaluate()
+    assert scores["eval_reviews_errors"] == round(24 * (1 - scores["eval_reviews_accuracy"]))
+    assert 0 <= scores["train_reviews_errors"] <= 8 and not any("pairs_errors" in name for name in scores)
+    assert math.isfinite(scores["eval_average"])
+    predicted = trainer.predict({"reviews": trainer.eval_dataset["reviews"]})["reviews"]
+    assert predicted.metrics["test_reviews_errors"] == scores["eval_reviews_errors"]
+
+
+def test_one_function_will_do_for_one_task(make, specs):
+    assert "eval_reviews_errors" in make(errors, tasks=specs[:1]).evaluate()
+
+
+def test_a_run_may_be_decided_by_it(make):
+    trainer = make(
+        {"reviews": errors}, metric_for_best_model="eval_reviews_errors", greater_is_better=False, max_steps=2,
+        load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", eval_steps=1, save_steps=1,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_metric == min(
+        row["eval_reviews_errors"] for row in trainer.state.log_history if "eval_reviews_errors" in row
+    )
+
+
+@pytest.mark.parametrize(
+    ("functions", "named"),
+    [
+        (errors, r"compute_metrics is <function .*, wanted \{task: function of EvalPrediction\}"),
+        ({"review": errors}, "unknown task in compute_metrics: 'review' .did you mean 'reviews'"),
+        ({"reviews": "accuracy"}, "compute_metrics of task 'reviews' is 'accuracy', wanted"),
+    ],
+)
+def test_what_is_no_function_of_a_task_is_refused(make, functions, named):
+    with pytest.raises(InputError, match=named):
+        make(functions)
+
+
+def test_one_that_gives_no_numbers_is_named(make):
+    with pytest.raises(InputError, match=r"compute_metrics of task 'reviews' gives 0.5, wanted \{name: number\}"):
+        make({"reviews": lambda prediction: 0.5}).evaluate()
