@@ -119,7 +119,7 @@ def check_values(args: TrainingArguments) -> None:
     for option in args.debug.split() if isinstance(args.debug, str) else ():
         _check_name("debug", option, [each.value for each in DebugOption])
     for name in (*_OBJECTS, *_OBJECTS_OR_FILES):
-        value = getattr(args, name)
+        value = getattr(args, name, None)  # transformers 5.17 has no activation_checkpointing_kwargs
         if isinstance(value, str):
             _check_object(name, value, file_will_do=name in _OBJECTS_OR_FILES)
 

@@ -37,7 +37,7 @@ def test_rows_sorted_in_stretches_of_another_length_are_other_batches(make_train
     trainer = make_trainer()
     trainer.get_train_dataloader()
     (tmp_path / "data_order.json").write_text(json.dumps(trainer.data_order()))
-    monkeypatch.setattr("hf_mtl.training.trainer.GROUPED_BATCHES", 7)
+    monkeypatch.setattr("hf_mtl.training.batches.GROUPED_BATCHES", 7)
     with caplog.at_level("WARNING", logger="hf_mtl"):
         say_if_order_differs(tmp_path, trainer.data_order())
     (line,) = caplog.messages
