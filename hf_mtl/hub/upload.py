@@ -53,10 +53,11 @@ PUSH_FAILURES = (OSError, ValueError, RuntimeError, TransportError)
 
 def published(folder: Path) -> list[str]:
     """Patterns of the files of a model's folder that may be published, with the heads that its config.json names."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    names = config.get("head_files", {}).values()
-    return [*PUBLISHED, *sorted({name for name in names if _HEAD_FILE.fullmatch(name)})]
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["head_files"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no model, or one of hf_mtl's own kinds
+        return PUBLISHED
+    return [*PUBLISHED, *sorted({name for name in names if _HEAD_FILE.fullmatch(str(name))})]
 
 
 def publish(
