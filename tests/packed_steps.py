@@ -17,7 +17,7 @@ def apart(found, wanted):
 def packs(trainer):
     """Whether the trainer's next step takes the packed pass."""
     trainer.step.begin(trainer.state.global_step)
-    return trainer.step.strategy is not None and trainer.step.strategy.packs
+    return trainer.step.strategy is not None and trainer.step.strategy.use_packed_pass
 
 
 def batches_of(trainer, number=1):

@@ -89,22 +89,22 @@ class TaskGradients:
         for parameter in self.heads[task]:
             parameter.grad = None
 
-    def count(self, task: str, loss: Tensor, num_rows: int) -> None:
-        """Add a micro-batch to the task's totals: its number of examples and their mean loss. *Shape:* ()."""
+    def count(self, task: str, loss: Tensor, num_units: int | Tensor) -> None:
+        """Add a micro-batch to the task's totals: its number of units, such as rows, and their mean loss."""
         index = self.tasks.index(task)
-        self._losses[index] += loss.detach() * num_rows
-        self._counts[index] += num_rows
+        self._losses[index] += loss.detach() * num_units
+        self._counts[index] += num_units
 
     @contextmanager
-    def collecting(self, task: str, loss: Tensor, num_rows: int) -> Iterator[None]:
-        """Inside, backward of `loss * num_rows` adds to the task's row; elsewhere, backward is as ever.
+    def collecting(self, task: str, loss: Tensor, num_units: int | Tensor) -> Iterator[None]:
+        """Inside, backward of `loss * num_units` adds to the task's row; elsewhere, backward is as ever.
 
         Args:
             task: whose loss it is.
-            loss: mean over the rows of data. *Shape:* ()
-            num_rows: how many they are.
+            loss: mean over the units. *Shape:* ()
+            num_units: how many they are.
         """
-        self.count(task, loss, num_rows)
+        self.count(task, loss, num_units)
         self._task = self.tasks.index(task)
         try:
             yield

@@ -36,12 +36,12 @@ class StepStrategy:
         may_pack: whether the set-up allows one pass over the rows of all tasks; the model is asked in every step.
 
     Attributes:
-        packs: whether the step that has begun takes the packed pass.
+        use_packed_pass: whether the step that has begun takes the packed pass.
     """
 
     def __init__(self, model: MultiTaskModel, *, may_pack: bool) -> None:
         self.model, self.may_pack = model, may_pack
-        self.packs = False
+        self.use_packed_pass = False
         self._trusted = True
         self._checked: list[int] | None = None  # the parameters over which the packed pass was compared
         self._dropout_rng = FastDropoutRng()
@@ -52,7 +52,9 @@ class StepStrategy:
 
     def begin_step(self) -> None:
         """Ask the model whether its tasks can share a pass: hooks may come at any time."""
-        self.packs = self.may_pack and self._trusted and self._is_active() and supports_packed_pass(self.model)
+        self.use_packed_pass = (
+            self.may_pack and self._trusted and self._is_active() and supports_packed_pass(self.model)
+        )
 
     def begin_micro_batch(self) -> None:
         """Draw new numbers for dropout, seeded by torch's generator."""
@@ -75,9 +77,9 @@ class StepStrategy:
         # Checkpointing runs the forward again inside backward, where the kernels are not active.
         return not any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
-    def can_pack(self, batches: Batches) -> bool:
+    def takes_packed_pass(self, batches: Batches) -> bool:
         """Whether these rows take the packed pass in this step."""
-        return self.packs and has_only_packable_inputs(batches)
+        return self.use_packed_pass and has_only_packable_inputs(batches)
 
     def packed_losses(self, batches: Batches, gradients: TaskGradients) -> dict[str, Tensor]:
         """Each task's mean loss; backward of their sum adds every task's gradient to its place in the buffer."""
@@ -113,7 +115,7 @@ class StepStrategy:
                 gradients.clear()
         self._trusted = difference <= SELF_CHECK_TOLERANCE
         if not self._trusted:
-            self.packs = False
+            self.use_packed_pass = False
             logger.warning(
                 "the packed pass over all tasks gives gradients that differ from those of a pass per task by %.1e of "
                 "their norm (at most %.0e is wanted), so it is not taken; --cpu_kernels off leaves out this check",

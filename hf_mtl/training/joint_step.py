@@ -13,7 +13,7 @@ from ..gradients.method import GradientMethod
 from ..model.modeling import MultiTaskModel
 from ..seeding import seeded_generator
 from ..tasks.spec import TaskSpec
-from .step import Backward, Batches, MultiTaskStep, count_rows
+from .step import Backward, Batches, MultiTaskStep
 
 
 class JointStep(MultiTaskStep):
@@ -43,7 +43,7 @@ class JointStep(MultiTaskStep):
         )
         self.losses_of = losses_of
         self.joint = JointLoss(list(tasks), self.loss_weights, method)
-        self.step_rows: Tensor | None = None
+        self.step_units: Tensor | None = None
 
     def begin(self, global_step: int) -> None:
         """Before the first micro-batch of a step."""
@@ -52,12 +52,12 @@ class JointStep(MultiTaskStep):
         self.joint.clear()
 
     def run(self, batches: Batches, *, backward: Backward, sync: bool, scaler: Any = None) -> dict[str, Tensor]:
-        """Run backward on the weighted sum of the tasks' losses; `step_rows` was set before. See `MultiTaskStep`."""
-        assert self.step_rows is not None
+        """Run backward on the weighted sum of the tasks' losses; `step_units` was set before. See `MultiTaskStep`."""
+        assert self.step_units is not None
         self._remember(batches)
         losses = self._forward_all(batches)
         generator = seeded_generator(self.seed, self.global_step)
-        total = self.joint.collect(losses, count_rows(batches, self.tasks), self.step_rows, generator)
+        total = self.joint.collect(losses, self.count_units(batches), self.step_units, generator)
         if total is not None:
             backward(total)
         if sync:

@@ -87,19 +87,19 @@ class RunSettings:
         refuse_watchers_without_evaluations(self.args)  # the schedule may be one
         self.changes = changes_of(checkpoint, settings)
 
-    def apply_to_loaded(self, optimizer: Any, schedule: object, *, says_rates: bool) -> None:
+    def apply_to_loaded(self, optimizer: Any, schedule: object, *, own_groups: bool) -> None:
         """Give a loaded optimizer the weight decay that is asked for; say where it keeps other rates.
 
         Args:
             optimizer: with the state of the checkpoint.
             schedule: likewise.
-            says_rates: whether the groups are the ones that were asked for, which DeepSpeed's are not.
+            own_groups: whether the groups are the ones that were asked for, which DeepSpeed's are not.
 
         Raises:
             InputError: for a schedule that takes the worse metrics for the better ones, as in version 0.1.0.
         """
         check_own_schedule(schedule, self.args)
-        if not says_rates:
+        if not own_groups:
             return
         say_kept_rates(rates(optimizer), self._rates)
         for group, weight_decay in zip(optimizer.param_groups, self._weight_decays, strict=True):

@@ -34,6 +34,7 @@ class MultiTaskStep:
         loss_of: (task, its batch) -> mean loss over the batch's rows. *Shape:* ()
         context: entered around every forward.
         seed: of the run.
+        stock_loss: whether the loss is a mean over the units of the task's kind; else it is one over rows.
         strategy: how rows pass through the model on a CPU; None for torch's own path.
 
     Attributes:
@@ -50,10 +51,12 @@ class MultiTaskStep:
         loss_of: Callable[[str, Mapping[str, Tensor]], Tensor],
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         seed: int,
+        stock_loss: bool = True,
         strategy: StepStrategy | None = None,
     ) -> None:
         self.model, self.tasks, self.method = model, tasks, method
         self.loss_of, self.context, self.seed, self.strategy = loss_of, context, seed, strategy
+        self.stock_loss = stock_loss
         self.loss_weights = {name: spec.loss_weight for name, spec in tasks.items()}
         self.statistics = StepStatistics(list(tasks))
         self.gradients: TaskGradients | None = None
@@ -116,26 +119,26 @@ class MultiTaskStep:
     def _packed(self, gradients: TaskGradients, batches: Batches, backward: Backward) -> dict[str, Tensor]:
         """One forward and backward over the rows of all tasks, where the strategy has that; else nothing."""
         strategy = self.strategy
-        if strategy is None or not strategy.can_pack(batches):
+        if strategy is None or not strategy.takes_packed_pass(batches):
             return {}
         with self.context():
             strategy.check(batches, gradients, self.loss_of)
-            if not strategy.packs:
+            if not strategy.use_packed_pass:
                 return {}
             losses = strategy.packed_losses(batches, gradients)
         sums = []
         for task, loss in losses.items():
-            num_rows = len(batches[task]["labels"])
-            gradients.count(task, loss, num_rows)
-            sums.append(loss * num_rows)
+            num_units = self.num_units(task, batches[task])
+            gradients.count(task, loss, num_units)
+            sums.append(loss * num_units)
         backward(torch.stack(sums).sum())
         return {task: loss.detach() for task, loss in losses.items()}
 
     def _one_task(self, gradients: TaskGradients, task: str, batch: Mapping[str, Tensor], backward: Backward) -> Tensor:
-        num_rows = len(batch["labels"])
+        num_units = self.num_units(task, batch)
         loss = self._forward(task, batch)
-        with gradients.collecting(task, loss, num_rows):
-            backward(loss * num_rows)
+        with gradients.collecting(task, loss, num_units):
+            backward(loss * num_units)
         return loss.detach()
 
     def _forward(self, task: str, batch: Mapping[str, Tensor]) -> Tensor:
@@ -171,28 +174,32 @@ class MultiTaskStep:
     def _losses_after_step(self) -> Tensor:
         """Mean losses of the step's rows under the new weights, with the same dropout masks. *Shape:* (K,)"""
         device = self.model.device
-        sums, rows = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=device)
+        sums, units = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=device)
         for state, batches in self._micro_batches:
             if self.strategy is not None:
                 self.strategy.begin_micro_batch()
             with torch.no_grad(), replayed(state, device):
                 losses = self._forward_all(batches)
-            num_rows = count_rows(batches, self.tasks).to(sums)
-            sums += torch.stack([losses[task].double() for task in self.tasks]) * num_rows
-            rows += num_rows
-        sum_over_processes([sums, rows])
-        return sums / rows
+            num_units = self.count_units(batches).to(sums)
+            sums += torch.stack([losses[task].double() for task in self.tasks]) * num_units
+            units += num_units
+        sum_over_processes([sums, units])
+        return sums / units
 
     def _forward_all(self, batches: Batches) -> Mapping[str, Tensor]:
         return {task: self._forward(task, batch) for task, batch in batches.items()}
+
+    def num_units(self, task: str, batch: Mapping[str, Tensor]) -> int | Tensor:
+        """What the mean loss of a batch is a mean over: rows, or tokens or spans of a kind that has those."""
+        labels = batch["labels"]
+        return self.model.num_units(task, labels) if self.stock_loss else len(labels)
+
+    def count_units(self, batches: Batches) -> Tensor:
+        """`num_units` of every task. *Shape:* (K,)"""
+        return torch.tensor([int(self.num_units(task, batches[task])) for task in self.tasks])
 
     def close(self) -> None:
         """Free the buffer."""
         if self.gradients is not None:
             self.gradients.close()
         self.gradients = None
-
-
-def count_rows(batches: Batches, tasks: Mapping[str, TaskSpec]) -> Tensor:
-    """Rows of each task. *Shape:* (K,)"""
-    return torch.tensor([len(batches[task]["labels"]) for task in tasks])

@@ -29,9 +29,8 @@ from ..gradients.all_reduce import sum_over_processes
 from ..gradients.method_state import save_method
 from ..hub.upload import PUSH_FAILURES, check_write_access, failure_named, make_branch, reason_of
 from ..model.encoding import padded_right
-from ..model.input_length import check_tokenizer
 from ..model.modeling import MultiTaskModel
-from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
+from ..tasks.spec import TaskSpec
 from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
 from .batches import check_batch, data_order, given_rows, make_loader, shares_by_epoch, train_sampler, training_rows
@@ -46,21 +45,20 @@ from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
 from .run_settings import ClassAndOptions, RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
-from .step import count_rows
+from .step_callback import StepCallback
 from .step_statistics import num_tokens
 from .trainer_checks import (
     NO_SEARCH,
     check_arguments,
-    check_batching,
     check_callbacks,
     check_model,
-    check_optimizers,
     check_options,
+    check_set_up,
     metric_functions,
 )
 from .trainer_parts import changed, compile_layers, make_step, without_token_warning
 from .unfreezing import GradualUnfreezing, stages_of_run
-from .unsupported import check_supported, shards_gradients
+from .unsupported import shards_gradients
 from .watched_metric import check_evaluations, check_own_schedule, schedule_options
 
 
@@ -102,14 +100,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     ) -> None:
         kwargs, callbacks = check_options(kwargs), check_callbacks(callbacks)
         model, args, tasks = check_model(model), check_arguments(args), check_tasks(tasks)
-        check_batching(processing_class, kwargs.get("data_collator"))
-        check_optimizers(args, kwargs)
-        check_supported(model, args, tasks)
-        model.check_names()  # else the first save would be refused
-        if processing_class is not None:
-            check_tokenizer(processing_class, model.config.encoder_config)
-        check_metric_names(tasks)
-        tasks = with_loss_weights(tasks, args.options("loss_weights"))
+        tasks = check_set_up(model, args, tasks, processing_class, kwargs)
         self.tasks = {spec.name: spec for spec in tasks}
         self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
         functions = metric_functions(compute_metrics, self.tasks)
@@ -149,9 +140,13 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 processing_class=processing_class,
                 data_collator=self.data_collator,
                 compute_metrics=self.compute_metrics,
-                callbacks=[*callbacks, *self._own_callbacks(args)],
+                callbacks=callbacks,
                 **kwargs,
             )
+        check_own_schedule(self.lr_scheduler, args)
+        if rows is not None:
+            cls = type(self.optimizer) if self.optimizer is not None else self._new_optimizer()[0]
+            self.settings.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
         self.step = make_step(
             model,
             args,
@@ -162,22 +157,29 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             stock_loss=stock_loss,
             mixed_precision=self.accelerator.mixed_precision,
         )
-        self.callback_handler.callbacks.insert(0, self._held)
-        check_own_schedule(self.lr_scheduler, args)
-        if rows is not None:
-            cls = type(self.optimizer) if self.optimizer is not None else self._new_optimizer()[0]
-            self.settings.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
-        self.remove_callback(PrinterCallback)
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(TaskBars())
-        self.add_callback(TaskLines(tasks))
+        self._add_own_callbacks(args)
 
-    def _own_callbacks(self, args: MultiTaskTrainingArguments) -> list[TrainerCallback]:
-        """Those of every run, in the order in which they act."""
+    def _add_own_callbacks(self, args: MultiTaskTrainingArguments) -> None:
+        """Add those of every run, in the order in which they act; the user's stand before them."""
+        self.callback_handler.callbacks.insert(0, self._held)
+        self.remove_callback(PrinterCallback)
+        shows_bars = self.pop_callback(ProgressCallback) is not None
         patience = args.early_stopping_patience
-        stopping = [] if patience is None else [EarlyStopping(early_stopping_patience=patience)]
-        keep_patience = KeepPatience(lambda: self.callback_handler.callbacks)
-        return [_StepCallback(self), *stopping, keep_patience, self.checkpoints]
+        for callback in (
+            StepCallback(
+                self.step,
+                self.settings,
+                self.checkpoints,
+                lambda: self.batch_sampler,
+                own_groups=not self.is_deepspeed_enabled,
+            ),
+            *([] if patience is None else [EarlyStopping(early_stopping_patience=patience)]),
+            KeepPatience(lambda: self.callback_handler.callbacks),
+            self.checkpoints,
+            *([TaskBars()] if shows_bars else []),
+            TaskLines(list(self.tasks.values())),
+        ):
+            self.add_callback(callback)
 
     def _given_rows(self, given: Any, argument: str, **options: bool) -> dict[str, Dataset]:
         return given_rows(given, argument, self.tasks, self.model, self.data_collator, **options)
@@ -212,7 +214,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of a step; under an engine that shards, the step learns its rows of each task.
+        """The micro-batches of a step; under an engine that shards, the step learns how many units each task has.
 
         None once the run is at its last step or stopped: resumed there in mid-epoch, the Trainer would train one more.
         """
@@ -224,8 +226,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             sum_over_processes([tokens])
             self.state.num_input_tokens_seen += int(tokens)
         if isinstance(self.step, JointStep) and batches:
-            self.step.step_rows = torch.stack([count_rows(batch, self.tasks) for batch in batches]).sum(0).to(device)
-            sum_over_processes([self.step.step_rows])
+            self.step.step_units = torch.stack(list(map(self.step.count_units, batches))).sum(dim=0).to(device)
+            sum_over_processes([self.step.step_units])
         return batches, None
 
     # ---- training ----
@@ -238,7 +240,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         Args:
             model: as the engine wrapped it, which only an engine that shards needs.
             inputs: task -> its rows.
-            num_items_in_batch: not used: the step counts rows by task.
+            num_items_in_batch: not used: the step counts by task.
 
         Returns:
             The weighted sum of the tasks' losses that are finite, divided by the micro-batches of the step. *Shape:* ()
@@ -262,7 +264,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     def _ask_for_stock_loss(self) -> None:
         """Notice a `compute_loss` that was put in the place of the trainer's after it was built."""
         stock = has_stock_loss(self.compute_loss, shards=isinstance(self.step, JointStep))
-        self.evaluator.with_loss = stock
+        self.evaluator.with_loss = self.step.stock_loss = stock
         if self.step.strategy is not None and not stock:
             self.step.strategy.may_pack = False
 
@@ -559,29 +561,3 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         return self.publisher.upload(
             self.record(), message=message, token=token or self.args.hub_token, revision=revision
         )
-
-
-class _StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """Tells the step and the sampler where steps and epochs begin and end."""
-
-    def __init__(self, trainer: MultiTaskTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
-        if trainer.checkpoints.resumed_from is not None:
-            state.compute_steps(args, state.max_steps)
-            says_rates = not trainer.is_deepspeed_enabled
-            trainer.settings.apply_to_loaded(trainer.optimizer, trainer.lr_scheduler, says_rates=says_rates)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
-        self.trainer.batch_sampler.set_epoch(int(state.epoch or 0))
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.step.begin(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.step.end()
-        if max(self.trainer.step.statistics.bad_steps.values()) >= args.max_bad_steps:
-            control.should_save = control.should_training_stop = True

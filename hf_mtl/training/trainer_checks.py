@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.optimization import GreedyLR
 
 from ..errors import InputError, unknown_name_error
+from ..model.input_length import check_tokenizer
 from ..model.modeling import MultiTaskModel
-from ..tasks.spec import TaskSpec
+from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .arguments import MultiTaskTrainingArguments
+from .unsupported import check_supported
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
 REFUSED = {
@@ -37,6 +39,32 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in REFUSED:
             raise InputError(f"{name} {REFUSED[name]}")
     return given
+
+
+def check_set_up(
+    model: MultiTaskModel,
+    args: MultiTaskTrainingArguments,
+    tasks: list[TaskSpec],
+    processing_class: object,
+    options: Mapping[str, Any],
+) -> list[TaskSpec]:
+    """The tasks, with the loss weights of the arguments; InputError where model, arguments and tasks do not fit.
+
+    Args:
+        model: to be trained.
+        args: of the run.
+        tasks: of the trainer.
+        processing_class: the tokenizer.
+        options: those that go to `Trainer`.
+    """
+    check_batching(processing_class, options.get("data_collator"))
+    check_optimizers(args, options)
+    check_supported(model, args, tasks)
+    model.check_names()  # else the first save would be refused
+    if processing_class is not None:
+        check_tokenizer(processing_class, model.config.encoder_config)
+    check_metric_names(tasks)
+    return with_loss_weights(tasks, args.options("loss_weights"))
 
 
 def metric_functions(given: object, tasks: Mapping[str, TaskSpec]) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def make_step(
     may_pack = args.world_size == 1 and method.needs != "losses_after_step" and stock_loss and mixed_precision == "no"
     compiled = args.torch_compile or has_compiled_layers(model)
     strategy = make_step_strategy(model, args, may_pack=may_pack, compiled=compiled, mixed_precision=mixed_precision)
-    return MultiTaskStep(model, tasks, method, loss_of=loss_of, context=context, seed=args.seed, strategy=strategy)
+    return MultiTaskStep(
+        model, tasks, method, loss_of=loss_of, context=context, seed=args.seed, stock_loss=stock_loss, strategy=strategy
+    )
 
 
 def compile_layers(model: MultiTaskModel, args: TrainingArguments) -> None:

@@ -201,7 +201,7 @@ def test_the_gradient_of_every_part_of_the_head_is_the_plain_one(
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.create_optimizer_and_scheduler(4)
     trainer.current_gradient_accumulation_steps = 1
-    trainer.begin_step()
+    trainer.step.begin(0)
     trainer.training_step(trainer.model, batch)
     found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     trainer.model.zero_grad()

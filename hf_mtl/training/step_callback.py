@@ -1,0 +1,56 @@
+"""Tells the step and the batch sampler where steps and epochs begin and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..data.batch_sampler import TaskBatchSampler
+from .checkpoint_callbacks import CheckpointManager
+from .run_settings import RunSettings
+from .step import MultiTaskStep
+
+
+class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Comes before everything that saves or stops.
+
+    Args:
+        step: of the training.
+        settings: go on with what a checkpoint had.
+        checkpoints: knows the checkpoint that the run goes on from.
+        sampler: gives the sampler of the run.
+        own_groups: whether the optimizer's groups are those that were asked for, which DeepSpeed's are not.
+    """
+
+    def __init__(
+        self,
+        step: MultiTaskStep,
+        settings: RunSettings,
+        checkpoints: CheckpointManager,
+        sampler: Callable[[], TaskBatchSampler],
+        *,
+        own_groups: bool,
+    ) -> None:
+        self.step, self.settings, self.checkpoints, self.sampler = step, settings, checkpoints, sampler
+        self.own_groups = own_groups
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        if self.checkpoints.resumed_from is not None:
+            state.compute_steps(args, state.max_steps)
+            self.settings.apply_to_loaded(optimizer, lr_scheduler, own_groups=self.own_groups)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.
+        self.sampler().set_epoch(int(state.epoch or 0))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step.begin(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step.end()
+        if max(self.step.statistics.bad_steps.values()) >= args.max_bad_steps:
+            control.should_save = control.should_training_stop = True
