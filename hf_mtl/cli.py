@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
+from .data.task_data import DEFAULT_LENGTH
 from .data.task_report import describe_task, format_task, format_task_sets
 from .errors import CheckpointError, InputError, PushError
 from .hub.upload import push_folder
@@ -30,7 +31,7 @@ from .tasks.demo import demo_tokenizer
 from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
 from .tasks.text_files import FORMATS
 from .training import run as training_run
-from .training.arguments import DEFAULT_ENCODER, DEFAULT_LENGTH, check_length
+from .training.arguments import DEFAULT_ENCODER, check_length
 from .training.recipes import recipe_names
 
 

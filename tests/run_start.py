@@ -2,7 +2,7 @@
 
 from transformers import set_seed
 
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.run_model import load_model_and_tokenizer
 
 

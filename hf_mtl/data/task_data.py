@@ -21,6 +21,7 @@ from .raw_rows import ON_BAD_ROW, load_rows, split_names
 from .tokenization import tokenize
 
 logger = logging.getLogger(__name__)
+DEFAULT_LENGTH = 512  # tokens
 TaskData = dict[str, dict[str, Dataset]]
 LabelledRows = tuple[Dataset, NDArray[Any]]  # raw rows and their checked labels
 
@@ -29,7 +30,7 @@ def load_task_data(
     tasks: Sequence[TaskSpec],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    max_length: int = 512,
+    max_length: int = DEFAULT_LENGTH,
     splits: Sequence[str] = ("train", "validation"),
     rows: Mapping[str, GivenRows] | None = None,
     on_bad_row: str = "error",

@@ -1,38 +1,31 @@
-"""The command line: three dataclasses, and a YAML or JSON file of the same arguments that flags override."""
+"""The arguments of a run in three dataclasses: the model, the data, the training."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import typing
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from ..data.raw_rows import ON_BAD_ROW
+from ..data.task_data import DEFAULT_LENGTH
 from ..data.task_shares import TASK_SAMPLING, check_sampling
 from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS, make_gradient_method
 from ..kernels.strategy import CPU_KERNELS
-from ..model.configuration import POOLINGS, MultiTaskConfig
-from ..plugins import load_plugins_of
+from ..model.configuration import POOLINGS
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
 from .argument_checks import MOST, check_schedule, check_trackers, check_values
-from .argument_files import file_flags
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
 from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations, refuse_watchers_without_metric
 
 logger = logging.getLogger(__name__)
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
-DEFAULT_LENGTH = 512  # tokens
 _METHOD_NAMES = ", ".join(sorted(GRADIENT_METHODS))
 
 
@@ -235,97 +228,3 @@ def check_length(max_seq_length: int) -> None:
     """Raise InputError for inputs that would be cut to next to nothing, and for a length that is none."""
     if not 8 <= max_seq_length <= MOST:
         raise InputError(f"max_seq_length is {max_seq_length}, wanted at least 8 and at most {MOST}")
-
-
-def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int) -> dict[str, str]:
-    """The settings that make a run what it is, for people. None of them names a folder.
-
-    Args:
-        args: of the run.
-        config: of its model.
-        steps: trained.
-    """
-    half = "bf16" if args.bf16 else "fp16" if args.fp16 and args.device.type != "cpu" else None  # CPUs ignore fp16
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return {
-        "gradients combined by": " ".join([args.gradient_method, *_as_json(args.gradient_method_args)]),
-        "loss weights": " ".join(_as_json(args.loss_weights)) or "the task set's",
-        "optimizer steps": f"{steps:,}",
-        "rows per step, over all tasks": f"{rows:,}",
-        "task sampling": args.task_sampling,
-        "learning rate": f"{args.learning_rate:g}, {_schedule(args)}",
-        "optimizer, weight decay": f"{args.optimizer or args.optim.value}, {args.weight_decay:g}",
-        "trainable encoder layers (unit: number)": args.unfreeze_schedule,
-        "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",
-        "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
-        "precision, seed": f"{half or 'fp32'}, {args.seed}",
-    }
-
-
-def _as_json(options: Options) -> list[str]:
-    return [json.dumps(options)] if options else []
-
-
-def _schedule(args: MultiTaskTrainingArguments) -> str:
-    """The schedule in words, with the warm-up where it has one."""
-    kind = args.lr_scheduler_type
-    warms_up = kind not in (SchedulerType.CONSTANT, *WATCHING_SCHEDULES)
-    return f"{args.warmup_steps:g} warm-up steps, {kind.value}" if warms_up else kind.value
-
-
-Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]
-DATACLASSES = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
-
-
-class _Parser(HfArgumentParser):  # type: ignore[misc]  # transformers' base class is untyped
-    def error(self, message: str) -> NoReturn:
-        """What argparse would answer with a page of usage."""
-        raise InputError(message)
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """The arguments of `[FILE.yaml|FILE.json] [--flag value ...]`; a flag overrides the file.
-
-    Raises:
-        InputError: for a file that cannot be read or has a key twice, an unknown key or flag, and a value that cannot
-            be used.
-    """
-    argv = list(argv)
-    load_plugins_of(argv)
-    _say_what_is_twice(argv)
-    is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
-    from_file, values = file_flags(Path(argv.pop(0)), _types()) if is_file else ([], {})
-    parser = _Parser(DATACLASSES, allow_abbrev=False)
-    parser.set_defaults(**values)
-    try:
-        *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
-    except InputError:
-        raise
-    except ValueError as error:  # from the checks of TrainingArguments
-        raise InputError(str(error)) from error
-    if rest:
-        raise (
-            unknown_name_error("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
-            if rest[0].startswith("-")
-            else InputError(f"argument {rest[0]!r} belongs to no flag; a YAML or JSON file comes first")
-        )
-    return tuple(parsed)
-
-
-def _say_what_is_twice(argv: Sequence[str]) -> None:
-    """Name the flags that are given more than once; the last value holds, as everywhere on a command line."""
-    words = (word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--"))
-    names = Counter(name if name in _defaults() else name.removeprefix("no_") for name in words)
-    for name in (name for name, count in names.items() if count > 1):
-        logger.warning("--%s is given more than once; the last value holds", name)
-
-
-def _defaults() -> dict[str, Any]:
-    """Argument -> its default, over the three dataclasses."""
-    return {f.name: f.default for c in DATACLASSES for f in dataclasses.fields(c) if f.init}
-
-
-def _types() -> dict[str, Any]:
-    """Argument -> what it may be, over the three dataclasses."""
-    hints = {name: hint for c in DATACLASSES for name, hint in typing.get_type_hints(c).items()}
-    return {name: hints[name] for name in _defaults()}

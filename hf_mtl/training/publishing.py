@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import SchedulerType
+
 from ..hub.model_card import CardFacts
 from ..hub.upload import CURVES, publish, write_local_card
 from ..model.configuration import MultiTaskConfig
 from ..tasks.spec import TaskSpec
-from .arguments import MultiTaskTrainingArguments, describe_setup
+from .arguments import MultiTaskTrainingArguments
 from .checkpoints import write_errors_named
 from .resuming import changes_in_words
+from .watched_metric import WATCHING_SCHEDULES
 
 # In the line of the log that ends a training, and in no other.
 END_OF_TRAINING = "total_flos"
@@ -118,3 +122,39 @@ def step_of_weights(
     if trained >= 0 and best_is_loaded and best_step is not None and not evaluated_since:
         return best_step
     return step
+
+
+def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int) -> dict[str, str]:
+    """The settings that make a run what it is, for people. None of them names a folder.
+
+    Args:
+        args: of the run.
+        config: of its model.
+        steps: trained.
+    """
+    half = "bf16" if args.bf16 else "fp16" if args.fp16 and args.device.type != "cpu" else None  # CPUs ignore fp16
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {
+        "gradients combined by": " ".join([args.gradient_method, *_as_json(args.gradient_method_args)]),
+        "loss weights": " ".join(_as_json(args.loss_weights)) or "the task set's",
+        "optimizer steps": f"{steps:,}",
+        "rows per step, over all tasks": f"{rows:,}",
+        "task sampling": args.task_sampling,
+        "learning rate": f"{args.learning_rate:g}, {_schedule(args)}",
+        "optimizer, weight decay": f"{args.optimizer or args.optim.value}, {args.weight_decay:g}",
+        "trainable encoder layers (unit: number)": args.unfreeze_schedule,
+        "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",
+        "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
+        "precision, seed": f"{half or 'fp32'}, {args.seed}",
+    }
+
+
+def _as_json(options: object) -> list[str]:
+    return [json.dumps(options)] if options else []
+
+
+def _schedule(args: MultiTaskTrainingArguments) -> str:
+    """The schedule in words, with the warm-up where it has one."""
+    kind = args.lr_scheduler_type
+    warms_up = kind not in (SchedulerType.CONSTANT, *WATCHING_SCHEDULES)
+    return f"{args.warmup_steps:g} warm-up steps, {kind.value}" if warms_up else kind.value

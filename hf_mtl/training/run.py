@@ -17,7 +17,8 @@ from ..errors import InputError
 from ..hub.upload import CURVES
 from ..model.input_length import training_max_length
 from ..tasks.spec import TaskSpec, load_tasks
-from .arguments import DataArguments, MultiTaskTrainingArguments, parse_arguments
+from .argument_parser import parse_arguments
+from .arguments import DataArguments, MultiTaskTrainingArguments
 from .output_folder import check_output_folder
 from .progress import BarHandler
 from .recipes import with_recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 
 SETTINGS = {
     "eval_strategy": "steps",

@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from hf_mtl import InputError, MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.metric_names import greater_is_better, metric_names
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.watched_metric import known_metrics
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "train_metric_rows": 0}

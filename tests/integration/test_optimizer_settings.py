@@ -7,7 +7,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_mtl import InputError, MultiTaskTrainer
 from hf_mtl.training.argument_checks import MOST, NUMBERS
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.resuming import rates, say_kept_rates
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 0, "max_steps": 3}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
 from hf_mtl.training.argument_checks import NUMBERS, TRACKERS
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 
 UNUSABLE = {
     "gradient_accumulation_steps": [0, -1],

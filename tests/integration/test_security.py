@@ -10,7 +10,7 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from hf_mtl import InputError, load_tasks
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.checkpoints import choose_checkpoint, write_manifest
 from hf_mtl.training.run_model import load_model_and_tokenizer
 

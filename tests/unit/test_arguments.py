@@ -5,7 +5,8 @@ import json
 import pytest
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
-from hf_mtl.training.arguments import describe_setup, parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
+from hf_mtl.training.publishing import describe_setup
 
 
 @pytest.fixture

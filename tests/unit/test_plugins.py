@@ -13,7 +13,7 @@ from hf_mtl.gradients.method import GRADIENT_METHODS
 from hf_mtl.plugins import load_plugin, plugins_digest
 from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.metrics import task_scores
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 
 pytestmark = pytest.mark.usefixtures("plugins_of_this_test")
 

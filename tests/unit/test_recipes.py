@@ -4,7 +4,7 @@ import pytest
 
 from hf_mtl import InputError
 from hf_mtl.cli import main as cli
-from hf_mtl.training.arguments import parse_arguments
+from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.recipes import RECIPES, recipe_names, with_recipe
 from hf_mtl.training.run import main
 
