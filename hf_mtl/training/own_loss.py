@@ -17,32 +17,20 @@ logger = logging.getLogger(__name__)
 SIGNATURE = "compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
 
 
-def has_stock_loss(compute_loss: Callable[..., Any], *, shards: bool) -> bool:
-    """True if a trainer's `compute_loss` is the Trainer's; one of a subclass is checked, and said.
-
-    Args:
-        compute_loss: bound to its trainer.
-        shards: whether an engine does.
-
-    Raises:
-        InputError: where it could not be called.
-    """
-    if getattr(compute_loss, "__func__", None) is Trainer.compute_loss:
-        return True
-    check_loss_method(compute_loss, shards=shards)
-    logger.info(
-        "compute_loss is not the Trainer's: in training too, it is called once per task, with "
-        "{'task': name, **batch}, and the tasks share no pass"
-    )
-    return False
+def is_stock_loss(compute_loss: Callable[..., Any]) -> bool:
+    """True if a trainer's `compute_loss` is the Trainer's, no subclass's and nothing put in its place."""
+    return getattr(compute_loss, "__func__", None) is Trainer.compute_loss
 
 
-def check_loss_method(compute_loss: Callable[..., Any], *, shards: bool) -> None:
-    """Raise InputError where it could not be called.
+def check_own_loss(compute_loss: Callable[..., Any], *, shards: bool) -> None:
+    """Check a `compute_loss` of the user's, and say how it is called.
 
     Args:
         compute_loss: bound to its trainer.
         shards: whether an engine does, whose one forward gives the losses of all tasks.
+
+    Raises:
+        InputError: where it could not be called.
     """
     if shards:
         raise InputError(
@@ -55,6 +43,10 @@ def check_loss_method(compute_loss: Callable[..., Any], *, shards: bool) -> None
         signature.bind("model", {}, return_outputs=True)
     except TypeError as error:
         raise InputError(f"compute_loss{signature}: {error}; wanted {SIGNATURE}") from error
+    logger.info(
+        "compute_loss is not the Trainer's: in training too, it is called once per task, with "
+        "{'task': name, **batch}, and the tasks share no pass"
+    )
 
 
 def check_loss(loss: object, task: str) -> None:

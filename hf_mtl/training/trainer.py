@@ -40,7 +40,7 @@ from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
 from .hub_sync import CheckpointPusher
 from .joint_step import JointStep
-from .own_loss import check_loss, has_stock_loss, loss_and_outputs
+from .own_loss import check_loss, check_own_loss, is_stock_loss, loss_and_outputs
 from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
 from .run_settings import ClassAndOptions, RunSettings, chosen_optimizer
@@ -104,7 +104,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.tasks = {spec.name: spec for spec in tasks}
         self.model, self.data_collator = model, kwargs.pop("data_collator", None) or TaskCollator(processing_class)
         functions = metric_functions(compute_metrics, self.tasks)
-        stock_loss = has_stock_loss(self.compute_loss, shards=shards_gradients(model, args))
+        if not (stock_loss := is_stock_loss(self.compute_loss)):
+            check_own_loss(self.compute_loss, shards=shards_gradients(model, args))
         self.evaluator = TaskEvaluator(model, self.tasks, functions, with_loss=stock_loss)
         self.publisher = Publisher(args, model.config, tasks)
         self.settings = RunSettings(args, model, self.tasks)
@@ -263,7 +264,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def _ask_for_stock_loss(self) -> None:
         """Notice a `compute_loss` that was put in the place of the trainer's after it was built."""
-        stock = has_stock_loss(self.compute_loss, shards=isinstance(self.step, JointStep))
+        stock = is_stock_loss(self.compute_loss)
         self.evaluator.with_loss = self.step.stock_loss = stock
         if self.step.strategy is not None and not stock:
             self.step.strategy.may_pack = False
@@ -374,6 +375,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if self._evaluated_at_start:  # a resumed run was, before its first step
             self._evaluated_at_start = False
             return {}
+        self._ask_for_stock_loss()
         self._memory_tracker.start()
         start = time.time()
         given = self.eval_dataset if eval_dataset is None else eval_dataset

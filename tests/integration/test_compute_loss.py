@@ -95,9 +95,9 @@ def test_it_is_said_once_and_there_is_no_packed_pass(make, caplog):
         assert packs(make(MultiTaskTrainer))
         assert "compute_loss" not in caplog.text
         trainer = make(max_steps=3)
-    assert not packs(trainer)
+        assert not packs(trainer)
+        trainer.train()
     assert caplog.text.count("compute_loss is not the Trainer's") == 1
-    trainer.train()
     assert trainer.calls == ("reviews", "pairs") * 3
 
 
