@@ -80,7 +80,10 @@ def parser() -> argparse.ArgumentParser:
     _add_push(commands.add_parser("push", help="upload a trained folder to the Hub, as --push_to_hub does"))
     for name in ("predict", "tasks", "push"):
         commands.choices[name].add_argument(
-            "--plugin", nargs="+", metavar="FILE.py", help="files of your own that register kinds"
+            "--plugin",
+            action="append",
+            metavar="FILE.py",
+            help="a file of your own that registers kinds; may be repeated",
         )
     return top
 

@@ -45,7 +45,7 @@ def load_plugin(path: str | Path) -> ModuleType:
         _check_neighbours(file)
     except InputError as error:
         raise InputError(f"plugin {str(path)!r}: {error}") from error
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise InputError(f"plugin {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
     LOADED[file] = module
     return module
@@ -90,7 +90,7 @@ def _named_by_file(argv: Sequence[str]) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
         values: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return []
     found = values.get("plugin") if isinstance(values, dict) else None
     return [found] if isinstance(found, str) else list(map(str, found)) if isinstance(found, list) else []

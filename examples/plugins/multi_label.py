@@ -15,7 +15,7 @@ from datasets import Dataset
 from multi_label_head import MultiLabelHead
 from numpy.typing import NDArray
 
-from hf_mtl import TaskKind, TaskSpec, register_kind, register_metric
+from hf_mtl import InputError, TaskKind, TaskSpec, register_kind, register_metric
 from hf_mtl.tasks.row_errors import RowErrors, raise_first
 
 Array = NDArray[Any]
@@ -59,6 +59,18 @@ class MultiLabel(TaskKind):
             for row, cell in enumerate(cells)
             if not (_are_names(cell, spec) or (cell is None and split == "test"))
         }
+
+    def check_labels(self, spec: TaskSpec, labels: Any, where: str, *, labelled: bool) -> Array | None:
+        """The labels of rows that are handed to the trainer: 0 or 1 for each name, in every row."""
+        found = super().check_labels(spec, labels, where, labelled=labelled)
+        rows = labels.to_pylist() if found is None else found.tolist()
+        for number, row in enumerate(rows):
+            if not labelled and np.isnan(row).all():  # of "test"
+                continue
+            if len(row) != len(spec.labels or ()) or not set(row) <= {0, 1}:
+                wanted = f"wanted 0 or 1 for each of {spec.labels}"
+                raise InputError(f"{where}: label {row} in row {number} (the first row is 0), {wanted}")
+        return found
 
     def write(self, spec: TaskSpec, predictions: Array) -> list[str]:
         """The names of the predicted labels, with commas between."""

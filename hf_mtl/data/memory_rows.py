@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas  # type: ignore[import-untyped]
 import pyarrow  # type: ignore[import-untyped]
-from datasets import Dataset, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..errors import InputError, unknown_name_error
 from ..tasks.columns import TextFaults, table_rows, to_table, with_texts
@@ -46,6 +46,8 @@ def _checked_splits(given: object, spec: TaskSpec) -> GivenRows:
     if not isinstance(given, Mapping):
         raise InputError(f"{where} is a {type(given).__name__}, wanted {{split: rows}}, e.g. {{'train': dataset}}")
     known = [spec.splits.get(split, split) for split in ("train", "validation", "test")]
+    if isinstance(given, DatasetDict):  # of somebody else's making, such as one with "unsupervised"
+        given = {split: rows for split, rows in given.items() if split in known} or given
     for split, rows in given.items():
         if split not in known:
             raise unknown_name_error(f"split in {where}:", split, known)

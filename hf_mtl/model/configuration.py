@@ -101,7 +101,11 @@ class MultiTaskConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
 
 def _check_format(version: object) -> None:
     """Raise InputError for a format that this version does not know."""
-    if version is not None and (type(version) is not int or not 1 <= version <= FORMAT_VERSION):
+    if version is None:
+        return
+    if type(version) is not int or version < 1:
+        raise InputError(f"format_version is {version!r}, wanted a whole number from 1; fetch config.json again")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"format_version is {version!r}, and this hf_mtl knows the formats up to {FORMAT_VERSION}: the model was "
             "saved by a newer hf_mtl; pip install --upgrade hf_mtl"

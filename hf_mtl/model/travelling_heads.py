@@ -21,12 +21,13 @@ from .heads import HEADS, Head
 EXTRA_FILE = "extra_heads.py"
 WANTED = "wanted a file that imports torch, transformers and 'from hf_mtl.model.X import Y' only"
 _OWN_IMPORT = re.compile(r"^(\s*)from\s+hf_mtl\.model\.(\w+)\s+import\b", flags=re.MULTILINE)
+OWN_KINDS = ("classification", "regression")  # which every copy of the code registers by itself
 
 
 def extra_heads(kinds: Iterable[str]) -> dict[str, type[Head]]:
     """Kind -> class of those among `kinds` that are not hf_mtl's own."""
     heads = {kind: HEADS[kind] for kind in dict.fromkeys(kinds)}
-    return {kind: head for kind, head in heads.items() if kind in EXTRA_HEADS or not _is_inside(head)}
+    return {kind: head for kind, head in heads.items() if kind in EXTRA_HEADS or kind not in OWN_KINDS}
 
 
 def head_file_names(kinds: Iterable[str]) -> dict[str, str]:

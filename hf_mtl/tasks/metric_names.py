@@ -116,7 +116,8 @@ def check_metrics(task: str, kind: str, labels: Sequence[str] | None, metrics: S
     known = metric_names(kind)
     for metric in (*metrics, main_metric):
         if metric not in known:
-            raise unknown_name_error(f"metric for task {task!r} ({kind}):", metric, known)
+            error = unknown_name_error(f"metric for task {task!r} ({kind}):", metric, known)
+            raise InputError(f"{error}; one of a file of your own: --plugin FILE.py")
         if is_of_one_class(metric) and labels is not None and len(labels) > 2:
             raise InputError(
                 f"task {task!r}: {metric} is that of one class, and there are {len(labels)}; wanted macro_f1, micro_f1 "

@@ -29,7 +29,7 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
     """Completes every checkpoint that the Trainer has written; it comes after all callbacks that add to one.
 
     `on_save` is the order of what happens. The Trainer itself would remove old checkpoints and push the new one before
-    it is complete: `StockSavesHeld` keeps it from both.
+    it is complete: `ArgumentsAside` keeps it from both.
 
     Args:
         write_memory: puts what the run needs beside the Trainer's files into a checkpoint, on the main process.
@@ -126,22 +126,27 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
         self._stop_asked = True
 
 
-class StockSavesHeld(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """Sets two arguments aside for as long as the Trainer would remove or push a checkpoint that is not complete.
+# The Trainer would remove old checkpoints, and push, after `save_model` of a checkpoint's folder and before `on_save`;
+# with a limit of 1 it also removes the last one between the last line of the log and `on_train_end`.
+NO_STOCK_SAVES = {"save_total_limit": None, "hub_strategy": HubStrategy.END}
+# A resumed run was evaluated at its start before; the Trainer would do so again between `on_train_begin` and the rest.
+NO_START_EVALUATION = {"eval_on_start": False}
 
-    The Trainer does both after `save_model` of a checkpoint's folder and before `on_save`; with a limit of 1 it also
-    removes the last checkpoint between the last line of the log and `on_train_end`. No public hook lies between. This
-    callback comes first, so that every other one sees the user's values.
+
+class ArgumentsAside(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Keeps the Trainer from something that has no public hook, by other arguments between two events.
+
+    This callback comes first, so that every other one sees the user's values.
     """
 
     def __init__(self) -> None:
         self._aside: dict[str, Any] = {}
 
-    def set_aside(self, args: TrainingArguments) -> None:
-        """Let the Trainer neither remove nor push checkpoints until `put_back`."""
-        if not self._aside:
-            self._aside = {"save_total_limit": args.save_total_limit, "hub_strategy": args.hub_strategy}
-            args.save_total_limit, args.hub_strategy = None, HubStrategy.END
+    def set_aside(self, args: TrainingArguments, values: Mapping[str, Any]) -> None:
+        """Give arguments other values until the next event, or `put_back`."""
+        for name, value in values.items():
+            self._aside.setdefault(name, getattr(args, name))
+            setattr(args, name, value)
 
     def put_back(self, args: TrainingArguments) -> None:
         """Give the arguments the user's values again."""
@@ -149,11 +154,24 @@ class StockSavesHeld(TrainerCallback):  # type: ignore[misc]  # transformers' ba
             setattr(args, name, value)
         self._aside = {}
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back(args)
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.put_back(args)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.put_back(args)
+
+
+class SkipStartEvaluation(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Comes last in a resumed run."""
+
+    def __init__(self, aside: ArgumentsAside) -> None:
+        self.aside = aside
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.aside.set_aside(args, NO_START_EVALUATION)
 
 
 def say_if_order_differs(checkpoint: Path, now: Mapping[str, Any]) -> None:

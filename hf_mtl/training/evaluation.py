@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class TaskEvaluator:
         with_loss: bool,
     ) -> None:
         self.model, self.tasks, self.functions, self.with_loss = model, tasks, functions, with_loss
+        # Where the rows that go through the model stood, while they do: a function of the user's gets them in order.
+        self._order: NDArray[np.int64] | None = None
 
     def scores(self, task: str, prediction: EvalPrediction) -> dict[str, float]:
         """Metric -> value, of one task.
@@ -59,9 +61,19 @@ class TaskEvaluator:
         logits = torch.from_numpy(prediction.predictions)
         labels = torch.from_numpy(prediction.label_ids).to(head.label_dtype)
         scores = dict(task_scores(self.tasks[task], head.decode(logits).numpy(), labels.numpy()))
-        if task in self.functions:
-            scores.update(_as_scores(self.functions[task](prediction), task))
-        return {**scores, "loss": self.model.mean_loss(task, logits, labels).item()} if self.with_loss else scores
+        if self.with_loss:
+            scores["loss"] = self.model.mean_loss(task, logits, labels).item()
+        if task in self.functions:  # last, as it may change what it gets
+            own = _as_scores(self.functions[task](self._in_order(prediction)), task, taken=("loss", "average"))
+            scores.update(own)
+        return scores
+
+    def _in_order(self, prediction: EvalPrediction) -> EvalPrediction:
+        """Logits and labels in the order of the data set's rows."""
+        if self._order is None:
+            return prediction
+        back = np.argsort(self._order)
+        return EvalPrediction(prediction.predictions[back], prediction.label_ids[back])
 
     def evaluate(self, rows: Mapping[str, Dataset], prefix: str, loop: Loop) -> dict[str, float]:
         """Every task's metrics as "<prefix>_<task>_<metric>", and the average of the main ones."""
@@ -69,8 +81,11 @@ class TaskEvaluator:
 
         metrics: dict[str, float] = {}
         for task in rows:
-            sorted_rows, _ = sort_by_length(task, rows[task])  # scores do not ask for the order
-            metrics.update(loop(sorted_rows, f"{prefix}_{task}"))
+            sorted_rows, self._order = sort_by_length(task, rows[task])
+            try:
+                metrics.update(loop(sorted_rows, f"{prefix}_{task}"))
+            finally:
+                self._order = None
         metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
         return metrics
 
@@ -92,7 +107,11 @@ class TaskEvaluator:
         known = has_label(rows["labels"][:]) if "labels" in rows.column_names else np.zeros(0, dtype=bool)
         labels = None if known.all() else np.asarray(rows["labels"])  # else the loop scores them
         sorted_rows, order = sort_by_length(task, rows if labels is None else rows.remove_columns("labels"))
-        output = predict(sorted_rows)
+        self._order = order
+        try:
+            output = predict(sorted_rows)
+        finally:
+            self._order = None
         back = np.argsort(order)
         logits, found = (None if each is None else each[back] for each in (output.predictions, output.label_ids))
         if labels is None:
@@ -103,14 +122,25 @@ class TaskEvaluator:
         return output._replace(predictions=logits, label_ids=labels)
 
 
-def _as_scores(given: object, task: str) -> dict[str, float]:
-    """What a function of the user's gave, as floats; InputError unless it maps names to numbers."""
+def _as_scores(given: object, task: str, taken: Sequence[str]) -> dict[str, float]:
+    """What a function of the user's gave, as floats.
+
+    Raises:
+        InputError: unless it maps names to numbers, none of them among those that are `taken`.
+    """
     try:
-        return {str(name): float(value) for name, value in dict(given).items()}  # type: ignore[call-overload]
+        scores = {str(name): float(value) for name, value in dict(given).items()}  # type: ignore[call-overload]
     except (TypeError, ValueError) as error:
         raise InputError(
             f"compute_metrics of task {task!r} gives {given!r:.60}, wanted {{name: number}}, as for Trainer"
         ) from error
+    for name in scores:
+        if not name or name in taken:
+            raise InputError(
+                f"compute_metrics of task {task!r} gives a metric called {name!r}; wanted a name that is not empty and "
+                f"none of {', '.join(taken)}"
+            )
+    return scores
 
 
 def sort_by_length(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """What a checkpoint was trained with, and what becomes of a setting that a resumed run changes.
 
 Every setting that a result follows from is refused when changed, kept from the checkpoint, or applied; the last two are
-said. What only the order of the batches follows from is in `data_order.json`, see `saving.py`.
+said. What only the order of the batches follows from is in `data_order.json`, see `checkpoint_callbacks.py`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -184,7 +185,8 @@ def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments,
         tasks = f"--tasks {' '.join(data_args.tasks)} " if data_args.tasks else ""
         data = f"--dataset_name {data_args.dataset_name} " if data_args.dataset_name else ""
         print(f"load:    MultiTaskModel.from_pretrained({folder!r})")
+        plugins = f" --plugin {shlex.join(data_args.plugin)}" if data_args.plugin else ""
         print(
             f"predict: {command} --model_name_or_path {folder} --task_set {data_args.task_set} "
-            f"{tasks}{data}--output_dir {folder} --do_predict"
+            f"{tasks}{data}--output_dir {folder} --do_predict{plugins}"
         )

@@ -34,7 +34,7 @@ from ..tasks.spec import TaskSpec
 from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
 from .batches import check_batch, data_order, given_rows, make_loader, shares_by_epoch, train_sampler, training_rows
-from .checkpoint_callbacks import CheckpointManager, StockSavesHeld
+from .checkpoint_callbacks import NO_STOCK_SAVES, ArgumentsAside, CheckpointManager, SkipStartEvaluation
 from .checkpoints import choose_checkpoint, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
@@ -111,8 +111,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.settings = RunSettings(args, model, self.tasks)
         self.pusher = CheckpointPusher()
         self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
-        self._held = StockSavesHeld()
-        self._evaluated_at_start = False
+        self._aside = ArgumentsAside()
 
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         if self.unfreeze_schedule is not None and train_dataset is not None:
@@ -162,7 +161,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def _add_own_callbacks(self, args: MultiTaskTrainingArguments) -> None:
         """Add those of every run, in the order in which they act; the user's stand before them."""
-        self.callback_handler.callbacks.insert(0, self._held)
+        self.callback_handler.callbacks.insert(0, self._aside)
         self.remove_callback(PrinterCallback)
         shows_bars = self.pop_callback(ProgressCallback) is not None
         patience = args.early_stopping_patience
@@ -300,8 +299,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 around.enter_context(without_token_warning())
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
-            self._held.put_back(self.args)
-            self._evaluated_at_start = False
+            self._aside.put_back(self.args)
+            self.remove_callback(SkipStartEvaluation)
             self.step.close()
         self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
         return output
@@ -312,7 +311,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if (chosen := chosen_optimizer(self.args)) is not None:  # some options are no part of the state that is loaded
             self.optimizer_cls_and_kwargs = chosen
         self.checkpoints.resumed_from = checkpoint
-        self._evaluated_at_start = bool(self.args.eval_on_start)
+        if self.args.eval_on_start:
+            self.add_callback(SkipStartEvaluation(self._aside))
 
     def _new_optimizer(self) -> ClassAndOptions:
         """Class and options of the optimizer to be; InputError for one that is not installed or lacks an option."""
@@ -345,7 +345,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             logs.update(self.step.statistics.line())
         super().log(logs, start_time)
         if END_OF_TRAINING in logs:
-            self._held.set_aside(self.args)
+            self._aside.set_aside(self.args, NO_STOCK_SAVES)
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise InputError: trials want `model_init`."""
@@ -372,9 +372,6 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         Raises:
             InputError: for rows that cannot be scored, and where there are none.
         """
-        if self._evaluated_at_start:  # a resumed run was, before its first step
-            self._evaluated_at_start = False
-            return {}
         self._ask_for_stock_loss()
         self._memory_tracker.start()
         start = time.time()
@@ -480,7 +477,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if main and self.processing_class is not None:
             padded_right(self.processing_class).save_pretrained(folder)
         if _internal_call and Path(folder).name == f"checkpoint-{self.state.global_step}":
-            self._held.set_aside(self.args)
+            self._aside.set_aside(self.args, NO_STOCK_SAVES)
 
     def save_final(self) -> None:
         """Put the model and the tokenizer into the output folder, where `from_pretrained` finds them."""

@@ -73,6 +73,23 @@ def test_a_resumed_run_too_and_it_is_not_evaluated_at_its_start_again(make_train
     assert again.evaluate()["eval_average"] > -1
 
 
+def test_a_resumed_run_takes_scores_of_a_subclass_and_evaluations_of_a_callback(make_trainer):
+    """Whoever evaluates gets scores, also before the first step of a run that is not evaluated at its start again."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    make_trainer(max_steps=2, eval_on_start=True, **settings).train()
+    again, asked = make_trainer(max_steps=4, eval_on_start=True, **settings), []
+
+    class Ask(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            asked.append(again.evaluate()["eval_average"])
+
+    again.add_callback(Ask())
+    again.train("latest")
+    assert len(asked) == 1
+    assert [row["step"] for row in again.state.log_history if "eval_average" in row] == [0, 2, 2, 4]
+    assert not any(type(each).__name__ == "SkipStartEvaluation" for each in again.callback_handler.callbacks)
+
+
 def test_the_last_checkpoint_stays_beside_the_best_one(make_trainer, tmp_path):
     """The Trainer itself would remove it at the end, with a limit of 1."""
     trainer = make_trainer(

@@ -343,7 +343,7 @@ def test_compiled_layers_go_without_them(make_trainer, monkeypatch):
     calls = calls_of(monkeypatch, "product")
     for compiled in (True, False):
         options = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
-        with make_trainer(**options).compute_loss_context_manager():
+        with make_trainer(**options).step.around_forward():
             F.linear(torch.randn(4, 8), torch.randn(3, 8))
         assert len(calls) == (0 if compiled else 1)
 

@@ -66,7 +66,7 @@ PACKAGE = """
 import os, sys, torch
 from transformers import AutoModel, AutoTokenizer
 from hf_mtl import MultiTaskModel
-from hf_mtl.cli import _weights
+from hf_mtl.inference.predict_command import _weights
 here, name, revision, commit, folder = sys.argv[1:]
 assert _weights(name, "main") == commit
 token = os.environ.pop("HF_TOKEN")

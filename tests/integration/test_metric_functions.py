@@ -67,3 +67,25 @@ def test_what_is_no_function_of_a_task_is_refused(make, functions, named):
 def test_one_that_gives_no_numbers_is_named(make):
     with pytest.raises(InputError, match=r"compute_metrics of task 'reviews' gives 0.5, wanted \{name: number\}"):
         make({"reviews": lambda prediction: 0.5}).evaluate()
+
+
+def test_it_gets_the_rows_in_their_own_order_and_may_change_them(make):
+    """Rows go through the model by length."""
+    seen = []
+
+    def note(prediction):
+        seen.append(prediction.label_ids.tolist())
+        prediction.predictions[:] = 0
+        return {"zero": 0}
+
+    trainer, plain = make({"reviews": note}, train_metric_rows=0), make(None, train_metric_rows=0)
+    rows = trainer.eval_dataset
+    assert trainer.evaluate()["eval_reviews_loss"] == plain.evaluate()["eval_reviews_loss"]
+    trainer.predict(rows)
+    assert seen == [list(rows["reviews"]["labels"])] * 2
+
+
+@pytest.mark.parametrize("name", ["loss", "average", ""])
+def test_names_that_stand_for_something_else_are_refused(make, name):
+    with pytest.raises(InputError, match=f"compute_metrics of task 'reviews' gives a metric called '{name}'"):
+        make({"reviews": lambda prediction: {name: 1}}).evaluate()

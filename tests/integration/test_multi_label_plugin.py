@@ -147,7 +147,7 @@ def test_from_training_to_a_process_without_the_package(trained, task_file, tmp_
     (described,) = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert described["splits"]["train"]["labels"].keys() == set(LABELS)
     assert described["splits"]["test"]["labels"]["without_label"] == 1
-    assert cli(["tasks", str(task_file), "--plugin", str(PLUGIN), "--task", "topics"]) == 0
+    assert cli(["tasks", "--plugin", str(PLUGIN), str(task_file), "--task", "topics"]) == 0
     assert "topics: multi_label, praise, blame, long" in capsys.readouterr().out
 
     # And without it.
@@ -244,3 +244,10 @@ def test_a_saved_head_of_ones_own_trains_on(task, make_model, tokenizer, tmp_pat
     assert [name for name in again.state_dict() if name.startswith("heads.")] == [
         f"heads.topics.{layer}.{part}" for layer in ("hidden", "output") for part in ("weight", "bias")
     ]
+
+
+@pytest.mark.parametrize("label", [[1, 0], [7, 0, 1]])
+def test_labels_that_are_not_one_of_two_for_each_name_are_refused(task, make_model, make_arguments, tokenizer, label):
+    train = tokens(task, "train", tokenizer, 24).remove_columns("labels").add_column("labels", [label] * 24)
+    with pytest.raises(InputError, match=r"label \[.*\] in row 0 .*wanted 0 or 1 for each of"):
+        MultiTaskTrainer(make_model([task]), make_arguments(), [task], train, processing_class=tokenizer)

@@ -115,7 +115,7 @@ OPTIONS = {
         "args is a TrainingArguments, wanted MultiTaskTrainingArguments",
     ),
     "no arguments": (lambda folder: {"args": None}, "args is a NoneType, wanted MultiTaskTrainingArguments"),
-    "metrics": (lambda folder: {"compute_metrics": len}, "compute_metrics is refused: a task is scored by the metrics"),
+    "metrics of one task": (lambda folder: {"compute_metrics": len}, r"compute_metrics is .* wanted \{task: function"),
     "a model for each run": (
         lambda folder: {"model": None, "model_init": plain_encoder},
         "model_init is refused: .*; give model",

@@ -252,7 +252,7 @@ def test_without_the_flag_nothing_is_counted(make_trainer):
 
 
 def test_two_processes_count_the_tokens_of_both(tmp_path):
-    from test_distributed import launch
+    from worker_runs import launch
 
     run = {
         "max_steps": 2,

@@ -52,7 +52,7 @@ def test_the_demo_runs_from_an_empty_folder(empty, cache, name):
         assert (empty / "out" / "demo" / file).is_file()
 
 
-@pytest.mark.parametrize(("name", "code"), zip(COMMANDS, (2, 1), strict=True))
+@pytest.mark.parametrize(("name", "code"), list(zip(COMMANDS, (2, 1), strict=True)))
 def test_a_wrong_argument_has_the_commands_own_exit_code_and_name(empty, name, code):
     done = run(COMMANDS[name], empty, "demo", "--max_stpes=20")
     assert done.returncode == code

@@ -31,6 +31,13 @@ from hf_mtl import register_task_sampling
 def sampling(sizes, progress, *, first):
     return np.array([first] + [1.0] * (len(sizes) - 1))
 """
+STARS = """
+from hf_mtl import register_kind
+from hf_mtl.tasks.kind_classification import Classification
+@register_kind("stars")
+class Stars(Classification):
+    pass
+"""
 
 
 def write(folder, name, code):
@@ -199,3 +206,18 @@ def test_tokens_are_kept_by_the_code_of_the_plugins(tmp_path, specs, tokenizer):
     helper.write_text("VALUE = 4")
     assert plugins_digest() != digest
     assert len({*names, file()}) == 3
+
+
+def test_a_kind_with_a_built_in_head_is_named_beside_the_weights(tmp_path, make_model):
+    """Else its model would open nowhere without the plugin."""
+    load_plugin(write(tmp_path, "stars.py", STARS))
+    task = TaskSpec(name="rating", kind="stars", text_columns=["text"], labels=["one", "two"])
+    make_model([task]).save_pretrained(tmp_path / "saved")
+    code = (tmp_path / "saved" / "extra_heads.py").read_text()
+    assert "from .head_classification import ClassificationHead" in code
+    assert code.endswith("EXTRA_HEADS = {'stars': ClassificationHead}\n")
+
+
+def test_a_plugin_that_exits_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"own.py' cannot be imported: SystemExit: 0"):
+        load_plugin(write(tmp_path, "own.py", "raise SystemExit(0)"))

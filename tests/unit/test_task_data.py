@@ -211,3 +211,13 @@ def test_inputs_are_cut_at_what_was_asked_for_or_the_tokenizers_limit(tokenizer)
     assert topic(tokenizer, long)["length"][:] == [min(512, tokenizer.model_max_length)]
     assert topic(tokenizer, long, max_length=20)["length"][:] == [20]
     assert topic(tokenizer, long, max_length=10**6)["length"][:] == [min(10**6, tokenizer.model_max_length, 5002)]
+
+
+def test_a_split_of_a_dataset_dict_that_nobody_asks_for_is_left_out(tokenizer):
+    topic = TaskSpec(name="topic", kind="classification", text_columns=("text",), labels=("a", "b"))
+    rows = Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]})
+    given = DatasetDict(train=rows, unsupervised=rows)
+    data = load_task_data([topic], tokenizer, rows={"topic": given}, splits=["train"])
+    assert len(data["train"]["topic"]) == 2
+    with pytest.raises(InputError, match="unknown split"):
+        load_task_data([topic], tokenizer, rows={"topic": dict(given)}, splits=["train"])
