@@ -72,9 +72,9 @@ class TaskSpec:
     sampling_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for key in ("text_columns", "metrics", "labels"):
+        for key in ("text_columns", "metrics"):
             if isinstance(getattr(self, key), str):
-                raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a tuple of texts")
+                raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a list of texts")
         for key in ("text_columns", "label_range"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))

@@ -225,5 +225,5 @@ def test_lists_of_columns_and_of_a_range_are_tuples_and_a_text_is_neither():
     spec = TaskSpec(name="t", kind="regression", text_columns=["a", "b"], label_range=[0, 5])
     assert spec.text_columns == ("a", "b") and spec.head.label_range == spec.label_range == (0, 5)
     for key, value in {"text_columns": "ab", "metrics": "pearson"}.items():
-        with pytest.raises(InputError, match=f"task 't': {key} is '{value}', wanted a tuple of texts"):
+        with pytest.raises(InputError, match=f"task 't': {key} is '{value}', wanted a list of texts"):
             TaskSpec(**{"name": "t", "kind": "regression", "text_columns": ("a",), "label_range": (0, 5), key: value})
