@@ -161,6 +161,10 @@ class TaskGradients:
     def _head_gradients(self, task: str) -> list[Tensor]:
         return [p.grad for p in self.heads[task] if p.grad is not None]
 
+    def is_empty(self) -> bool:
+        """Whether no micro-batch of the step was counted yet."""
+        return not self._counts.any()
+
     def gradient_of(self, task: str) -> list[Tensor]:
         """The task's gradient of its summed loss so far, in the shared parameters' shapes; views of the buffer."""
         index = self.tasks.index(task)

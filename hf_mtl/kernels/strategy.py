@@ -101,6 +101,9 @@ class StepStrategy:
         parameters = list(map(id, gradients.shared))
         if not parameters or parameters == self._checked:
             return
+        if not gradients.is_empty():  # later in the step: it would lose what other micro-batches left
+            self.use_packed_pass = False
+            return
         self._checked = parameters
         device = torch.device("cpu")
         few = {task: {name: value[:_CHECKED_ROWS] for name, value in batch.items()} for task, batch in batches.items()}

@@ -84,6 +84,23 @@ def test_it_is_made_when_other_layers_train(make_trainer, monkeypatch, schedule,
     assert made.count(False) == checks and made.count(True) == 6
 
 
+def test_it_waits_for_a_step_that_begins_with_packable_rows(make_trainer, monkeypatch):
+    """A check in mid-step would clear the gradient of the micro-batches before."""
+    trainer = make_trainer(gradient_accumulation_steps=2)
+    trainer.current_gradient_accumulation_steps = 2
+    batches = list(trainer.get_train_dataloader())[:2]
+    gradients = []
+    for kernels in (True, False):
+        takes = iter([False, kernels])
+        monkeypatch.setattr(f"{STRATEGY}.has_only_packable_inputs", lambda batch, takes=takes: next(takes))
+        trainer.step.begin(0)
+        for number, batch in enumerate(batches):
+            trainer.accelerator.gradient_state._set_sync_gradients(number == 1)
+            trainer.training_step(trainer.model, batch)
+        gradients.append(flat([p.grad for p in trainer.model.shared_parameters()]).clone())
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
 def test_a_resumed_run_checks_again(make_trainer, monkeypatch):
     made, real = [], packed_pass.packed_losses
     monkeypatch.setattr(
