@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..tasks.labels import has_label
 from ..tasks.spec import TaskSpec
 
 MetricFunction = Callable[[EvalPrediction], Mapping[str, float]]
+TAKEN = ("loss", "average")  # what a run's own scores are called
 # (rows of one task, prefix) -> its metrics under the prefix
 Loop = Callable[[TaskRows, str], Mapping[str, float]]
 
@@ -64,7 +65,7 @@ class TaskEvaluator:
         if self.with_loss:
             scores["loss"] = self.model.mean_loss(task, logits, labels).item()
         if task in self.functions:  # last, as it may change what it gets
-            own = _as_scores(self.functions[task](self._in_order(prediction)), task, taken=("loss", "average"))
+            own = _as_scores(self.functions[task](self._in_order(prediction)), task)
             scores.update(own)
         return scores
 
@@ -122,11 +123,11 @@ class TaskEvaluator:
         return output._replace(predictions=logits, label_ids=labels)
 
 
-def _as_scores(given: object, task: str, taken: Sequence[str]) -> dict[str, float]:
+def _as_scores(given: object, task: str) -> dict[str, float]:
     """What a function of the user's gave, as floats.
 
     Raises:
-        InputError: unless it maps names to numbers, none of them among those that are `taken`.
+        InputError: unless it maps names to numbers, none of them among `TAKEN`.
     """
     try:
         scores = {str(name): float(value) for name, value in dict(given).items()}  # type: ignore[call-overload]
@@ -135,10 +136,10 @@ def _as_scores(given: object, task: str, taken: Sequence[str]) -> dict[str, floa
             f"compute_metrics of task {task!r} gives {given!r:.60}, wanted {{name: number}}, as for Trainer"
         ) from error
     for name in scores:
-        if not name or name in taken:
+        if not name or name in TAKEN:
             raise InputError(
                 f"compute_metrics of task {task!r} gives a metric called {name!r}; wanted a name that is not empty and "
-                f"none of {', '.join(taken)}"
+                f"none of {', '.join(TAKEN)}"
             )
     return scores
 
