@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..kernels.cpu_functions import CpuKernels
+from ..kernels.strategy import kernels_where_they_pay
 from ..model.configuration import MultiTaskConfig
 from ..model.model_source import loading
 from ..model.modeling import MultiTaskModel
@@ -98,7 +98,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tuple[Iterator[Texts], int 
 
 
 def _predict_to_stdout(arguments: argparse.Namespace) -> None:
-    with _rows(arguments) as (rows, _), CpuKernels():
+    with _rows(arguments) as (rows, _), kernels_where_they_pay():
         pipe = load_pipeline(arguments.model, arguments.revision)
         for _, line, _ in answer_lines(
             pipe, rows, arguments.task, batch_size=arguments.batch_size, **_top_k(arguments)
@@ -120,7 +120,7 @@ def _predict_to_file(arguments: argparse.Namespace) -> None:
         pipe = load_pipeline(arguments.model, arguments.revision)
         options = {"first": first, "batch_size": arguments.batch_size, **_top_k(arguments)}
         start = time.perf_counter()
-        with tqdm(total=total, initial=first, unit=" rows", disable=None) as bar, CpuKernels():
+        with tqdm(total=total, initial=first, unit=" rows", disable=None) as bar, kernels_where_they_pay():
             for texts, line, cut in answer_lines(pipe, rows, arguments.task, **options):
                 output.write(texts, line)
                 num_cut += cut

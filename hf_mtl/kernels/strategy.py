@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -176,6 +176,11 @@ def make_step_strategy(
         return StepStrategy(model, may_pack=may_pack)
     logger.info("CPU kernels: off, as %s", reason)
     return None
+
+
+def kernels_where_they_pay() -> AbstractContextManager[object]:
+    """The kernels around forwards outside of a training, on the processors on which they were measured to pay."""
+    return CpuKernels() if has_measured_processor() else nullcontext()
 
 
 def has_measured_processor() -> bool:
