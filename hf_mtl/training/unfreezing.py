@@ -81,16 +81,10 @@ def steps_per_epoch(args: TrainingArguments, num_batches: int) -> int:
     return max(1, math.ceil(num_batches / args.gradient_accumulation_steps))
 
 
-def stage_starts(schedule: UnfreezeSchedule, steps_per_epoch: int, num_layers: int) -> dict[float, str]:
-    """The step at which each stage begins, and what trains from there on, in words."""
-    unit = 1 if schedule.unit == "steps" else steps_per_epoch
-    return {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
-
-
 def stages_of_run(
     schedule: UnfreezeSchedule, args: TrainingArguments, num_batches: int, num_layers: int
 ) -> dict[float, str]:
-    """`stage_starts` of a run.
+    """The step at which each stage of a run begins, and what trains from there on, in words.
 
     Args:
         schedule: of the run.
@@ -98,7 +92,8 @@ def stages_of_run(
         num_batches: micro-batches of an epoch over all processes.
         num_layers: of the encoder.
     """
-    return stage_starts(schedule, steps_per_epoch(args, num_batches // args.world_size), num_layers)
+    unit = 1 if schedule.unit == "steps" else steps_per_epoch(args, num_batches // args.world_size)
+    return {start * unit: describe_layers(layers, num_layers) for start, layers in schedule.stages}
 
 
 def describe_layers(layers: int | None, num_layers: int) -> str:
