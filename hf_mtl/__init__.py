@@ -13,7 +13,8 @@ from .model.pipeline import MultiTaskPipeline
 from .pretrained import load_model
 from .tasks.kinds import TaskKind, register_kind
 from .tasks.metric_names import register_metric
-from .tasks.spec import TaskSpec, load_tasks
+from .tasks.spec import TaskSpec
+from .tasks.task_file import load_tasks
 from .training.arguments import MultiTaskTrainingArguments
 from .training.schedule import UnfreezeSchedule
 from .training.trainer import MultiTaskTrainer

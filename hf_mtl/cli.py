@@ -28,7 +28,8 @@ from .model.input_length import encoder_max_length, saved_max_length
 from .plugins import load_plugins
 from .pretrained import load_config, load_tokenizer
 from .tasks.demo import demo_tokenizer
-from .tasks.spec import EMBEDDED, TASK_SETS, TaskSpec, load_tasks
+from .tasks.spec import EMBEDDED, TaskSpec
+from .tasks.task_file import TASK_SETS, load_tasks
 from .tasks.text_files import FORMATS
 from .training import run as training_run
 from .training.arguments import DEFAULT_ENCODER, check_length

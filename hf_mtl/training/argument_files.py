@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from ..errors import InputError, unknown_name_error
-from ..tasks.spec import UniqueKeys
+from ..tasks.task_file import UniqueKeys
 from ..validation import read_json
 
 

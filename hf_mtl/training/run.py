@@ -17,7 +17,8 @@ from ..distributed import on_main_process
 from ..errors import InputError
 from ..hub.upload import CURVES
 from ..model.input_length import training_max_length
-from ..tasks.spec import TaskSpec, load_tasks
+from ..tasks.spec import TaskSpec
+from ..tasks.task_file import load_tasks
 from .argument_parser import parse_arguments
 from .arguments import DataArguments, MultiTaskTrainingArguments
 from .output_folder import check_output_folder

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from hf_mtl.tasks.demo import demo_rows
-from hf_mtl.tasks.spec import read_task_file
+from hf_mtl.tasks.task_file import read_task_file
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ def test_drawing_leaves_the_backend_that_the_user_chose(tmp_path):
 import matplotlib
 matplotlib.use("svg")
 from pathlib import Path
-from hf_mtl.tasks.spec import load_tasks
+from hf_mtl.tasks.task_file import load_tasks
 from hf_mtl.training.training_curves import plot_curves
 plot_curves([{"step": 1, "loss_reviews": 0.5}], load_tasks("demo"), {1: "all"}, Path("curves.png"))
 import sys

@@ -15,7 +15,7 @@ from hf_mtl import InputError, TaskSpec
 from hf_mtl.cli import main
 from hf_mtl.model.pipeline_inputs import check_truncation
 from hf_mtl.tasks.labels import bad_labels, read_labels
-from hf_mtl.tasks.spec import read_task_file
+from hf_mtl.tasks.task_file import read_task_file
 
 
 def task(**values) -> TaskSpec:

@@ -20,8 +20,8 @@ from hf_mtl import InputError
 from hf_mtl.data.raw_rows import load_rows, split_names
 from hf_mtl.inference.file_reader import read_texts
 from hf_mtl.tasks.labels import read_labels
-from hf_mtl.tasks.spec import load_tasks
 from hf_mtl.tasks.tables import read_records
+from hf_mtl.tasks.task_file import load_tasks
 from hf_mtl.tasks.text_files import format_of
 
 

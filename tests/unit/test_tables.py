@@ -17,7 +17,7 @@ from hf_mtl import InputError
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.inference.file_reader import read_texts
 from hf_mtl.tasks.labels import read_labels
-from hf_mtl.tasks.spec import load_tasks
+from hf_mtl.tasks.task_file import load_tasks
 from hf_mtl.tasks.text_files import format_of
 
 CSV = "text,label\nNA,1\n007,0\n"

@@ -11,7 +11,7 @@ from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.metric_names import METRICS, metric_names
-from hf_mtl.tasks.spec import TASK_SETS, read_task_file
+from hf_mtl.tasks.task_file import TASK_SETS, read_task_file
 
 # Columns, label names (in index order) and splits as on the card of nyu-mll/glue; metrics as in Wang et al. 2018.
 GLUE = {
