@@ -16,12 +16,12 @@ from .extra_heads import EXTRA_HEADS
 from .head_classification import ClassificationHead
 from .head_regression import RegressionHead
 from .heads import HEADS, HeadSpec
+from .pooling import POOLINGS
 from .travelling_heads import head_file_names
 
 FORMAT_VERSION = 1  # of config.json and what stands beside it; 0.1.0 wrote none
 BUILT_IN_HEADS = (ClassificationHead, RegressionHead)
 HEADS.update(EXTRA_HEADS)
-POOLINGS = ("mean", "cls", "max")
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
 _KEYS = [field.name for field in dataclasses.fields(HeadSpec)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -19,9 +19,13 @@ from transformers import PreTrainedTokenizerBase
 from .encoding import Encoded, Texts, encode
 from .errors import InputError, unknown_name_error
 from .pipeline_inputs import BEST, TopK
+from .pooling import POOLINGS
 
 HeadClass = TypeVar("HeadClass", bound="type[Head]")
+Kept = Tensor | tuple[Tensor, ...]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+# What a task may say of its head beside name, kind, labels, range and texts; a kind lists in `Head.options` which.
+OPTIONS = ("pooling", "pair_encoding", "loss", "class_weights", "label_smoothing", "thresholds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +37,17 @@ class HeadSpec:
         kind: a key of `HEADS`.
         labels: class names in the order of the logits, where the kind has classes.
         label_range: lowest and highest label, where the kind has values.
-        num_texts: 1 for a single text, 2 for a pair read as one input.
+        num_texts: 1 for a single text, 2 for a pair.
+        pooling: of this task alone, "mean", "cls" or "max"; the model's unless given.
+        pair_encoding: "joint", one input of both texts, or "separate", an input for each; the kind's own unless given.
+        loss: the name of one of the kind's losses; its first one unless given.
+        class_weights: "balanced", or a factor on the loss of each class's rows; all 1 unless given.
+        label_smoothing: share of every label that is spread over all classes, in [0, 1); none unless given.
+        thresholds: above which a label is predicted: one number, one for each label, or "fit" for those that suit the
+            validation rows; 0.5 unless given.
 
     Raises:
-        InputError: for a name, kind, label list, range or number of texts that cannot be used.
+        InputError: for a value that cannot be used, and for an option that the kind does not have.
     """
 
     name: str
@@ -44,6 +55,12 @@ class HeadSpec:
     labels: tuple[str, ...] | None = None
     label_range: tuple[float, float] | None = None
     num_texts: int = 1
+    pooling: str | None = None
+    pair_encoding: str | None = None
+    loss: str | None = None
+    class_weights: str | tuple[float, ...] | None = None
+    label_smoothing: float | None = None
+    thresholds: str | float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or hasattr(nn.ModuleDict, self.name):
@@ -56,7 +73,18 @@ class HeadSpec:
         if not isinstance(self.kind, str) or self.kind not in HEADS:
             known = unknown_name_error(f"kind for task {self.name!r}:", self.kind, HEADS)
             raise InputError(f"{known}; --plugin FILE.py adds the kinds that a file of yours registers")
+        self._check_options(HEADS[self.kind])
         HEADS[self.kind].check(self)
+
+    def _check_options(self, head: type[Head]) -> None:
+        """Raise InputError for an option that the kind does not have, and for a pooling that is none."""
+        for name in OPTIONS:
+            if getattr(self, name) is not None and name not in head.options:
+                takers = [kind for kind, each in HEADS.items() if name in each.options]
+                takers_in_words = f"; it is for {', '.join(takers)}" if takers else ""
+                raise InputError(f"task {self.name!r}: a task of kind {self.kind!r} has no {name}{takers_in_words}")
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise unknown_name_error(f"pooling for task {self.name!r}:", self.pooling, POOLINGS)
 
 
 class Head(nn.Module, ABC):
@@ -65,15 +93,19 @@ class Head(nn.Module, ABC):
     Args:
         spec: of the task.
         encoder_width: of the encoder's vectors.
-        pooling: the model's, "mean", "cls" or "max"; for a head that has one vector per row.
+        pooling: the task's or the model's, "mean", "cls" or "max"; for a head that has one vector per row.
         dropout: the model's `head_dropout`.
         base: for the next class in the order of bases, where a head is a module of torch too.
 
     Attributes:
         label_dtype: the dtype in which labels reach `loss`.
+        options: those of `OPTIONS` that a task of this kind may have.
+        takes_words: whether a row is a list of words; `pipeline_inputs.Words` holds one.
     """
 
     label_dtype: ClassVar[torch.dtype] = torch.long
+    options: ClassVar[tuple[str, ...]] = ("pooling",)
+    takes_words: ClassVar[bool] = False
 
     def __init__(
         self, spec: HeadSpec, encoder_width: int, pooling: str = "mean", dropout: float = 0.0, **base: Any
@@ -90,12 +122,25 @@ class Head(nn.Module, ABC):
     def encode(
         cls, spec: HeadSpec, rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> Encoded:
-        """Token ids of texts or pairs: the one encoding of training, pipeline and command line."""
+        """Token ids of texts or pairs: the one encoding of training, pipeline and command line.
+
+        A row may have columns beside the tokenizer's. "sequence_lengths" says that its tokens are those of several
+        sequences, which go through the encoder apart. "word_numbers" has, at the first token of each word, the word's
+        number from 1, and 0 elsewhere; "labels" of such rows are those of their tokens.
+        """
         return encode(rows, tokenizer, max_length)
+
+    @classmethod
+    def encoding_key(cls, spec: HeadSpec) -> Any:
+        """What tells tasks whose rows this encodes alike: they share a pass through the encoder in the pipeline."""
+        return cls.encode.__func__  # type: ignore[attr-defined]
 
     @abstractmethod
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The logits. *Shapes:* (rows, tokens, width), (rows, tokens) -> (rows, ...)"""
+        """The logits. *Shapes:* (sequences, tokens, width), (sequences, tokens) -> (rows, ...)
+
+        A row is one sequence, unless `encode` gives it "sequence_lengths"; sequences of a row stand together.
+        """
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
@@ -110,6 +155,42 @@ class Head(nn.Module, ABC):
         """The units in `labels`, as `loss` counts them, known before any forward: rows unless overridden."""
         return len(labels)
 
+    def prepare(self, labels: Any) -> None:
+        """Take what the loss wants to know of all training labels; the trainer calls it once, before a training.
+
+        Args:
+            labels: of the training rows, as the data set has them.
+        """
+
+    def keep(self, logits: Tensor, labels: Tensor | None, inputs: Mapping[str, Tensor]) -> Kept:
+        """What evaluation keeps of a batch until all rows are through: the logits, or less where these are many.
+
+        Args:
+            logits: of the batch. *Shape:* (rows, ...)
+            labels: of the batch, where there are any.
+            inputs: the rest of the batch.
+
+        Returns:
+            One tensor or several. *Shape:* (rows, ...) each; a second dimension is padded with -100.
+        """
+        return logits
+
+    def kept_predictions(self, kept: Any) -> Tensor:
+        """A prediction per row, from what was kept, as `decode` gives them. *Shape:* (rows, ...)"""
+        return self.decode(kept)
+
+    def kept_scores(self, kept: Any) -> Tensor | None:
+        """What metrics of scores are computed from, such as probabilities. *Shape:* (rows, ...)"""
+        return None
+
+    def kept_loss(self, kept: Any, labels: Tensor) -> Tensor:
+        """The mean loss over the units of all rows, from what was kept. *Shape:* ()"""
+        total, units = self.loss(kept, labels)
+        return total / units
+
+    def fit(self, kept: Any, labels: Tensor) -> None:
+        """Take what no gradient teaches from the validation rows, after each evaluation, before scores are computed."""
+
     @abstractmethod
     def decode(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """A prediction per row, comparable to its label. *Shape:* (rows, ...) -> (rows, ...)"""
@@ -123,6 +204,19 @@ class Head(nn.Module, ABC):
             mask: 1 at real tokens. *Shape:* (rows, tokens)
             top_k: the k likeliest labels, None for all, `BEST` for the likeliest alone; where a kind has such.
         """
+
+    def answer_rows(
+        self, logits: Tensor, inputs: Mapping[str, Tensor], rows: Sequence[Texts], top_k: TopK = BEST
+    ) -> list[Any]:
+        """As `answer`, for a kind that wants more than logits and mask.
+
+        Args:
+            logits: as in `answer`.
+            inputs: the batch that the encoder read, with the columns that `encode` adds.
+            rows: the texts of the batch.
+            top_k: as in `answer`.
+        """
+        return self.answer(logits, inputs["attention_mask"], top_k)
 
 
 HEADS: dict[str, type[Head]] = {}  # kind -> class

@@ -209,7 +209,8 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
 
     def _fresh_head(self, head: HeadSpec) -> Head:
         config = self.config
-        return HEADS[head.kind](head, config.encoder_config.hidden_size, config.pooling, config.head_dropout)
+        pooling = head.pooling or config.pooling
+        return HEADS[head.kind](head, config.encoder_config.hidden_size, pooling, config.head_dropout)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As in transformers, of the encoder: its configuration holds the number of tokens."""

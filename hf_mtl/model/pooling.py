@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+POOLINGS = ("mean", "cls", "max")
+
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     """One vector per row from the vectors of its tokens; padding has no influence.

@@ -16,7 +16,7 @@ from ..data.task_shares import TASK_SAMPLING, check_sampling
 from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS, make_gradient_method
 from ..kernels.strategy import CPU_KERNELS
-from ..model.configuration import POOLINGS
+from ..model.pooling import POOLINGS
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
 from .argument_checks import MOST, check_schedule, check_trackers, check_values
