@@ -129,7 +129,7 @@ def _load_saved(
     """A saved multi-task model, all of it, with its heads then made those wanted."""
     saved = config.heads
     for head in heads:
-        if saved.get(head.name, head) != head:
+        if head.name in saved and not saved[head.name].shares_weights_with(head):
             raise InputError(f"task {head.name!r} is saved in {name!r} as {saved[head.name]} and is declared as {head}")
     kept = ("pooling", "head_dropout", "max_seq_length", "base_model")
     shape = {**{key: getattr(config, key) for key in kept}, **chosen}

@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..model.encoding import padding_values
+from ..model.encoding import NO_LABEL, SEQUENCE_LENGTHS, SEQUENCES_PER_ROW, WORD_NUMBERS, padding_values
 from .ragged_column import Columns, RaggedColumn
 from .task_rows import Rows
 
 
 class TaskCollator:
-    """Rows with task names -> `{task: {"input_ids": (rows, tokens), ..., "labels": (rows, ...)}}`.
+    """Rows with task names -> `{task: {"input_ids": (sequences, tokens), ..., "labels": (rows, ...)}}`.
 
     Each task is padded alone, as `tokenizer.pad` does, on the right whatever the tokenizer's side, and without its way
-    through Python lists. Columns that are no input of the model are stacked.
+    through Python lists. Columns that are no input of the model are stacked. Rows of several sequences have
+    "sequences_per_row" (rows,). Labels of rows with "word_numbers" are those of tokens, padded with -100.
 
     Args:
         tokenizer: knows what to pad with.
@@ -39,10 +40,17 @@ class TaskCollator:
         ids = columns["input_ids"]
         assert isinstance(ids, RaggedColumn)
         lengths, multiple = ids.lengths, self.pad_to_multiple_of or 1
+        sequences = columns.get(SEQUENCE_LENGTHS)
+        if isinstance(sequences, RaggedColumn):
+            lengths = sequences.values
         real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+        if WORD_NUMBERS in columns:
+            fill = {**fill, "labels": NO_LABEL}
         for name, column in columns.items():
-            if isinstance(column, RaggedColumn) and name in fill:
+            if name == SEQUENCE_LENGTHS and isinstance(column, RaggedColumn):
+                batch[SEQUENCES_PER_ROW] = torch.from_numpy(column.lengths)
+            elif isinstance(column, RaggedColumn) and name in fill:
                 batch[name] = _padded(column.values, real, fill[name])
             else:
                 batch[name] = _stacked(list(column))
@@ -63,7 +71,7 @@ def _columns_by_task(rows: Iterable[Rows]) -> dict[str, Columns]:
 
 
 def _padded(values: NDArray[Any], real: NDArray[np.bool_], fill: int) -> Tensor:
-    """*Shapes:* (tokens of all rows,), (rows, tokens) -> (rows, tokens), int64"""
+    """*Shapes:* (tokens of all rows,), (sequences, tokens) -> (sequences, tokens), int64"""
     padded = np.full(real.shape, fill, dtype=np.int64)
     padded[real] = values
     return torch.from_numpy(padded)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
+from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
+from ..model.encoding import SEQUENCE_LENGTHS, WORD_NUMBERS
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
 from .ragged_column import RaggedColumn, from_arrow
@@ -82,7 +84,8 @@ def checked_rows(
     _check_names(table.column_names, where, ["input_ids"] if inputs else [], labelled)
     if inputs:
         _check_columns(table, where, inputs)
-        _check_tokens(_check_lengths(table, where, inputs), where, vocab_size, positions)
+        ids = _check_lengths(table, where, inputs)
+        _check_tokens(ids, _longest_sequences(table, ids, where), where, vocab_size, positions)
     if "labels" not in table.column_names:
         return rows
     labels = kind_of(spec).check_labels(spec, table["labels"].combine_chunks(), where, labelled=labelled)
@@ -127,7 +130,9 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
     """Raise InputError, with the columns to leave out, where some cannot become a tensor."""
-    bad = {}
+    bad, padded = {}, {*inputs, SEQUENCE_LENGTHS, WORD_NUMBERS}
+    if WORD_NUMBERS in table.column_names:
+        padded.add("labels")
     for name in table.column_names:
         kind, column = table.schema.field(name).type, table[name]
         if name in TAKEN:
@@ -136,7 +141,7 @@ def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
             bad[name] = str(kind)
         elif column.null_count and name != "labels":
             bad[name] = f"no value in row {_first(column.is_null())}"
-        elif _is_list(kind) and name not in inputs and np.ptp(_ragged(column.drop_null()).lengths):
+        elif _is_list(kind) and name not in padded and np.ptp(_ragged(column.drop_null()).lengths):
             bad[name] = "lists of unequal length"
     needed = [name for name in bad if name in ("input_ids", "length")]
     if needed:
@@ -168,7 +173,9 @@ def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> Ragged
         raise InputError(f"{where}: column 'input_ids' holds {kind}, wanted lists of token ids; {WAY}")
     if not ids.lengths.all():
         raise InputError(f"{where}: row {_first(ids.lengths == 0)} (the first row is 0) has no tokens; {WAY}")
-    lengths = {n: _ragged(table[n]).lengths for n in inputs if n in table.column_names and _is_list(table[n].type)}
+    labels = ["labels"] if WORD_NUMBERS in table.column_names and not _null_count(table, "labels") else []
+    per_token = [name for name in (*inputs, WORD_NUMBERS, *labels) if name in table.column_names]
+    lengths = {name: _ragged(table[name]).lengths for name in per_token if _is_list(table[name].type)}
     lengths["length"] = np.asarray(table["length"].to_numpy())
     for name, found in lengths.items():
         if (found != ids.lengths).any():
@@ -180,12 +187,33 @@ def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> Ragged
     return ids
 
 
-def _check_tokens(ids: RaggedColumn, where: str, vocab_size: int | None, positions: int | None) -> None:
-    """Raise InputError for the first row that is longer than the encoder takes, or has tokens that it lacks."""
-    if positions is not None and ids.lengths.max() > positions:
-        row = _first(ids.lengths > positions)
+def _null_count(table: pa.Table, name: str) -> int:
+    return int(table[name].null_count) if name in table.column_names else 0
+
+
+def _longest_sequences(table: pa.Table, ids: RaggedColumn, where: str) -> NDArray[np.int64]:
+    """The tokens of each row's longest sequence; InputError where sequences are not all of a row. *Shape:* (rows,)"""
+    if SEQUENCE_LENGTHS not in table.column_names:
+        return ids.lengths
+    sequences = _ragged(table[SEQUENCE_LENGTHS])
+    sums = np.array([row.sum() if (row > 0).all() else -1 for row in sequences])
+    if (sums != ids.lengths).any():
+        row = _first(sums != ids.lengths)
         raise InputError(
-            f"{where}: row {row} (the first row is 0) has {ids.lengths[row]} tokens, and the encoder takes {positions}"
+            f"{where}: in row {row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {list(sequences)[row].tolist()} and "
+            f"there are {ids.lengths[row]} tokens; {WAY}"
+        )
+    return np.array([row.max() for row in sequences])
+
+
+def _check_tokens(
+    ids: RaggedColumn, longest: NDArray[np.int64], where: str, vocab_size: int | None, positions: int | None
+) -> None:
+    """Raise InputError for the first row that is longer than the encoder takes, or has tokens that it lacks."""
+    if positions is not None and longest.max() > positions:
+        row = _first(longest > positions)
+        raise InputError(
+            f"{where}: row {row} (the first row is 0) has {longest[row]} tokens, and the encoder takes {positions}"
             "; cut in tokenize, by max_length"
         )
     bad = (ids.values < 0) | (ids.values >= (np.inf if vocab_size is None else vocab_size))

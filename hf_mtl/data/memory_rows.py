@@ -93,7 +93,7 @@ def memory_rows(rows: Any, spec: TaskSpec, split: str) -> tuple[Dataset, TextFau
             table, faults = _frame_table(rows, spec)
         else:
             _check_records(rows)
-            table, faults = to_table(rows, spec.text_columns)
+            table, faults = to_table(rows, spec.string_columns)
         return table_rows(table), faults
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -111,7 +111,7 @@ def _frame_table(frame: Any, spec: TaskSpec) -> tuple[Any, TextFaults]:
     frame = frame.rename(columns=str)
     check_names(list(frame.columns))
     try:
-        return with_texts(pyarrow.Table.from_pandas(frame, preserve_index=False), spec.text_columns)
+        return with_texts(pyarrow.Table.from_pandas(frame, preserve_index=False), spec.string_columns)
     except NOT_ARROW:
         values = frame.astype(object)
-        return to_table(values.where(frame.notna(), None).to_dict("records"), spec.text_columns)
+        return to_table(values.where(frame.notna(), None).to_dict("records"), spec.string_columns)

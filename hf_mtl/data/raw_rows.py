@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import yaml
@@ -73,15 +73,23 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
         if column not in rows.column_names:
             columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
             raise InputError(f"{where}: no column {column!r}; the columns are {columns}")
-        if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
-            raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted text")
+        if not _holds_text(rows.features[column], words=column not in spec.string_columns):
+            wanted = "text" if column in spec.string_columns else "lists of words"
+            raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted {wanted}")
     bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
     if on_bad_row == "skip" and split != "test":
-        if spec.label_column in rows.column_names:
+        if set(spec.columns_of_labels) <= set(rows.column_names):
             bad = {**bad_labels(spec, rows, split), **bad}
         return _skip(spec, rows, split, bad)
     raise_first(spec, rows, split, bad)
     return rows
+
+
+def _holds_text(feature: Any, *, words: bool) -> bool:
+    """Whether a column has strings, or lists of them."""
+    if words:
+        feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def split_names(spec: TaskSpec) -> list[str]:
@@ -99,7 +107,7 @@ def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:
         row: (f"column {column!r} has no text", "")
         for column in spec.text_columns
         for row, text in enumerate(rows[column][:])
-        if text is None
+        if text is None or (isinstance(text, list) and (not text or None in text))
     }
 
 
@@ -139,7 +147,7 @@ def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset,
     if isinstance(found, Dataset):
         return found, {}
     try:
-        rows, faults, first_rows = read_files(found.paths, spec.text_columns, spec.label_column)
+        rows, faults, first_rows = read_files(found.paths, spec.string_columns, spec.columns_of_labels)
         if spec.label_column in found.classes.keys() & set(rows.column_names):
             rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
         return set_files(rows, first_rows), faults

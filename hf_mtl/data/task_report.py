@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..model.long_texts import parts
+from ..model.pipeline_inputs import Words
 from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label, read_labels
 from ..tasks.metric_names import is_of_one_class
@@ -73,7 +74,7 @@ def _describe_split(
             "truncated_share": float((lengths > max_length).mean()),
         }
     first = rows[0]
-    columns = (*spec.text_columns, spec.label_column)
+    columns = (*spec.text_columns, *spec.columns_of_labels)
     return {**facts, "first_row": {column: _plain(first[column]) for column in columns if column in first}}
 
 
@@ -95,7 +96,8 @@ def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerB
     """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)."""
     lengths: list[int] = []
     for batch in rows.select_columns(list(dict.fromkeys(spec.text_columns))).iter(batch_size=1000):
-        texts = list(zip(*(batch[column] for column in spec.text_columns), strict=True))
+        rows_of_texts = kind_of(spec).texts(spec, batch)
+        texts = [(" ".join(row),) if isinstance(row, Words) else row for row in rows_of_texts]
         for part in parts(texts):
             tokens = tokenizer(*map(list, zip(*texts[part], strict=True)), verbose=False)
             lengths += map(len, tokens["input_ids"])

@@ -50,12 +50,12 @@ def tokenize(
     """
     kind = kind_of(spec)
 
-    def encode_batch(batch: Mapping[str, list[str]], numbers: list[int]) -> Rows:
-        pairs = list(zip(*(batch[column] for column in spec.text_columns), strict=True))
-        for number, texts in zip(numbers, pairs, strict=True):
+    def encode_batch(batch: Mapping[str, list[Any]], numbers: list[int]) -> Rows:
+        rows_of_texts = kind.texts(spec, batch)
+        for number, texts in zip(numbers, rows_of_texts, strict=True):
             if not all(isinstance(text, str) for text in texts):
                 raise InputError(f"task {spec.name!r}: row {number} holds {texts!r}, wanted text")
-        encoded = kind.head.encode(spec.head, pairs, tokenizer, max_length)
+        encoded = kind.head.encode(spec.head, rows_of_texts, tokenizer, max_length)
         columns = {name: [row[name] for row in encoded.rows] for name in encoded.rows[0]}
         return {**columns, "length": list(map(len, columns["input_ids"])), "cut": encoded.cut}
 
@@ -113,7 +113,9 @@ def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBa
     kind, names = type(tokenizer), tokenizer.model_input_names
     facts = [kind.__module__, kind.__qualname__, names, tokenizer.truncation_side, tokenizer.split_special_tokens]
     facts += [max_length, spec.text_columns, ENCODING_VERSION, tokenizers.__version__, transformers.__version__]
-    facts += [spec.kind, plugins_digest()] if plugins_digest() else []  # a plugin's head may encode rows in its own way
+    encoding: Any = kind_of(spec).head.encode  # a head may have its own
+    facts += [encoding.__func__.__module__, encoding.__func__.__qualname__, spec.pair_encoding]
+    facts += [plugins_digest()] if plugins_digest() else []
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(state.encode())
     for batch in texts.with_format("arrow")[:].combine_chunks().to_batches():

@@ -56,7 +56,7 @@ class JointLoss:
         sums = torch.stack([loss.detach().double() for loss in in_order])
         sums *= num_rows.to(sums.device)
         world_size = sum_over_processes([sums])
-        sums, self.step_rows = sums.cpu(), step_rows.double().cpu()
+        sums, self.step_rows = sums.cpu(), step_rows.double().cpu().clamp(min=1)
         finite = torch.nonzero(sums.isfinite()).flatten().tolist()
         self.finite_tasks = [task for task in self.finite_tasks if task in finite]
         self.loss_sums += sums

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from ..model.export_code import PIPELINE_TASK
+from ..tasks.kinds import KINDS
 from ..tasks.metric_names import shown_score
 from ..tasks.spec import EMBEDDED, TaskSpec
 from .card_merge import OWN_RESULT, USUAL, Card, joined, model_name, split_card
@@ -61,9 +62,10 @@ def model_card(facts: CardFacts, folder: str = "", published: str | None = "") -
 def own_header(facts: CardFacts) -> dict[str, Any]:
     """The front matter of a card that nobody wrote into."""
     known = {"base_model": facts.base_model, "license": facts.licence}
-    results = eval_results(facts)
+    results, tags = eval_results(facts), {pipeline_tag(spec) for spec in facts.tasks}
     return {
         **USUAL,
+        **({"pipeline_tag": tags.pop()} if len(tags) == 1 else {}),
         **{key: value for key, value in known.items() if value is not None},
         "model-index": [{"name": model_name(facts.repo_id), "results": results}],
     }
@@ -73,7 +75,7 @@ def eval_results(facts: CardFacts) -> list[Any]:
     """The rows of the model-index: every task's metrics on validation, as fractions."""
     results = [
         EvalResult(
-            task_type="text-classification",
+            task_type=pipeline_tag(spec),
             task_name=f"{spec.name}{OWN_RESULT}",
             dataset_type=public_source(spec) or spec.name,
             dataset_name=spec.name,
@@ -87,6 +89,11 @@ def eval_results(facts: CardFacts) -> list[Any]:
         if (key := f"eval_{spec.name}_{metric}") in facts.metrics
     ]
     return list(eval_results_to_model_index("", results)[0]["results"]) if results else []
+
+
+def pipeline_tag(spec: TaskSpec) -> str:
+    """The Hub's word for what a head does."""
+    return KINDS[spec.kind].pipeline_tag if spec.kind in KINDS else USUAL["pipeline_tag"]
 
 
 def public_source(spec: TaskSpec) -> str | None:

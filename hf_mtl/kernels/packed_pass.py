@@ -23,7 +23,7 @@ from .packed_encoder_layer import EncoderLayerWeights, PackedBatch, TaskSegment
 
 FAMILIES = ("bert", "camembert", "mpnet", "roberta", "xlm-roberta")
 """Encoders that are `embeddings`, then a stack of layers that `EncoderLayerWeights` knows, and nothing else."""
-INPUTS = ("input_ids", "token_type_ids", "attention_mask", "labels")
+INPUTS = ("input_ids", "token_type_ids", "attention_mask", "labels", "sequences_per_row", "word_numbers")
 
 
 def supports_packed_pass(model: MultiTaskModel) -> bool:
@@ -42,9 +42,9 @@ def supports_packed_pass(model: MultiTaskModel) -> bool:
     )
 
 
-def has_only_packable_inputs(batches: Mapping[str, Mapping[str, Tensor]]) -> bool:
-    """Whether the rows have nothing but what `packed_losses` takes."""
-    return all(name in INPUTS for batch in batches.values() for name in batch)
+def has_only_packable_inputs(batch: Mapping[str, Tensor]) -> bool:
+    """Whether a task's rows have nothing but what `packed_losses` takes."""
+    return all(name in INPUTS for name in batch)
 
 
 def _has_fused_bias(encoder: nn.Module) -> bool:

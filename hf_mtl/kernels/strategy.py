@@ -45,6 +45,7 @@ class StepStrategy:
         self._trusted = True
         self._checked: list[int] | None = None  # the parameters over which the packed pass was compared
         self._dropout_rng = FastDropoutRng()
+        self._told: set[str] = set()
 
     def begin_run(self) -> None:
         """Check the packed pass anew in the first step to come."""
@@ -77,9 +78,15 @@ class StepStrategy:
         # Checkpointing runs the forward again inside backward, where the kernels are not active.
         return not any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
-    def takes_packed_pass(self, batches: Batches) -> bool:
-        """Whether these rows take the packed pass in this step."""
-        return self.use_packed_pass and has_only_packable_inputs(batches)
+    def packable(self, batches: Batches) -> Batches:
+        """The tasks whose rows take the packed pass in this step; says once which others take a pass of their own."""
+        if not self.use_packed_pass:
+            return {}
+        packable = {task: batch for task, batch in batches.items() if has_only_packable_inputs(batch)}
+        if others := [task for task in batches if task not in packable and task not in self._told]:
+            self._told.update(others)
+            logger.info("a pass of their own, for inputs that are not the tokenizer's: %s", ", ".join(others))
+        return packable
 
     def packed_losses(self, batches: Batches, gradients: TaskGradients) -> dict[str, Tensor]:
         """Each task's mean loss; backward of their sum adds every task's gradient to its place in the buffer."""

@@ -7,6 +7,7 @@ each of the one text beside each of the other. Travels with a saved model's code
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from .input_length import check_padding
 from .long_texts import count_tokens, first_words, parts, splits_at_spaces
 
 ENCODING_VERSION = 1  # of the ids that `encode` gives; tokens that are kept on disk belong to one version
+# Columns of rows beside the tokenizer's inputs, and what a batch has of them; see `Head.encode`.
+SEQUENCE_LENGTHS, SEQUENCES_PER_ROW, WORD_NUMBERS = "sequence_lengths", "sequences_per_row", "word_numbers"
+NO_LABEL = -100  # of a token
 SPARE = 8  # words taken beyond those needed, as a cut may change the last tokens before it
 
 Texts = tuple[str, ...]
@@ -78,16 +82,41 @@ def kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
 
 
 def padded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """A batch of rows, with its attention mask. *Shape:* (rows, tokens).
+    """A batch of rows, with its attention mask. *Shape:* (sequences, tokens).
 
     Padding is on the right whatever the tokenizer's side: positions would count it, and "cls" read it, on the left.
+    Of rows of several sequences, "sequences_per_row" says how many are each row's. *Shape:* (rows,)
     """
     fill = padding_values(tokenizer)
+    counts = [len(row[SEQUENCE_LENGTHS]) for row in rows if SEQUENCE_LENGTHS in row]
+    rows = [sequence for row in rows for sequence in sequences_of(row)]
     rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
     width = max(1, *(len(row["input_ids"]) for row in rows))
-    return {
+    batch = {
         name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows]) for name in rows[0]
     }
+    return {**batch, **({SEQUENCES_PER_ROW: torch.tensor(counts)} if counts else {})}
+
+
+def sequences_of(row: Row) -> list[Row]:
+    """The sequences of a row, of which most have one."""
+    if SEQUENCE_LENGTHS not in row:
+        return [row]
+    ends = list(itertools.accumulate(row[SEQUENCE_LENGTHS]))
+    spans = [slice(end - length, end) for end, length in zip(ends, row[SEQUENCE_LENGTHS], strict=True)]
+    return [{name: values[span] for name, values in row.items() if name != SEQUENCE_LENGTHS} for span in spans]
+
+
+def joined_sequences(encoded: Sequence[Encoded]) -> Encoded:
+    """Rows of several sequences each: the first of every row is in the first of `encoded`, and so on."""
+    rows = [
+        {
+            **{name: [value for part in sequences for value in part[name]] for name in sequences[0]},
+            SEQUENCE_LENGTHS: [len(part["input_ids"]) for part in sequences],
+        }
+        for sequences in zip(*(each.rows for each in encoded), strict=True)
+    ]
+    return Encoded(rows, [any(cut) for cut in zip(*(each.cut for each in encoded), strict=True)])
 
 
 def padded_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -101,7 +130,7 @@ def padded_right(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def padding_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """What each of the tokenizer's inputs is padded with; InputError when it has no padding token."""
     check_padding(tokenizer)
-    fill = {**dict.fromkeys(tokenizer.model_input_names, 0), "attention_mask": 0}
+    fill = {**dict.fromkeys(tokenizer.model_input_names, 0), "attention_mask": 0, WORD_NUMBERS: 0}
     return {**fill, "input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ Kept = Tensor | tuple[Tensor, ...]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # What a task may say of its head beside name, kind, labels, range and texts; a kind lists in `Head.options` which.
 OPTIONS = ("pooling", "pair_encoding", "loss", "class_weights", "label_smoothing", "thresholds")
+_OF_TRAINING: dict[str, Any] = dict.fromkeys(("class_weights", "label_smoothing", "thresholds"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,10 @@ class HeadSpec:
             raise InputError(f"{known}; --plugin FILE.py adds the kinds that a file of yours registers")
         self._check_options(HEADS[self.kind])
         HEADS[self.kind].check(self)
+
+    def shares_weights_with(self, other: HeadSpec) -> bool:
+        """Whether a head of the other specification can be this one's: they differ in how they train at most."""
+        return replace(self, **_OF_TRAINING) == replace(other, **_OF_TRAINING)
 
     def _check_options(self, head: type[Head]) -> None:
         """Raise InputError for an option that the kind does not have, and for a pooling that is none."""
@@ -185,8 +190,7 @@ class Head(nn.Module, ABC):
 
     def kept_loss(self, kept: Any, labels: Tensor) -> Tensor:
         """The mean loss over the units of all rows, from what was kept. *Shape:* ()"""
-        total, units = self.loss(kept, labels)
-        return total / units
+        return mean_of(*self.loss(kept, labels))
 
     def fit(self, kept: Any, labels: Tensor) -> None:
         """Take what no gradient teaches from the validation rows, after each evaluation, before scores are computed."""
@@ -217,6 +221,11 @@ class Head(nn.Module, ABC):
             top_k: as in `answer`.
         """
         return self.answer(logits, inputs["attention_mask"], top_k)
+
+
+def mean_of(total: Tensor, units: int | Tensor) -> Tensor:
+    """A summed loss over its units; 0 where there are none, as of tokens of which none has a label."""
+    return total / (units.clamp(min=1) if isinstance(units, Tensor) else max(units, 1))
 
 
 HEADS: dict[str, type[Head]] = {}  # kind -> class

@@ -30,7 +30,7 @@ from .encoder_layers import encoder_layers
 from .encoding import padded_right
 from .errors import InputError, unknown_name_error
 from .export_code import copy_modeling_code, describe_for_sentence_transformers
-from .heads import HEADS, Head, HeadSpec
+from .heads import HEADS, Head, HeadSpec, mean_of
 from .input_length import saved_max_length
 from .model_source import check_source, check_weight_files, loading
 from .pooling import pool
@@ -154,8 +154,7 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
 
     def mean_loss(self, task: str, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the units of a task's loss. *Shapes:* (rows, ...), (rows, ...) -> ()"""
-        total, units = self._head(task).loss(logits, labels)
-        return total / units
+        return mean_of(*self._head(task).loss(logits, labels))
 
     def num_units(self, task: str, labels: Tensor) -> int | Tensor:
         """How many units a task's loss is the mean of, from labels alone: rows, or what the head counts."""
@@ -200,9 +199,11 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""
         wanted = {head.name: head for head in as_heads(heads)}
         fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
-        for head in fresh.values():
+        for name, head in fresh.items():
             head.apply(self._init_weights)
             head.to(self.device, self.dtype)
+            if name in self.task_heads and self.task_heads[name].shares_weights_with(wanted[name]):
+                head.load_state_dict(self.heads[name].state_dict(), strict=False)
         self.heads = nn.ModuleDict({name: fresh[name] if name in fresh else self.heads[name] for name in wanted})
         self.config.tasks = [as_row(head) for head in wanted.values()]
         self.task_heads = wanted

@@ -22,6 +22,7 @@ from .pipeline_inputs import (
     BEST,
     Texts,
     TopK,
+    Words,
     as_texts,
     check_count,
     check_task_name,
@@ -31,6 +32,7 @@ from .pipeline_inputs import (
     is_one_row,
     rows_of,
 )
+from .pipeline_inputs import num_texts as texts_of
 
 logger = logging.getLogger(__name__)
 Answer = dict[str, Any]
@@ -166,9 +168,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         tasks: list[str] = []
         while window := [as_texts(row, number) for number, row in islice(numbered, batch_size * WINDOW)]:
             if not num_texts:
-                num_texts = len(window[0])
+                num_texts = texts_of(window[0])
                 tasks = self._tasks(task_name, num_texts)
-            other = next((number for number, texts in enumerate(window, first) if len(texts) != num_texts), None)
+            other = next((number for number, texts in enumerate(window, first) if texts_of(texts) != num_texts), None)
             if other is not None:
                 raise InputError(
                     f"row 0 is {in_words(num_texts)} and row {other} is {in_words(3 - num_texts)}; wanted one or the "
@@ -186,28 +188,33 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         for group in self._tasks_by_encoding(tasks):
             tokens, cut = self.preprocess(window, max_length, task=group[0])
             was_cut = [one or other for one, other in zip(was_cut, cut, strict=True)]
-            for place, answer in self._answers_of(tokens, group, batch_size, top_k):
+            for place, answer in self._answers_of(window, tokens, group, batch_size, top_k):
                 answers[place].update(answer)
         in_order = ({task: answer[task] for task in tasks} for answer in answers)
         return zip(in_order, was_cut, strict=True)
 
     def _answers_of(
-        self, tokens: Sequence[dict[str, list[int]]], tasks: list[str], batch_size: int, top_k: TopK
+        self,
+        window: list[Texts],
+        tokens: Sequence[dict[str, list[int]]],
+        tasks: list[str],
+        batch_size: int,
+        top_k: TopK,
     ) -> Iterator[tuple[int, Answer]]:
         """The place and the answers of every row; the longest go through the encoder first."""
         by_length = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]["input_ids"]))
         for start in range(0, len(tokens), batch_size):
             places = by_length[start : start + batch_size]
             batch = padded([tokens[row] for row in places], self.tokenizer)
-            mask, logits = batch["attention_mask"], self.forward(batch, tasks=tasks)
-            yield from zip(places, self.postprocess(logits, mask, top_k=top_k), strict=True)
+            texts, logits = [window[row] for row in places], self.forward(batch, tasks=tasks)
+            yield from zip(places, self.postprocess(logits, batch, texts, top_k=top_k), strict=True)
 
     def _tasks_by_encoding(self, tasks: list[str]) -> list[list[str]]:
         """The tasks whose heads encode rows alike, which share a pass through the encoder."""
         groups: dict[Any, list[str]] = {}
         for task in tasks:
             head = self._head(task)
-            groups.setdefault(type(head).encode.__func__, []).append(task)  # type: ignore[attr-defined]
+            groups.setdefault(head.encoding_key(head.spec), []).append(task)
         return list(groups.values())
 
     def _head(self, task: str) -> Head:
@@ -236,6 +243,8 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
     def preprocess(self, rows: list[Texts], max_length: int | None = None, *, task: str | None = None) -> Encoded:
         """Each row's token ids, without padding, and whether its end was cut off, as the head of a task encodes."""
         head = self._head(next(iter(self.model.task_heads)) if task is None else task)
+        if not head.takes_words:
+            rows = [(" ".join(row),) if isinstance(row, Words) else row for row in rows]
         limit = self.limit if max_length is None else min(int(max_length), self.limit)
         return head.encode(head.spec, rows, self.tokenizer, limit)
 
@@ -245,7 +254,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         hidden = self.model.encode(**tokens)
         return {task: self.model.forward_head(task, hidden, mask)[1].float() for task in tasks}
 
-    def postprocess(self, logits: dict[str, Tensor], mask: Tensor | None = None, *, top_k: TopK = BEST) -> list[Answer]:
+    def postprocess(
+        self, logits: dict[str, Tensor], batch: dict[str, Tensor], rows: Sequence[Texts], *, top_k: TopK = BEST
+    ) -> list[Answer]:
         """For each row, task -> answer; InputError for logits that are no numbers."""
         for task, values in logits.items():
             if not values.isfinite().all():
@@ -253,5 +264,5 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
                     f"task {task!r}: the model's answers are not finite numbers; look at its training's losses and the "
                     f"weights of {self.model.name_or_path!r}, or load it in fp32"
                 )
-        by_task = {task: self._head(task).answer(values, mask, top_k) for task, values in logits.items()}
+        by_task = {task: self._head(task).answer_rows(values, batch, rows, top_k) for task, values in logits.items()}
         return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]

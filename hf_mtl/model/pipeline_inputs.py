@@ -13,6 +13,14 @@ from typing import Any, Literal
 from .errors import InputError
 
 Texts = tuple[str, ...]
+
+
+class Words(tuple[str, ...]):
+    """A row that is a list of words, which stands for one text."""
+
+    __slots__ = ()
+
+
 BEST: Literal["best"] = "best"
 TopK = int | None | Literal["best"]
 ARGUMENTS = ("task_name", "top_k", "max_length", "batch_size", "truncation", "padding", "num_workers")
@@ -79,14 +87,23 @@ def as_texts(row: Any, number: int | None = None) -> Texts:
     texts = (row,) if isinstance(row, str) else row
     if isinstance(row, Mapping) and set(row) in ({"text"}, {"text", "text_pair"}):
         texts = [row[key] for key in ("text", "text_pair") if key in row]
-    if not (isinstance(texts, Sequence) and len(texts) in (1, 2) and all_text(texts)):
+    of_words = isinstance(row, Words) or (isinstance(row, Mapping) and set(row) == {"words"})
+    if of_words:
+        texts = row if isinstance(row, Words) else row["words"]
+    if not (isinstance(texts, Sequence) and (of_words or len(texts) in (1, 2)) and texts and all_text(texts)):
         raise InputError(
-            f"{where}found {shortened(row)}, wanted a text, a pair (one, other), or {{'text': one, 'text_pair': other}}"
+            f"{where}found {shortened(row)}, wanted a text, a pair (one, other), or {{'text': one, 'text_pair': "
+            "other}; for tasks that label words, {'words': [one, other, ...]} too"
         )
     for text in texts:
         if not text.isascii() and SURROGATE.search(text):
             raise InputError(f"{where}found {shortened(text)}, which holds half a surrogate pair, wanted Unicode text")
-    return tuple(texts)
+    return Words(texts) if of_words else tuple(texts)
+
+
+def num_texts(row: Texts) -> int:
+    """1 for a text or a list of words, 2 for a pair."""
+    return 1 if isinstance(row, Words) else len(row)
 
 
 def all_text(row: Sequence[Any]) -> bool:

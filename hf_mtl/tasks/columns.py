@@ -29,14 +29,14 @@ TextFaults = dict[int, str]  # row -> what is wrong with its text
 
 
 def read_files(
-    paths: Sequence[str], text_columns: Sequence[str], label_column: str
+    paths: Sequence[str], text_columns: Sequence[str], label_columns: Sequence[str]
 ) -> tuple[Dataset, TextFaults, list[tuple[str, int]]]:
     """The rows of files, one after the other; what is wrong with the texts of which; and the first row of each file.
 
     Args:
         paths: files of the same columns.
         text_columns: columns of strings. A value that is no string is left out, and told.
-        label_column: with them, tells the delimiter of csv and tsv.
+        label_columns: with them, tell the delimiter of csv and tsv.
 
     Raises:
         InputError: for a file that cannot be read, and for files that do not belong together.
@@ -46,7 +46,7 @@ def read_files(
     first_rows: list[tuple[str, int]] = []
     rows = 0
     for number, path in enumerate(paths):
-        table, found = _read_file(path, text_columns, label_column)
+        table, found = _read_file(path, text_columns, label_columns)
         faults.update({row + rows: fault for row, fault in found.items()})
         first_rows.append((path, rows))
         rows += len(table)
@@ -71,12 +71,13 @@ def table_rows(table: Any) -> Dataset:
         raise TypesError(f"types cannot be used: {_first_line(error)}") from error
 
 
-def _read_file(path: str, text_columns: Sequence[str], label_column: str) -> tuple[Any, TextFaults]:
+def _read_file(path: str, text_columns: Sequence[str], label_columns: Sequence[str]) -> tuple[Any, TextFaults]:
     form = format_of(path)
     assert form is not None
     if form != "parquet":
-        records = read_records(path, form, ([*text_columns, label_column], text_columns))
-        return to_table(_known_columns(path, records, [*text_columns, label_column]), text_columns)
+        wanted = [*text_columns, *label_columns]
+        records = read_records(path, form, (wanted, text_columns))
+        return to_table(_known_columns(path, records, wanted), text_columns)
     try:
         return with_texts(_mapped(path), text_columns)
     except InputError as error:

@@ -5,7 +5,7 @@ The side that travels with a model is the kind's `Head`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
 from ..model.heads import Head, register_head
+from ..model.pipeline_inputs import Texts, Words
 from ..validation import check_unregistered
 from .metric_names import set_first_metrics
 from .row_errors import RowErrors
-from .spec import TaskSpec
+from .spec import KIND_CHECKS, TaskSpec
 
+DATA_OPTIONS = ("label_columns", "label_delimiter")
 KindClass = TypeVar("KindClass", bound="type[TaskKind]")
 
 
@@ -28,10 +30,33 @@ class TaskKind:
     Attributes:
         head: the class of the kind's heads.
         metrics: names of metrics, the default first; `register_metric` adds more for a kind.
+        options: of "label_columns" and "label_delimiter", those that a task of this kind may have.
+        pipeline_tag: the Hub's word for what a model does that has tasks of this kind only.
     """
 
     head: ClassVar[type[Head]]
     metrics: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+    pipeline_tag: ClassVar[str] = "text-classification"
+
+    def check(self, spec: TaskSpec) -> None:
+        """Raise InputError for what a task of this kind cannot declare of its data; called when it is declared."""
+        for name in DATA_OPTIONS:
+            if getattr(spec, name) and name not in self.options:
+                takers = [kind for kind, each in KINDS.items() if name in each.options]
+                for_whom = f"; it is for {', '.join(takers)}" if takers else ""
+                raise InputError(f"task {spec.name!r}: a task of kind {spec.kind!r} has no {name}{for_whom}")
+
+    def texts(self, spec: TaskSpec, columns: Mapping[str, Sequence[Any]]) -> list[Texts]:
+        """What the head encodes of each row.
+
+        Args:
+            spec: the task.
+            columns: its text columns, of some rows.
+        """
+        if self.head.takes_words:
+            return [Words(words) for words in columns[spec.text_columns[0]]]
+        return list(zip(*(columns[column] for column in spec.text_columns), strict=True))
 
     def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
         """The labels of raw rows, checked. *Shape:* (rows, ...)
@@ -117,6 +142,7 @@ def register_kind(name: str) -> Callable[[KindClass], KindClass]:
         register_head(name)(kind.head)
         set_first_metrics(name, kind.metrics)
         KINDS[name] = kind()
+        KIND_CHECKS[name] = KINDS[name].check
         return kind
 
     return register

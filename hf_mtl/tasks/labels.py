@@ -33,10 +33,12 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
     Raises:
         InputError: for the first label that is not one the task declares; it names the row and what was wanted.
     """
-    column = spec.label_column
-    if split != "test" and column not in rows.column_names:
+    absent = [column for column in spec.columns_of_labels if column not in rows.column_names]
+    if split != "test" and absent:
         columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
-        raise InputError(f"task {spec.name!r}, split {split!r}: no label column {column!r}; the columns are {columns}")
+        raise InputError(
+            f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; the columns are {columns}"
+        )
     return kind_of(spec).read_labels(spec, rows, split)
 
 
@@ -46,6 +48,11 @@ def bad_labels(spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
 
 
 def has_label(labels: Any) -> NDArray[np.bool_]:
-    """True where a row has a label, of which no number is NaN. *Shape:* (rows, ...) -> (rows,)"""
+    """True where a row has a label, of which no number is NaN. *Shape:* (rows, ...) -> (rows,)
+
+    A row's list of labels for its tokens is always one: a token without a label has -100.
+    """
+    if len(labels) and np.ndim(labels[0]) == 1 and len(set(map(len, labels))) > 1:
+        return np.ones(len(labels), dtype=bool)
     numbers = np.asarray(labels, dtype=np.float64)
     return np.asarray(~np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1))

@@ -23,6 +23,8 @@ class Metric:
         greater_is_better: whether the higher of two scores is the better one.
         unit: of a score that is no fraction, such as "label unit"; "" for a fraction.
         of_one_class: whether it is the score of one of two classes, the positive one.
+        of_scores: whether its predictions are what the head's `kept_scores` gives, such as probabilities.
+        of_names: whether it gets the keyword `names`, the task's labels.
     """
 
     score: Callable[..., float]
@@ -30,6 +32,8 @@ class Metric:
     greater_is_better: bool = True
     unit: str = ""
     of_one_class: bool = False
+    of_scores: bool = False
+    of_names: bool = False
 
 
 METRICS: dict[str, Metric] = {}
@@ -43,6 +47,8 @@ def register_metric(
     greater_is_better: bool = True,
     unit: str = "",
     of_one_class: bool = False,
+    of_scores: bool = False,
+    of_names: bool = False,
 ) -> Callable[[Score], Score]:
     """Add a metric under a name that tasks of some kinds may list in `metrics`.
 
@@ -55,7 +61,9 @@ def register_metric(
         kinds: of the tasks that may list it.
         greater_is_better: whether the higher of two scores is the better one.
         unit: of the score; a fraction unless given.
-        of_one_class: whether it is taken for the class that the task's `positive` names.
+        of_one_class: whether it is taken for the class that the task's `positive_label` names.
+        of_scores: whether its predictions are scores, such as probabilities, and not answers.
+        of_names: whether it gets the keyword `names`, the task's labels.
 
     Raises:
         InputError: for a name that another metric has.
@@ -64,7 +72,13 @@ def register_metric(
     def register(score: Score) -> Score:
         check_unregistered("metric", name, METRICS[name].score if name in METRICS else None, score)
         METRICS[name] = Metric(
-            score=score, kinds=tuple(kinds), greater_is_better=greater_is_better, unit=unit, of_one_class=of_one_class
+            score=score,
+            kinds=tuple(kinds),
+            greater_is_better=greater_is_better,
+            unit=unit,
+            of_one_class=of_one_class,
+            of_scores=of_scores,
+            of_names=of_names,
         )
         return score
 
@@ -148,6 +162,7 @@ def check_names_differ(metrics: Mapping[str, Sequence[str]]) -> None:
                 )
 
 
-def score_options(metric: str, positive_class: int | None) -> dict[str, Any]:
+def score_options(metric: str, positive_class: int | None, names: Sequence[str] | None = None) -> dict[str, Any]:
     """The keywords that a metric's function takes."""
-    return {"positive": positive_class} if is_of_one_class(metric) else {}
+    options: dict[str, Any] = {"positive": positive_class} if is_of_one_class(metric) else {}
+    return {**options, "names": names} if metric in METRICS and METRICS[metric].of_names else options

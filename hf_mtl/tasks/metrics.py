@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metric_names import register_metric, score_options
+from .metric_names import METRICS, register_metric, score_options
 from .spec import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -139,24 +139,28 @@ def make_metric(name: str, example: Array | None = None) -> Any:
     return TaskMetric(name, np.zeros(1) if example is None else example)
 
 
-def task_scores(spec: TaskSpec, predictions: Array, references: Array) -> dict[str, float]:
+def task_scores(
+    spec: TaskSpec, predictions: Array, references: Array, scores_of_rows: Array | None = None
+) -> dict[str, float]:
     """Every metric of one task; one warning says when a correlation among them is undefined.
 
     Args:
         spec: the task.
         predictions: what the head decoded, such as class indices or values. *Shape:* (rows, ...)
         references: labels. *Shape:* (rows, ...)
+        scores_of_rows: what metrics of scores take for predictions. *Shape:* (rows, ...)
     """
     undefined = [name for name in spec.metrics if name in CORRELATIONS]
     if undefined and _is_constant(predictions, references):
         side = "predictions" if np.ptp(predictions) == 0 else "labels"
         logger.warning("task %r: all %s are equal, so %s is reported as 0.0", spec.name, side, ", ".join(undefined))
     scores = {}
-    example = np.zeros(references.shape, dtype=np.result_type(predictions, references))
     for name in spec.metrics:
-        options = score_options(name, spec.positive_class)
-        metric = make_metric(name, example)
-        result = metric.compute(predictions=predictions.tolist(), references=references.tolist(), **options)
+        given = scores_of_rows if METRICS[name].of_scores else predictions
+        assert given is not None  # a kind's head gives what its metrics take
+        options = score_options(name, spec.positive_class, spec.labels)
+        metric = make_metric(name, np.zeros(references.shape, dtype=np.result_type(given, references)))
+        result = metric.compute(predictions=given.tolist(), references=references.tolist(), **options)
         scores[name] = float(next(iter(result.values())))
     return scores
 

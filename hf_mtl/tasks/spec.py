@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InputError, unknown_name_error
-from ..model.heads import HeadSpec
+from ..model.heads import HEADS, OPTIONS, HeadSpec
 from ..validation import check_number
 from .class_names import check_class_names
 from .metric_names import check_metrics, check_names_differ, is_of_one_class, metric_names, unit_of
@@ -17,6 +17,7 @@ from .text_files import format_of, is_packed
 EMBEDDED = "embedded:demo"
 FILE_FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 SPLITS = ("train", "validation", "test")
+KIND_CHECKS: dict[str, Callable[[TaskSpec], None]] = {}  # kind -> what its tasks' declarations are checked by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class TaskSpec:
 
     Args:
         name: the task's name, in flags, logs, metrics and files.
-        kind: "classification", "regression", or a kind of your own that is registered.
+        kind: one of `tasks.kinds.KINDS`, such as "classification"; `register_kind` adds more.
         text_columns: one column for single texts, two for pairs.
         dataset: a Hub id or a folder for `datasets.load_dataset`. A task has `dataset`, or `files`, or neither of them:
             then `load_task_data` is given its rows.
@@ -33,6 +34,8 @@ class TaskSpec:
         files: split -> parquet, csv, tsv, jsonl or json file, or several of them, whose rows follow one another.
         splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
         label_column: column of the label.
+        label_columns: columns of 0 and 1, one for each of `labels`, in place of `label_column` (multi_label).
+        label_delimiter: what stands between the names in a cell of `label_column` (multi_label).
         labels: class names in the order of their indices (classification). Data may write them in another case where
             that is unambiguous, or have the indices instead; but where names spell numbers or truth values, such as
             "-1" or "true", these in the data mean the names.
@@ -40,6 +43,7 @@ class TaskSpec:
         metrics: names of the metrics to report, see `metric_names`; the kind's default unless given.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
         positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
+        pooling, pair_encoding, loss, class_weights, label_smoothing, thresholds: see `HeadSpec`; some kinds have them.
         loss_weight: factor on the task's loss and gradient.
         sampling_weight: factor on the task's share of every batch.
 
@@ -55,19 +59,27 @@ class TaskSpec:
     files: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     label_column: str = "label"
+    label_columns: tuple[str, ...] = ()
+    label_delimiter: str | None = None
     labels: tuple[str, ...] | None = None
     label_range: tuple[float, float] | None = None
     metrics: tuple[str, ...] = ()
     main_metric: str = ""
     positive_label: str | None = None
+    pooling: str | None = None
+    pair_encoding: str | None = None
+    loss: str | None = None
+    class_weights: str | tuple[float, ...] | None = None
+    label_smoothing: float | None = None
+    thresholds: str | float | tuple[float, ...] | None = None
     loss_weight: float = 1.0
     sampling_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for key in ("text_columns", "metrics"):
+        for key in ("text_columns", "label_columns", "metrics"):
             if isinstance(getattr(self, key), str):
                 raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a list of texts")
-        for key in ("text_columns", "label_range"):
+        for key in ("text_columns", "label_columns", "label_range", "class_weights", "thresholds"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
         if self.labels is not None:
@@ -83,6 +95,8 @@ class TaskSpec:
                 f"task {self.name!r}: positive_label is {self.positive_label!r}, wanted one of two labels; they "
                 f"are {labels}"
             )
+        if self.kind in KIND_CHECKS:  # else the task has a head and no rows
+            KIND_CHECKS[self.kind](self)
         if self.dataset is not None and self.files:
             raise InputError(f"task {self.name!r}: wanted either dataset or files, found both")
         for key in (*self.files, *self.splits):
@@ -116,7 +130,18 @@ class TaskSpec:
             labels=self.labels,
             label_range=self.label_range,
             num_texts=len(self.text_columns),
+            **{name: getattr(self, name) for name in OPTIONS},
         )
+
+    @property
+    def string_columns(self) -> tuple[str, ...]:
+        """The text columns whose cells are strings: none of a kind whose rows are lists of words."""
+        return () if HEADS[self.kind].takes_words else self.text_columns
+
+    @property
+    def columns_of_labels(self) -> tuple[str, ...]:
+        """The columns that hold the labels: several of a task with `label_columns`, else one."""
+        return self.label_columns or (self.label_column,)
 
     @property
     def positive_class(self) -> int | None:

@@ -103,9 +103,10 @@ def read_task_file(path: Path) -> list[TaskSpec]:
 
 
 _KEYS = {field.name: field for field in dataclasses.fields(TaskSpec)}
-_TUPLES = ("text_columns", "labels", "label_range", "metrics")
+_TUPLES = ("text_columns", "label_columns", "labels", "label_range", "metrics")
 _MAPPINGS = ("files", "splits")
-_NUMBERS = ("loss_weight", "sampling_weight")
+_NUMBERS = ("loss_weight", "sampling_weight", "label_smoothing")
+_PER_LABEL = {"class_weights": "balanced", "thresholds": "fit"}  # a word, or numbers
 
 
 def spec_from_row(name: object, row: Mapping[str, Any], folder: Path) -> TaskSpec:
@@ -164,6 +165,13 @@ def _checked(name: object, key: str, value: Any) -> Any:
         return tuple(str(v) for v in items)
     if key == "positive_label" and not isinstance(value, bool | dict | list | None):
         return str(value)
+    if key in _PER_LABEL:
+        items = [_number(item) for item in (value if isinstance(value, list) else [value])]
+        if not items or any(not isinstance(v, int | float) or isinstance(v, bool) for v in items):
+            if value != _PER_LABEL[key]:
+                raise InputError(f"{error}{_PER_LABEL[key]!r} or numbers, one for each label")
+            return str(value)
+        return tuple(map(float, items)) if isinstance(value, list) else float(items[0])
     if key in _NUMBERS:
         value = _number(value)
         if not isinstance(value, int | float) or isinstance(value, bool):

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from ..data.task_rows import TaskRows
 from ..errors import InputError
+from ..model.heads import Head, Kept
 from ..model.modeling import MultiTaskModel
 from ..seeding import seeded_generator
 from ..tasks.labels import has_label
@@ -45,25 +47,30 @@ class TaskEvaluator:
         self.model, self.tasks, self.functions, self.with_loss = model, tasks, functions, with_loss
         # Where the rows that go through the model stood, while they do: a function of the user's gets them in order.
         self._order: NDArray[np.int64] | None = None
+        self._fits = False
 
     def scores(self, task: str, prediction: EvalPrediction) -> dict[str, float]:
         """Metric -> value, of one task.
 
         Args:
             task: whose rows they are.
-            prediction: logits and labels. *Shapes:* (rows, head width), (rows,)
+            prediction: what the head kept of all batches, which is the logits of most kinds, and the labels.
+                *Shapes:* (rows, ...), (rows, ...)
 
         Raises:
             InputError: for a function of the user's that gives no mapping of names to numbers.
         """
         from ..tasks.metrics import task_scores  # late: evaluate and scipy take a second to import
 
-        head: Any = self.model.heads[task]
-        logits = torch.from_numpy(prediction.predictions)
+        head, kept = self._head(task), as_tensors(prediction.predictions)
         labels = torch.from_numpy(prediction.label_ids).to(head.label_dtype)
-        scores = dict(task_scores(self.tasks[task], head.decode(logits).numpy(), labels.numpy()))
+        if self._fits:
+            head.fit(kept, labels)
+        answers, found = head.kept_predictions(kept).numpy(), head.kept_scores(kept)
+        of_scores = None if found is None else found.numpy()
+        scores = dict(task_scores(self.tasks[task], answers, labels.numpy(), of_scores))
         if self.with_loss:
-            scores["loss"] = self.model.mean_loss(task, logits, labels).item()
+            scores["loss"] = head.kept_loss(kept, labels).item()
         if task in self.functions:  # last, as it may change what it gets
             own = _as_scores(self.functions[task](self._in_order(prediction)), task)
             scores.update(own)
@@ -74,19 +81,50 @@ class TaskEvaluator:
         if self._order is None:
             return prediction
         back = np.argsort(self._order)
-        return EvalPrediction(prediction.predictions[back], prediction.label_ids[back])
+        return EvalPrediction(picked(prediction.predictions, back), prediction.label_ids[back])
 
-    def evaluate(self, rows: Mapping[str, Dataset], prefix: str, loop: Loop) -> dict[str, float]:
-        """Every task's metrics as "<prefix>_<task>_<metric>", and the average of the main ones."""
+    def _head(self, task: str) -> Head:
+        head: Any = self.model.heads[task]
+        return head
+
+    def prepare_heads(self, rows: Mapping[str, Dataset]) -> None:
+        """Let the heads see the labels of the training rows."""
+        for task in self.tasks:
+            self._head(task).prepare(rows[task]["labels"])
+
+    def kept(self, task: str, logits: Tensor, batch: Mapping[str, Tensor]) -> Kept:
+        """What evaluation keeps of a batch."""
+        return self._head(task).keep(logits, batch.get("labels"), batch)
+
+    def decoded(self, task: str, predictions: Any) -> NDArray[Any]:
+        """A prediction per row, as the task's head gives them. *Shape:* (rows, ...)
+
+        Args:
+            task: whose rows they are.
+            predictions: of `PredictionOutput`: what the head kept.
+        """
+        answers: NDArray[Any] = self._head(task).kept_predictions(as_tensors(predictions)).numpy()
+        return answers
+
+    def evaluate(self, rows: Mapping[str, Dataset], prefix: str, loop: Loop, *, fits: bool = False) -> dict[str, float]:
+        """Every task's metrics as "<prefix>_<task>_<metric>", and the average of the main ones.
+
+        Args:
+            rows: task -> rows with labels.
+            prefix: of the metrics' names.
+            loop: passes the rows of one task through the model.
+            fits: whether heads may take what no gradient teaches from these rows: those of validation.
+        """
         from ..tasks.metrics import average_score  # late, as above
 
         metrics: dict[str, float] = {}
         for task in rows:
             sorted_rows, self._order = sort_by_length(task, rows[task])
+            self._fits = fits
             try:
                 metrics.update(loop(sorted_rows, f"{prefix}_{task}"))
             finally:
-                self._order = None
+                self._order, self._fits = None, False
         metrics[f"{prefix}_average"] = average_score([self.tasks[task] for task in rows], metrics, prefix)
         return metrics
 
@@ -114,13 +152,25 @@ class TaskEvaluator:
         finally:
             self._order = None
         back = np.argsort(order)
-        logits, found = (None if each is None else each[back] for each in (output.predictions, output.label_ids))
+        logits, found = picked(output.predictions, back), picked(output.label_ids, back)
         if labels is None:
             return output._replace(predictions=logits, label_ids=found)
         if known.any() and logits is not None:
-            scores = self.scores(task, EvalPrediction(logits[known], labels[known]))
+            scores = self.scores(task, EvalPrediction(picked(logits, known), labels[known]))
             output.metrics.update({f"{prefix}_{name}": value for name, value in scores.items()})
         return output._replace(predictions=logits, label_ids=labels)
+
+
+def as_tensors(kept: Any) -> Any:
+    """One array or several as tensors."""
+    return tuple(map(torch.from_numpy, kept)) if isinstance(kept, tuple) else torch.from_numpy(kept)
+
+
+def picked(kept: Any, where: NDArray[Any]) -> Any:
+    """Some of the rows of one array, or of several; None of nothing."""
+    if isinstance(kept, tuple):
+        return tuple(each[where] for each in kept)
+    return None if kept is None else kept[where]
 
 
 def _as_scores(given: object, task: str) -> dict[str, float]:

@@ -162,7 +162,7 @@ def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset]) -> None:
         scores = {f"test_{name}_{metric}" for metric in spec.metrics}
         metrics.update({key: value for key, value in output.metrics.items() if key in scores})
         if trainer.is_world_process_zero():
-            decoded = trainer.model.decode(name, torch.from_numpy(output.predictions)).numpy()
+            decoded = trainer.evaluator.decoded(name, output.predictions)
             write_predictions(spec, decoded, Path(trainer.args.output_dir) / "predictions" / f"{name}.tsv")
     trainer.save_metrics("test", metrics)
 

@@ -119,7 +119,8 @@ class MultiTaskStep:
     def _packed(self, gradients: TaskGradients, batches: Batches, backward: Backward) -> dict[str, Tensor]:
         """One forward and backward over the rows of all tasks, where the strategy has that; else nothing."""
         strategy = self.strategy
-        if strategy is None or not strategy.takes_packed_pass(batches):
+        batches = {} if strategy is None else strategy.packable(batches)
+        if strategy is None or not batches:
             return {}
         with self.context():
             strategy.check(batches, gradients, self.loss_of)

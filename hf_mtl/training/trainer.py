@@ -123,6 +123,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if train_dataset is not None:
             rows = training_rows(self._given_rows(train_dataset, "train_dataset", others=True), self.tasks)
             shares_by_epoch(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+            self.evaluator.prepare_heads(rows.tasks)
         if eval_dataset is not None:
             eval_dataset = self._given_rows(eval_dataset, "eval_dataset", others=True)
         if rows is not None:
@@ -385,7 +386,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             loader = self.get_eval_dataloader(task_rows)
             return self.evaluation_loop(loader, "Evaluation", False, ignore_keys, metric_key_prefix=prefix).metrics
 
-        metrics = self.evaluator.evaluate(rows, metric_key_prefix, loop)
+        metrics = self.evaluator.evaluate(rows, metric_key_prefix, loop, fits=eval_dataset is None)
         metrics[f"{metric_key_prefix}_loss"] = self.evaluator.weighted_loss(rows, metrics, metric_key_prefix)
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, rows.values()))))
         size = self.args.train_metric_rows
@@ -403,7 +404,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "test",
     ) -> Any:
-        """Logits of every task's rows, in the rows' order, and the scores of those that have a label.
+        """Predictions for every task's rows, in the rows' order, and the scores of those that have a label.
+
+        They are logits, but of a kind whose head keeps less; `evaluator.decoded` makes answers of either.
 
         Args:
             test_dataset: task -> rows, or the rows of the only task; without labels, or with NaN where one is missing.
@@ -438,8 +441,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         inputs: dict[str, dict[str, Tensor]],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, logits and labels of a batch of one task; other outputs are left out, in `ignore_keys` or not."""
+    ) -> tuple[Tensor | None, Any, Tensor | None]:
+        """Loss, what the head keeps of the logits, and labels of a batch of one task; other outputs are left out."""
         check_batch(inputs, self.tasks)
         ((task, batch),) = self._prepare_inputs(inputs).items()
         labels = batch.get("labels")
@@ -449,7 +452,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             else:
                 given = self.compute_loss(model, {"task": task, **batch}, return_outputs=True)
                 loss, outputs = loss_and_outputs(given, task)
-        return (loss, None, None) if prediction_loss_only else (loss, outputs["logits"], labels)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, self.evaluator.kept(task, outputs["logits"], batch), labels
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of the task that is being evaluated, from logits and labels."""

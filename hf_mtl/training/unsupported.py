@@ -29,7 +29,10 @@ def check_supported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tas
         if getattr(args.accelerator_config, option):
             raise InputError(f"{option} would deal the tasks of one batch to different processes; leave it off")
     if args.label_smoothing_factor:
-        raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}, wanted 0: no head's loss takes it")
+        raise InputError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, wanted 0: it is an option of a task; write "
+            f"label_smoothing: {args.label_smoothing_factor} into the YAML of a classification"
+        )
     for option in ("include_for_metrics", "label_names", "batch_eval_metrics"):
         if getattr(args, option):
             raise InputError(f"{option}: metrics are taken from all logits and labels at once; leave it off")

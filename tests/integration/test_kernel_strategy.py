@@ -91,7 +91,7 @@ def test_it_waits_for_a_step_that_begins_with_packable_rows(make_trainer, monkey
     batches = list(trainer.get_train_dataloader())[:2]
     gradients = []
     for kernels in (True, False):
-        takes = iter([False, kernels])
+        takes = iter([False, False, kernels, kernels])  # of two tasks
         monkeypatch.setattr(f"{STRATEGY}.has_only_packable_inputs", lambda batch, takes=takes: next(takes))
         trainer.step.begin(0)
         for number, batch in enumerate(batches):

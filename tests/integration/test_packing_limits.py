@@ -128,10 +128,11 @@ def test_a_forward_that_somebody_gave_a_class_of_transformers(make_model, monkey
 
 def test_inputs_that_it_does_not_know(make_trainer):
     trainer = make_trainer()
-    batch = batches_of(trainer)[0]
-    assert packing.has_only_packable_inputs(batch)
-    batch["pairs"]["position_ids"] = torch.zeros_like(batch["pairs"]["input_ids"])
-    assert not packing.has_only_packable_inputs(batch)
+    batches = batches_of(trainer)[0]
+    trainer.step.begin(0)
+    assert list(trainer.step.strategy.packable(batches)) == ["reviews", "pairs"]
+    batches["pairs"]["position_ids"] = torch.zeros_like(batches["pairs"]["input_ids"])
+    assert list(trainer.step.strategy.packable(batches)) == ["reviews"]
 
 
 def test_eager_mpnet(specs, make_trainer):
