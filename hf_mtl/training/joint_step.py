@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..gradients.all_reduce import sum_over_processes
 from ..gradients.joint_loss import JointLoss
 from ..gradients.method import GradientMethod
 from ..model.modeling import MultiTaskModel
@@ -51,8 +53,14 @@ class JointStep(MultiTaskStep):
         self._micro_batches.clear()
         self.joint.clear()
 
+    def expect(self, batches: Sequence[Batches], device: torch.device) -> None:
+        """Count the units of each task in the whole step, over micro-batches and processes."""
+        if batches:
+            self.step_units = torch.stack(list(map(self.count_units, batches))).sum(dim=0).to(device)
+            sum_over_processes([self.step_units])
+
     def run(self, batches: Batches, *, backward: Backward, sync: bool, scaler: Any = None) -> dict[str, Tensor]:
-        """Run backward on the weighted sum of the tasks' losses; `step_units` was set before. See `MultiTaskStep`."""
+        """Run backward on the weighted sum of the tasks' losses, after `expect`. See `MultiTaskStep`."""
         assert self.step_units is not None
         self._remember(batches)
         losses = self._forward_all(batches)

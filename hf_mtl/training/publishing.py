@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from transformers.trainer_utils import SchedulerType
 
 from ..hub.model_card import CardFacts
-from ..hub.upload import CURVES, publish, write_local_card
+from ..hub.upload import CURVES, failure_named, publish, write_local_card
 from ..model.configuration import MultiTaskConfig
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
@@ -77,13 +77,37 @@ class Publisher:
         with write_errors_named(self.args.output_dir):
             write_local_card(self.folder, self.card_facts(record))
 
-    def upload(self, record: RunRecord, *, message: str, token: str | None, revision: str | None) -> str:
-        """Upload model, tokenizer, card and curves; gives the commit's address.
+    def push(
+        self,
+        record: Callable[[], RunRecord],
+        make_repository: Callable[[], None] | None,
+        *,
+        message: str,
+        token: str | None,
+        revision: str | None,
+        private: bool,
+    ) -> str:
+        """Upload model, tokenizer, card and curves of the output folder; gives the commit's address.
+
+        Args:
+            record: gives what is known of the run; asked again once there is a repository, which names the model.
+            make_repository: makes the one on the Hub, where there is none yet. The card is in the folder before.
+            message: of the commit.
+            token: of the Hub; the one that is logged in unless given.
+            revision: branch to commit to.
+            private: whether the repository is, for the command that pushes later.
 
         Raises:
             PushError: when the Hub does not take it.
         """
-        return publish(self.folder, self.card_facts(record), message=message, token=token, revision=revision)
+        known = record()
+        if any("loss" in row for row in known.log_history):
+            self.draw_curves(known)
+        if make_repository is not None:
+            self.write_card(known)
+            with failure_named(self.folder, known.repo_id, revision, private=private):
+                make_repository()
+        return publish(self.folder, self.card_facts(record()), message=message, token=token, revision=revision)
 
     def card_facts(self, record: RunRecord) -> CardFacts:
         """What the model card tells of a run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -85,6 +85,9 @@ class MultiTaskStep:
         self.gradients.clear()
         if self.strategy is not None:
             self.strategy.begin_step()
+
+    def expect(self, batches: Sequence[Batches], device: torch.device) -> None:
+        """See the micro-batches of the step to come; only a joint loss has to know them."""
 
     def run(self, batches: Batches, *, backward: Backward, sync: bool, scaler: Any = None) -> dict[str, Tensor]:
         """Add a micro-batch to every task's gradient; at the step's last one, combine them.

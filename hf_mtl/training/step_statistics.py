@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..gradients.all_reduce import sum_over_processes
+
 logger = logging.getLogger(__name__)
 
 
@@ -101,7 +103,18 @@ class StepStatistics:
         return conflicts / total if total else None
 
 
-def num_tokens(batches: Iterable[Mapping[str, Mapping[str, Tensor]]], *, padding: bool) -> int:
-    """Tokens of micro-batches, over all tasks; those of padding count only with `padding`."""
+def tokens_seen(batches: Iterable[Mapping[str, Mapping[str, Tensor]]], counted: str, device: torch.device) -> int:
+    """Tokens of a step, over its micro-batches, tasks and processes.
+
+    Args:
+        batches: the micro-batches of this process.
+        counted: "no", "all" or "non_padding", as `include_num_input_tokens_seen` says.
+        device: on which the processes sum.
+    """
+    if counted == "no":
+        return 0
     rows = [batch for by_task in batches for batch in by_task.values()]
-    return sum(batch["input_ids"].numel() if padding else int(batch["attention_mask"].sum()) for batch in rows)
+    own = sum(b["input_ids"].numel() if counted == "all" else int(b["attention_mask"].sum()) for b in rows)
+    total = torch.tensor(own, device=device)
+    sum_over_processes([total])
+    return int(total)

@@ -25,9 +25,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutp
 from ..data.collator import TaskCollator
 from ..data.task_rows import TaskRows
 from ..errors import InputError
-from ..gradients.all_reduce import sum_over_processes
 from ..gradients.method_state import save_method
-from ..hub.upload import PUSH_FAILURES, check_write_access, failure_named, make_branch, reason_of
+from ..hub.upload import PUSH_FAILURES, check_write_access, make_branch, reason_of
 from ..model.encoding import padded_right
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
@@ -46,7 +45,7 @@ from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
 from .run_settings import ClassAndOptions, RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
 from .step_callback import StepCallback
-from .step_statistics import num_tokens
+from .step_statistics import tokens_seen
 from .trainer_checks import (
     NO_SEARCH,
     check_arguments,
@@ -215,20 +214,15 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of a step; under an engine that shards, the step learns how many units each task has.
+        """The micro-batches of a step, which the step sees before the first of them; their tokens are counted.
 
         None once the run is at its last step or stopped: resumed there in mid-epoch, the Trainer would train one more.
         """
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if (counted := self.args.include_num_input_tokens_seen) != "no":
-            tokens = torch.tensor(num_tokens(batches, padding=counted == "all"), device=device)
-            sum_over_processes([tokens])
-            self.state.num_input_tokens_seen += int(tokens)
-        if isinstance(self.step, JointStep) and batches:
-            self.step.step_units = torch.stack(list(map(self.step.count_units, batches))).sum(dim=0).to(device)
-            sum_over_processes([self.step.step_units])
+        self.state.num_input_tokens_seen += tokens_seen(batches, self.args.include_num_input_tokens_seen, device)
+        self.step.expect(batches, device)
         return batches, None
 
     # ---- training ----
@@ -548,20 +542,16 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         Raises:
             PushError: when the Hub does not take it; the message has the command that uploads it later.
         """
-        revision = revision or self.args.hub_revision
         self.save_final()
         if not self.is_world_process_zero():
             return None
         self.pusher.wait()
-        record = self.record()
-        if any("loss" in row for row in record.log_history):
-            self.publisher.draw_curves(record)
-        if self.hub_model_id is None:
-            self.publisher.write_card(record)
-            wanted = bool(self.args.hub_private_repo if private is None else private)
-            with failure_named(self.publisher.folder, record.repo_id, revision, private=wanted):
-                self.init_hf_repo(token=token, private=private)
-        message = commit_message or "End of training"
-        return self.publisher.upload(
-            self.record(), message=message, token=token or self.args.hub_token, revision=revision
+        make_repository = functools.partial(self.init_hf_repo, token=token, private=private)
+        return self.publisher.push(
+            self.record,
+            None if self.hub_model_id is not None else make_repository,
+            message=commit_message or "End of training",
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            private=bool(self.args.hub_private_repo if private is None else private),
         )
