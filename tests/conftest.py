@@ -32,6 +32,7 @@ from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.metric_names import FIRST_METRICS, METRICS
+from hf_mtl.tasks.spec import KIND_CHECKS
 
 torch.set_num_threads(1)  # models this small only lose time to a second thread
 
@@ -65,7 +66,7 @@ def nothing_left_by_other_tests():
 @pytest.fixture
 def plugins_of_this_test():
     """What a test registers, and the plugins that it loads, are gone after it."""
-    registries = (HEADS, KINDS, METRICS, FIRST_METRICS, TASK_SAMPLING, WEIGHTINGS, plugins.LOADED)
+    registries = (HEADS, KINDS, KIND_CHECKS, METRICS, FIRST_METRICS, TASK_SAMPLING, WEIGHTINGS, plugins.LOADED)
     before, modules = [dict(registry) for registry in registries], set(sys.modules)
     yield
     folders = {str(path.parent) for path in plugins.LOADED}

@@ -3,18 +3,21 @@
 python tests/train_worker.py '{"output_dir": ..., "max_steps": ...}' RESULT.pt [CHECKPOINT]
 
 With "start": FOLDER the model comes from there, and with "fsdp": PROCESSES sharded by FSDP over so many. With
-"own_loss": true, a subclass takes the loss of pairs twice.
+"own_loss": true, a subclass takes the loss of pairs twice. "changes" is {task: {key of its declaration: value}}.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from transformers import BertConfig, TrainerCallback, set_seed
 
 from hf_mtl import MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, load_model, load_tasks
+from hf_mtl.data.collator import TaskCollator
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.data.tokenization import tokenize
 from hf_mtl.tasks.demo import demo_tokenizer
@@ -71,18 +74,25 @@ def flat(model):
 
 
 def one(row, tokenizer):
-    batch = tokenizer.pad([{k: v for k, v in row.items() if k not in ("length", "labels")}], return_tensors="pt")
-    return dict(batch)
+    """The batch of one row, without its label."""
+    row = {name: np.asarray(value) for name, value in row.items() if name not in ("length", "labels")}
+    return TaskCollator(tokenizer)([{"task": "pairs", **row}])["pairs"]
+
+
+def changed(task, changes):
+    """A task of another declaration, with the metrics of its kind."""
+    return dataclasses.replace(task, **{"metrics": (), "main_metric": "", **changes}) if changes else task
 
 
 def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     torch.set_num_threads(1)
     arguments = json.loads(arguments)
     start, fsdp, own_loss = arguments.pop("start", None), arguments.pop("fsdp", 0), arguments.pop("own_loss", False)
+    changes = arguments.pop("changes", {})
     settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
     settings["per_device_eval_batch_size"] = 4
     args = MultiTaskTrainingArguments(**{**settings, **arguments}, do_train=True, logging_steps=1)
-    tokenizer, tasks = demo_tokenizer(), load_tasks("demo")
+    tokenizer, tasks = demo_tokenizer(), [changed(task, changes.get(task.name)) for task in load_tasks("demo")]
     set_seed(0)
     model = make_model(tasks, len(tokenizer), start, fsdp)
     sharded = bool(fsdp or arguments.get("deepspeed"))

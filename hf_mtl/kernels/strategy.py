@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from transformers import TrainingArguments
 
 from ..gradients.task_gradients import TaskGradients
+from ..model.encoding import SEQUENCES_PER_ROW
 from ..model.modeling import MultiTaskModel
 from ..seeding import random_state, replayed
 from .cpu_functions import CpuKernels, FastDropoutRng
@@ -113,7 +114,7 @@ class StepStrategy:
             return
         self._checked = parameters
         device = torch.device("cpu")
-        few = {task: {name: value[:_CHECKED_ROWS] for name, value in batch.items()} for task, batch in batches.items()}
+        few = {task: _first_rows(batch) for task, batch in batches.items()}
         training = [module for module in self.model.modules() if module.training]
         with replayed(random_state(device), device):
             self.model.eval()
@@ -152,6 +153,14 @@ class StepStrategy:
                 relative = difference / norm if norm > 0 else difference
                 largest = max(largest, relative if math.isfinite(relative) else math.inf)
         return largest
+
+
+def _first_rows(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of a batch that the self-check compares, each with all of its sequences."""
+    counts = batch.get(SEQUENCES_PER_ROW)
+    sequences = _CHECKED_ROWS if counts is None else int(counts[:_CHECKED_ROWS].sum())
+    of_rows = ("labels", SEQUENCES_PER_ROW)
+    return {name: value[: _CHECKED_ROWS if name in of_rows else sequences] for name, value in batch.items()}
 
 
 def make_step_strategy(

@@ -69,6 +69,14 @@ def encode(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_lengt
     return encoded
 
 
+def encode_apart(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """The ids of pairs, each text as a sequence of its own of at most `max_length` tokens."""
+    if not texts:
+        return Encoded([], [])
+    columns = zip(*texts, strict=True)
+    return joined_sequences([encode([(text,) for text in column], tokenizer, max_length) for column in columns])
+
+
 def kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
     """How many tokens are kept of a text, or of each of a pair, in `room` tokens: the rule "longest_first".
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from .encoding import Encoded, Texts, encode
+from .encoding import Encoded, Texts, encode, encode_apart
 from .errors import InputError, unknown_name_error
 from .pipeline_inputs import BEST, TopK
 from .pooling import POOLINGS
@@ -25,6 +25,7 @@ HeadClass = TypeVar("HeadClass", bound="type[Head]")
 Kept = Tensor | tuple[Tensor, ...]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # What a task may say of its head beside name, kind, labels, range and texts; a kind lists in `Head.options` which.
+PAIR_ENCODINGS = ("joint", "separate")
 OPTIONS = ("pooling", "pair_encoding", "loss", "class_weights", "label_smoothing", "thresholds")
 _OF_TRAINING: dict[str, Any] = dict.fromkeys(("class_weights", "label_smoothing", "thresholds"))
 
@@ -79,7 +80,8 @@ class HeadSpec:
 
     def shares_weights_with(self, other: HeadSpec) -> bool:
         """Whether a head of the other specification can be this one's: they differ in how they train at most."""
-        return replace(self, **_OF_TRAINING) == replace(other, **_OF_TRAINING)
+        one, two = (replace(each, **_OF_TRAINING) for each in (self, other))
+        return one.reads_apart == two.reads_apart and replace(one, pair_encoding=two.pair_encoding) == two
 
     def _check_options(self, head: type[Head]) -> None:
         """Raise InputError for an option that the kind does not have, and for a pooling that is none."""
@@ -90,6 +92,15 @@ class HeadSpec:
                 raise InputError(f"task {self.name!r}: a task of kind {self.kind!r} has no {name}{takers_in_words}")
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise unknown_name_error(f"pooling for task {self.name!r}:", self.pooling, POOLINGS)
+        if self.pair_encoding is not None and self.pair_encoding not in PAIR_ENCODINGS:
+            raise unknown_name_error(f"pair_encoding for task {self.name!r}:", self.pair_encoding, PAIR_ENCODINGS)
+        if self.pair_encoding is not None and self.num_texts != 2:
+            raise InputError(f"task {self.name!r}: pair_encoding is for pairs, and there is one text; leave it out")
+
+    @property
+    def reads_apart(self) -> bool:
+        """Whether `pair_encoding` sends the texts of a pair through the encoder apart."""
+        return self.pair_encoding == "separate"
 
 
 class Head(nn.Module, ABC):
@@ -133,12 +144,12 @@ class Head(nn.Module, ABC):
         sequences, which go through the encoder apart. "word_numbers" has, at the first token of each word, the word's
         number from 1, and 0 elsewhere; "labels" of such rows are those of their tokens.
         """
-        return encode(rows, tokenizer, max_length)
+        return (encode_apart if spec.reads_apart else encode)(rows, tokenizer, max_length)
 
     @classmethod
     def encoding_key(cls, spec: HeadSpec) -> Any:
-        """What tells tasks whose rows this encodes alike: they share a pass through the encoder in the pipeline."""
-        return cls.encode.__func__  # type: ignore[attr-defined]
+        """The same for tasks whose rows are encoded alike: they share a pass through the encoder in the pipeline."""
+        return cls.encode.__func__, spec.reads_apart  # type: ignore[attr-defined]
 
     @abstractmethod
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:

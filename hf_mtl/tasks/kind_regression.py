@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..model.head_regression import RegressionHead
+from ..model.heads import Head
 from .cells import number_of
 from .kinds import register_kind
 from .label_column import LabelColumn, read_values
@@ -21,8 +22,8 @@ from .spec import TaskSpec
 class Regression(NumberKind):
     """Labels are values."""
 
-    head = RegressionHead
-    metrics = (pearson.__name__,)
+    head: ClassVar[type[Head]] = RegressionHead
+    metrics: ClassVar[tuple[str, ...]] = (pearson.__name__,)
     dtype = np.float64
     by_index = "the data has classes, not values"
 

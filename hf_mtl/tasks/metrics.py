@@ -17,6 +17,7 @@ from .spec import TaskSpec
 
 logger = logging.getLogger(__name__)
 Array = NDArray[Any]
+VALUES = ("regression", "similarity")  # kinds
 
 
 @register_metric("accuracy", kinds=["classification"])
@@ -78,7 +79,7 @@ def matthews_correlation(predictions: Array, references: Array) -> float:
     return float(np.sum(predicted * actual) / spread) if spread else 0.0
 
 
-@register_metric("pearson", kinds=["regression"])
+@register_metric("pearson", kinds=VALUES)
 def pearson(predictions: Array, references: Array) -> float:
     """Pearson correlation of predictions and labels; 0.0 when either is constant."""
     from scipy import stats  # late: takes a second to import
@@ -87,7 +88,7 @@ def pearson(predictions: Array, references: Array) -> float:
     return 0.0 if constant else float(stats.pearsonr(predictions, references).statistic)
 
 
-@register_metric("spearman", kinds=["regression"])
+@register_metric("spearman", kinds=VALUES)
 def spearman(predictions: Array, references: Array) -> float:
     """Spearman rank correlation of predictions and labels; 0.0 when either is constant."""
     from scipy import stats  # late: takes a second to import
@@ -96,20 +97,20 @@ def spearman(predictions: Array, references: Array) -> float:
     return 0.0 if constant else float(stats.spearmanr(predictions, references).statistic)
 
 
-@register_metric("r2", kinds=["regression"])
+@register_metric("r2", kinds=VALUES)
 def r2(predictions: Array, references: Array) -> float:
     """Share of the labels' variance that the predictions explain; 0.0 when the labels are constant."""
     total = np.sum((references - references.mean()) ** 2)
     return float(1 - np.sum((references - predictions) ** 2) / total) if total else 0.0
 
 
-@register_metric("mse", kinds=["regression"], greater_is_better=False, unit="squared label unit")
+@register_metric("mse", kinds=VALUES, greater_is_better=False, unit="squared label unit")
 def mean_squared_error(predictions: Array, references: Array) -> float:
     """Mean of the squared difference of prediction and label, in the square of the label's unit."""
     return float(np.mean((predictions - references) ** 2))
 
 
-@register_metric("mae", kinds=["regression"], greater_is_better=False, unit="label unit")
+@register_metric("mae", kinds=VALUES, greater_is_better=False, unit="label unit")
 def mean_absolute_error(predictions: Array, references: Array) -> float:
     """Mean of the absolute difference of prediction and label, in the label's unit."""
     return float(np.mean(np.abs(predictions - references)))

@@ -41,6 +41,21 @@ def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
     assert torch.equal(again["update"], two["update"])
 
 
+@pytest.mark.parametrize(
+    "pairs",
+    [{"kind": "similarity"}, {"pair_encoding": "separate", "loss": "huber"}],
+    ids=lambda changes: "-".join(changes.values()),
+)
+def test_two_processes_equal_one_for_pairs_that_are_read_apart(tmp_path, pairs):
+    settings = {**SETTINGS, "max_steps": 4, "changes": {"pairs": pairs}}
+    one = train(tmp_path, "one", 1, gradient_accumulation_steps=2, **settings)
+    two = train(tmp_path, "two", 2, **settings)
+    assert relative_error(two["update"], one["update"]) <= 1e-5  # fp32 sums in another order
+    for name, value in one["scores"].items():
+        assert two["scores"][name] == pytest.approx(value, abs=1e-5), name
+    torch.testing.assert_close(two["predictions"], two["predictions_alone"], rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_goes_on_with_the_same_batches_on_another_number_of_processes(one_process, tmp_path):
     two = train(tmp_path, "two", 2, checkpoint=one_process["folder"] / "checkpoint-4", **SETTINGS)
     assert "resumed with the same batches in every step" in two["said"]
