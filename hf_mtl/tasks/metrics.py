@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 
-@register_metric("accuracy", kinds=["classification"])
+@register_metric("accuracy", kinds=["classification", "ordinal"])
 def accuracy(predictions: Array, references: Array) -> float:
     """Share of rows whose predicted class is the label."""
     return float(np.mean(predictions == references))
@@ -109,13 +109,13 @@ def mean_squared_error(predictions: Array, references: Array) -> float:
     return float(np.mean((predictions - references) ** 2))
 
 
-@register_metric("mae", kinds=["regression"], greater_is_better=False, unit="label unit")
+@register_metric("mae", kinds=["regression", "ordinal"], greater_is_better=False, unit="label unit")
 def mean_absolute_error(predictions: Array, references: Array) -> float:
-    """Mean of the absolute difference of prediction and label, in the label's unit."""
+    """Mean of the absolute difference of prediction and label, in the label's unit; of ordered classes, in steps."""
     return float(np.mean(np.abs(predictions - references)))
 
 
-CORRELATIONS = {"matthews_correlation", "pearson", "spearman"}
+CORRELATIONS = {"matthews_correlation", "pearson", "spearman", "quadratic_kappa"}
 
 
 def _share(part: Any, whole: Any) -> float:
