@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class ClassificationHead(LinearHead):
             *Shape:* (classes,)
     """
 
-    options = ("pooling", "class_weights", "label_smoothing")
+    options: ClassVar[tuple[str, ...]] = ("pooling", "class_weights", "label_smoothing")
     class_weights: Tensor | None
 
     def __init__(
@@ -37,11 +37,8 @@ class ClassificationHead(LinearHead):
         super().__init__(spec, encoder_width, pooling, dropout, **base)
         given, weights = spec.class_weights, None
         if given is not None:
-            weights = (
-                torch.ones(len(spec.labels or ()))
-                if isinstance(given, str)
-                else torch.tensor(given, dtype=torch.float32)
-            )
+            factors = [1.0] * len(spec.labels or ()) if isinstance(given, str) else list(given)
+            weights = torch.tensor(factors, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
 
     @classmethod

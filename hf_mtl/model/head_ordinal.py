@@ -70,7 +70,7 @@ class OrdinalHead(ClassificationHead):
         return self.log_probabilities(super().forward(hidden, mask))
 
     def log_probabilities(self, scores: Tensor) -> Tensor:
-        """log P of every class. *Shape:* (rows, 1) -> (rows, classes)"""
+        """The classes' log-probabilities of scores. *Shape:* (rows, 1) -> (rows, classes)"""
         distances = self.cut_points() - scores.float()
         below = F.pad(F.logsigmoid(distances), (0, 1))  # log P(class <= k), which is 0 for the highest
         above = F.pad(F.logsigmoid(-distances), (1, 0))  # log P(class >= k), which is 0 for the lowest

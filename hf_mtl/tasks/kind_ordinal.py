@@ -13,17 +13,19 @@ from .kinds import register_kind
 from .metric_names import register_metric
 
 
-@register_metric("quadratic_kappa", kinds=["ordinal"], of_names=True)
-def quadratic_kappa(predictions: NDArray[Any], references: NDArray[Any], *, names: tuple[str, ...]) -> float:
+@register_metric("quadratic_kappa", kinds=["ordinal"])
+def quadratic_kappa(predictions: NDArray[Any], references: NDArray[Any]) -> float:
     """Cohen's kappa in which a disagreement counts as the square of its distance (Cohen 1968); 0.0 where undefined.
 
     It is undefined where all predictions and all labels are one and the same class.
     """
     from sklearn.metrics import cohen_kappa_score  # late: takes a second to import
 
-    if len(np.union1d(predictions, references)) < 2:
+    found = np.union1d(predictions, references).astype(np.int64)
+    if len(found) < 2:
         return 0.0
-    return float(cohen_kappa_score(references, predictions, labels=range(len(names)), weights="quadratic"))
+    # All classes up to the highest: of those that occur alone, neighbours would be one step apart.
+    return float(cohen_kappa_score(references, predictions, labels=np.arange(found[-1] + 1), weights="quadratic"))
 
 
 @register_kind("ordinal")
