@@ -3,9 +3,11 @@
 python tests/train_worker.py '{"output_dir": ..., "max_steps": ...}' RESULT.pt [CHECKPOINT]
 
 With "start": FOLDER the model comes from there, and with "fsdp": PROCESSES sharded by FSDP over so many. With
-"own_loss": true, a subclass takes the loss of pairs twice.
+"own_loss": true, a subclass takes the loss of pairs twice. With "reviews": {...} that task has these options, and few
+rows of its second class.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -22,12 +24,12 @@ from hf_mtl.tasks.labels import read_labels
 
 
 class SameOnEveryRank(TrainerCallback):
-    """After every step, all parameters have the same bits on all ranks."""
+    """After every step, all weights have the same bits on all ranks."""
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         digest = hashlib.sha256()
-        for parameter in model.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
+        for tensor in model.state_dict().values():
+            digest.update(tensor.detach().numpy().tobytes())
         hashes = [None] * args.world_size
         if args.world_size > 1:
             dist.all_gather_object(hashes, digest.hexdigest())
@@ -79,10 +81,12 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     torch.set_num_threads(1)
     arguments = json.loads(arguments)
     start, fsdp, own_loss = arguments.pop("start", None), arguments.pop("fsdp", 0), arguments.pop("own_loss", False)
+    options = arguments.pop("reviews", {})
     settings = {"use_cpu": True, "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0}
     settings["per_device_eval_batch_size"] = 4
     args = MultiTaskTrainingArguments(**{**settings, **arguments}, do_train=True, logging_steps=1)
     tokenizer, tasks = demo_tokenizer(), load_tasks("demo")
+    tasks = [dataclasses.replace(task, **options) if task.name == "reviews" else task for task in tasks]
     set_seed(0)
     model = make_model(tasks, len(tokenizer), start, fsdp)
     sharded = bool(fsdp or arguments.get("deepspeed"))
@@ -90,6 +94,8 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
     data = {}
     for task in tasks:
         rows = load_rows(task, "train").select(range(120))
+        if options and task.name == "reviews":
+            rows = rows.select([row for row, label in enumerate(rows["label"]) if label == 0 or row % 5 == 0])
         data[task.name] = tokenize(task, rows, tokenizer, 64, read_labels(task, rows, "train"))
     trainer_class = TwiceThePairs if own_loss else MultiTaskTrainer
     trainer = trainer_class(
@@ -114,6 +120,7 @@ def main(arguments: str, result: str, checkpoint: str | None = None) -> None:
                 "update": None if sharded else flat(model) - before,
                 "memory": trainer.step.method.state_dict(),
                 "norms": [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row],
+                "class_weights": getattr(trainer.model.heads["reviews"], "class_weights", None),
                 "losses": [row["loss_pairs"] for row in trainer.state.log_history if "loss_pairs" in row],
                 "predictions": torch.from_numpy(predicted.predictions),
                 "predictions_alone": torch.cat(alone) if alone else None,
