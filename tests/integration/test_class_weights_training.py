@@ -143,4 +143,4 @@ def test_balanced_weights_lift_the_rare_class(make, specs, tokenizer):
         rows = tokenize(spec, raw, tokenizer, 64, read_labels(spec, raw, "validation"))
         logits = torch.from_numpy(trainer.predict({"reviews": rows})["reviews"].predictions)
         found[name] = logits.softmax(dim=1)[:, 1].mean().item()
-    assert found["plain"] < 0.3 and 0.35 < found["balanced"] < 0.65
+    assert found["plain"] + 0.15 < found["balanced"] < 0.65
