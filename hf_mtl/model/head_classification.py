@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import math
+from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,29 +15,88 @@ from .head_linear import LinearHead
 from .heads import HeadSpec, register_head
 from .pipeline_inputs import BEST, TopK
 
+logger = logging.getLogger(__name__)
+BALANCED = "balanced"
+
 
 @register_head("classification")
 class ClassificationHead(LinearHead):
-    """A logit per class, the cross-entropy, the likeliest class."""
+    """A logit per class, the cross-entropy, the likeliest class.
+
+    Attributes:
+        class_weights: a buffer, where the task has this option: the factor on the loss of each class's rows.
+            *Shape:* (classes,)
+    """
+
+    options: ClassVar[tuple[str, ...]] = (*LinearHead.options, "class_weights", "label_smoothing")
+    class_weights: Tensor | None
+
+    def __init__(
+        self, spec: HeadSpec, encoder_width: int, pooling: str = "mean", dropout: float = 0.0, **base: Any
+    ) -> None:
+        super().__init__(spec, encoder_width, pooling, dropout, **base)
+        given, weights = spec.class_weights, None
+        if given is not None:
+            factors = [1.0] * len(spec.labels or ()) if isinstance(given, str) else list(given)
+            weights = torch.tensor(factors, dtype=torch.float32)
+        self.register_buffer("class_weights", weights)
 
     @classmethod
     def check(cls, spec: HeadSpec) -> None:
-        """Raise InputError unless there are two or more different class names."""
+        """Raise InputError unless there are two or more different class names, and for options that are none."""
         labels = spec.labels
         are_names = isinstance(labels, tuple | list) and all(isinstance(label, str) for label in labels)
         if labels is None or not are_names or len(labels) < 2 or len(set(labels)) != len(labels):
             raise InputError(f"task {spec.name!r}: labels is {labels!r}, wanted two or more different class names")
         if spec.label_range is not None:
-            raise InputError(f"task {spec.name!r}: label_range belongs to regression; classification declares labels")
+            raise InputError(f"task {spec.name!r}: label_range belongs to regression; {spec.kind} declares labels")
+        _check_weights(spec, len(labels))
+        smoothing = spec.label_smoothing
+        if smoothing is not None and (not _is_number(smoothing) or not 0 <= smoothing < 1):
+            raise InputError(f"task {spec.name!r}: label_smoothing is {smoothing!r}, wanted a number in [0, 1)")
 
     @classmethod
     def width(cls, spec: HeadSpec) -> int:
         """The number of classes."""
         return len(spec.labels or ())
 
+    def prepare(self, labels: Any) -> None:
+        """Balance the class weights: n / (K n_c) for class c of K, of which n_c of the n training rows are.
+
+        With them, every class has the same share of the loss of all training rows, and the mean weight of these is 1.
+        A class that never occurs has the weight 1.
+        """
+        if self.class_weights is None or self.spec.class_weights != BALANCED:
+            return
+        names = self.spec.labels or ()
+        counts = torch.bincount(torch.as_tensor(labels[:]).long(), minlength=len(names))
+        if absent := [name for name, count in zip(names, counts.tolist(), strict=True) if not count]:
+            logger.warning(
+                "task %r: no training row has the label %s, so class_weights: balanced gives it the weight 1",
+                self.spec.name,
+                ", ".join(map(repr, absent)),
+            )
+        weights = counts.sum() / (len(names) * counts.clamp(min=1).double())
+        self.class_weights.copy_(torch.where(counts > 0, weights, torch.ones_like(weights)))
+
+    def _weights(self) -> Tensor | None:
+        """The class weights in fp32, if there are any. *Shape:* (classes,)"""
+        return None if self.class_weights is None else self.class_weights.float()
+
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
-        """The cross-entropy, and the rows. *Shapes:* (rows, classes), (rows,)"""
-        return F.cross_entropy(logits.float(), labels.to(self.label_dtype), reduction="sum"), self.num_units(labels)
+        """The cross-entropy, and the rows. *Shapes:* (rows, classes), (rows,)
+
+        Class weights and label smoothing are torch's, but for the divisor: rows, and not the weights' sum, so that a
+        task's share in the joint gradient does not depend on the classes that a batch happens to have.
+        """
+        total = F.cross_entropy(
+            logits.float(),
+            labels.to(self.label_dtype),
+            weight=self._weights(),
+            label_smoothing=self.spec.label_smoothing or 0.0,
+            reduction="sum",
+        )
+        return total, self.num_units(labels)
 
     def decode(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The index of the likeliest class. *Shape:* (rows, classes) -> (rows,)"""
@@ -51,3 +113,21 @@ class ClassificationHead(LinearHead):
             for row in zip(classes[:, :most].tolist(), scores[:, :most].tolist(), strict=True)
         ]
         return [row[0] for row in ranked] if top_k == BEST else ranked
+
+
+def _check_weights(spec: HeadSpec, num_classes: int) -> None:
+    """Raise InputError unless `class_weights` is nothing, "balanced", or a positive number for each class."""
+    given = spec.class_weights
+    if given is None or given == BALANCED:
+        return
+    are_weights = isinstance(given, tuple | list) and all(_is_number(each) and each > 0 for each in given)
+    if not are_weights or len(given) != num_classes:
+        found = list(given) if isinstance(given, tuple) else given
+        raise InputError(
+            f"task {spec.name!r}: class_weights is {found!r}, wanted {BALANCED!r} or a list of {num_classes} numbers "
+            f"above 0, one for each of {list(spec.labels or ())}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

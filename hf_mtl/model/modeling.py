@@ -30,7 +30,7 @@ from .encoder_layers import encoder_layers
 from .encoding import padded_right
 from .errors import InputError, unknown_name_error
 from .export_code import copy_modeling_code, describe_for_sentence_transformers
-from .heads import HEADS, Head, HeadSpec, mean_of
+from .heads import HEADS, OPTIONS, Head, HeadSpec, mean_of
 from .input_length import saved_max_length
 from .model_source import check_source, check_weight_files, loading
 from .pooling import pool
@@ -203,10 +203,22 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
             head.apply(self._init_weights)
             head.to(self.device, self.dtype)
             if name in self.task_heads and self.task_heads[name].shares_weights_with(wanted[name]):
-                head.load_state_dict(self.heads[name].state_dict(), strict=False)
+                head.load_state_dict(self._learned(name, wanted[name]), strict=False)
         self.heads = nn.ModuleDict({name: fresh[name] if name in fresh else self.heads[name] for name in wanted})
         self.config.tasks = [as_row(head) for head in wanted.values()]
         self.task_heads = wanted
+
+    def _learned(self, task: str, spec: HeadSpec) -> dict[str, Any]:
+        """Of a task's head, the tensors that one of another specification takes over.
+
+        A tensor that is called as an option, such as `class_weights`, follows from that option.
+        """
+        before, tensors = self.task_heads[task], self.heads[task].state_dict()
+        return {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name not in OPTIONS or getattr(before, name) == getattr(spec, name)
+        }
 
     def _fresh_head(self, head: HeadSpec) -> Head:
         config = self.config

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .kind_classification import Classification
+from .kind_ordinal import Ordinal
 from .kind_regression import Regression
 from .kind_similarity import Similarity
 from .kinds import kind_of
@@ -17,7 +18,7 @@ from .row_errors import RowErrors
 from .spec import TaskSpec
 from .text_files import about_quotes
 
-BUILT_IN_KINDS = (Classification, Regression, Similarity)
+BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal)
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:

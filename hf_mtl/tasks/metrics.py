@@ -20,7 +20,7 @@ Array = NDArray[Any]
 VALUES = ("regression", "similarity")  # kinds
 
 
-@register_metric("accuracy", kinds=["classification"])
+@register_metric("accuracy", kinds=["classification", "ordinal"])
 def accuracy(predictions: Array, references: Array) -> float:
     """Share of rows whose predicted class is the label."""
     return float(np.mean(predictions == references))
@@ -110,13 +110,13 @@ def mean_squared_error(predictions: Array, references: Array) -> float:
     return float(np.mean((predictions - references) ** 2))
 
 
-@register_metric("mae", kinds=VALUES, greater_is_better=False, unit="label unit")
+@register_metric("mae", kinds=[*VALUES, "ordinal"], greater_is_better=False, unit="label unit")
 def mean_absolute_error(predictions: Array, references: Array) -> float:
-    """Mean of the absolute difference of prediction and label, in the label's unit."""
+    """Mean of the absolute difference of prediction and label, in the label's unit; of ordered classes, in steps."""
     return float(np.mean(np.abs(predictions - references)))
 
 
-CORRELATIONS = {"matthews_correlation", "pearson", "spearman"}
+CORRELATIONS = {"matthews_correlation", "pearson", "spearman", "quadratic_kappa"}
 
 
 def _share(part: Any, whole: Any) -> float:

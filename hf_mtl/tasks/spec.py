@@ -154,7 +154,9 @@ class TaskSpec:
         """A metric for people, with the class that it is of, or its unit where it is no fraction."""
         if is_of_one_class(metric) and self.labels is not None and self.positive_class is not None:
             return f"{metric} of {self.labels[self.positive_class]}"
-        return f"{metric} ({unit_of(metric)})" if unit_of(metric) else metric
+        # Of classes in an order, the unit of the label is a step from one to the next.
+        unit = "steps" if self.labels and unit_of(metric) == "label unit" else unit_of(metric)
+        return f"{metric} ({unit})" if unit else metric
 
     @property
     def labels_in_words(self) -> str:

@@ -66,7 +66,10 @@ def test_each_tasks_loss_is_logged_and_adds_up(make_trainer):
         ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy is 'sequential'"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, wanted 0"),
+        (
+            {"label_smoothing_factor": 0.1},
+            "label_smoothing_factor is 0.1, wanted 0: it is an option of a task; write label_smoothing: 0.1 into",
+        ),
         ({"include_for_metrics": ["inputs"]}, "include_for_metrics: metrics are taken from"),
         ({"label_names": ["label"]}, "label_names: metrics are taken from"),
         ({"batch_eval_metrics": True}, "batch_eval_metrics: metrics are taken from"),

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from hf_mtl import HeadSpec, InputError, MultiTaskConfig, MultiTaskModel, load_model
-from hf_mtl.model.configuration import FORMAT_VERSION
+from hf_mtl.model.configuration import BUILT_IN_HEADS, FORMAT_VERSION
 from hf_mtl.model.heads import HEADS, Head, register_head
+from hf_mtl.model.travelling_heads import OWN_KINDS
+from hf_mtl.tasks.kinds import KINDS
 
 SENTIMENT = HeadSpec(name="sentiment", kind="classification", labels=("bad", "good", "neither"))
 SIMILARITY = HeadSpec(name="similarity", kind="regression", label_range=(1.0, 4.0), num_texts=2)
@@ -169,3 +171,7 @@ def test_a_head_that_is_in_no_file_is_refused(make_model):
     model = make_model([type("Task", (), {"head": HeadSpec(name="t", kind="own")})])
     with pytest.raises(InputError, match="is not at the top of a file that can be imported"):
         model.check_names()
+
+
+def test_every_kind_of_the_package_is_known_to_copies_of_its_code():
+    assert set(OWN_KINDS) == {kind for kind, head in HEADS.items() if head in BUILT_IN_HEADS} == set(KINDS)

@@ -27,6 +27,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Slow to import, and needed late or by some only: (module, what it imports where it is used).
 LATE = {
     ("training.evaluation", "tasks.metrics"),
+    ("tasks.kind_ordinal", "sklearn.metrics"),
     ("tasks.metrics", "scipy"),  # scipy.stats
     ("tasks.metrics", "evaluate_metric"),  # evaluate
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),

@@ -27,13 +27,14 @@ ORACLES = {
     "r2": sklearn_metrics.r2_score,
     "mse": sklearn_metrics.mean_squared_error,
     "mae": sklearn_metrics.mean_absolute_error,
+    "quadratic_kappa": lambda y, p: sklearn_metrics.cohen_kappa_score(y, p, weights="quadratic"),
 }
 
 
 def spec(kind: str, *metrics: str, **changes) -> TaskSpec:
     """A task that is scored by these; of two classes where a metric is that of one, and by Pearson before errors."""
     classes = ("a", "b") if any(map(is_of_one_class, metrics)) else ("a", "b", "c")
-    labels = {"labels": classes} if kind == "classification" else {"label_range": (0, 5)}
+    labels = {"labels": classes} if kind != "regression" else {"label_range": (0, 5)}
     metrics = ("pearson", *metrics) if kind == "regression" and not greater_is_better(metrics[0]) else metrics
     values = {"name": "t", "kind": kind, "text_columns": ("x",), "files": {"train": "x.csv"}, "metrics": metrics}
     return TaskSpec(**{**values, **labels, **changes})
@@ -43,7 +44,7 @@ def draw(kind: str, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray
     """Predictions and labels that agree in part."""
     rng = np.random.default_rng(seed)
     size = int(rng.integers(5, 200))
-    if kind == "classification":
+    if kind != "regression":
         labels = rng.integers(0, classes, size)
         return np.where(rng.random(size) < 0.6, labels, rng.integers(0, classes, size)), labels
     labels = rng.uniform(0, 5, size).round(1)  # with ties, for the ranks
