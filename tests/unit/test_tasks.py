@@ -148,7 +148,7 @@ def edited(**changes) -> str:
     [
         ({"text_column": "x"}, ["text_column'", "did you mean 'text_columns'", "label_range"]),
         ({"name": "x"}, ["'name'"]),
-        ({"kind": "classify"}, ["'classify'", "classification, regression"]),
+        ({"kind": "classify"}, ["'classify'", "classification, ordinal"]),
         ({"kind": None}, ["'kind'", "missing"]),
         ({"text_columns": None}, ["'text_columns'", "missing"]),
         ({"text_columns": ["a", "b", "c"]}, ["3", "1 (a text) or 2"]),
