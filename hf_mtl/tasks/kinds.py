@@ -125,9 +125,9 @@ KINDS: dict[str, TaskKind] = {}
 def register_kind(name: str) -> Callable[[KindClass], KindClass]:
     """Add a kind of task under a name, for the key `kind` of a task file.
 
-        @register_kind("multi_label")
-        class MultiLabel(TaskKind):
-            head = MultiLabelHead
+        @register_kind("label_set")
+        class LabelSet(TaskKind):
+            head = LabelSetHead
             metrics = ("label_f1",)
             ...
 
