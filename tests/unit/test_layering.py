@@ -28,6 +28,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 LATE = {
     ("training.evaluation", "tasks.metrics"),
     ("tasks.metrics", "scipy"),  # scipy.stats
+    ("tasks.metrics", "sklearn.metrics"),
     ("tasks.metrics", "evaluate_metric"),  # evaluate
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
     ("training.optimizers", "pytorch_optimizer"),
