@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -64,6 +65,12 @@ class ClassNames:
             return self._truths.get(truth)
         number = number_of(cell) if truth is None else int(truth)
         return None if number is None else self._numbers.get(number)
+
+    def nearest(self, cell: Any) -> str | None:
+        """The name that a text may have been meant for, None where none is like it."""
+        names = {_loose(label): label for label in self.labels}
+        close = difflib.get_close_matches(_loose(cell), names, n=1) if isinstance(cell, str) else []
+        return names[close[0]] if close else None
 
     def by_index(self, cell: Any) -> Number | None:
         """The index that a cell is, in range or not, None where it is none."""

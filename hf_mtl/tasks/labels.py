@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .kind_classification import Classification
+from .kind_multi_label import MultiLabel
 from .kind_regression import Regression
 from .kinds import kind_of
 from .row_errors import RowErrors
 from .spec import TaskSpec
 from .text_files import about_quotes
 
-BUILT_IN_KINDS = (Classification, Regression)
+BUILT_IN_KINDS = (Classification, Regression, MultiLabel)
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The metrics of classification and regression, and the scores of one task.
+"""The metrics of the built-in kinds, and the scores of one task.
 
 All are fractions of which more is better, but for the errors of regression, which are in the label's unit. Where a
 score is undefined (a constant prediction has no correlation, and nothing predicted no precision) it is 0.0.
@@ -35,15 +35,15 @@ def f1(predictions: Array, references: Array, *, positive: int = 1) -> float:
     return float(f1_score(references == positive, predictions == positive, pos_label=True, zero_division=0.0))
 
 
-@register_metric("macro_f1", kinds=["classification"])
+@register_metric("macro_f1", kinds=["classification", "multi_label"])
 def macro_f1(predictions: Array, references: Array) -> float:
-    """Mean over the classes that occur of each class's F1."""
+    """Mean of each class's F1 over the classes that occur, or of each label's over all labels of a row."""
     return _average_f1(predictions, references, "macro")
 
 
-@register_metric("micro_f1", kinds=["classification"])
+@register_metric("micro_f1", kinds=["classification", "multi_label"])
 def micro_f1(predictions: Array, references: Array) -> float:
-    """F1 over all rows and classes together: with one class per row, the accuracy."""
+    """F1 over all rows and classes or labels together: with one class per row, the accuracy."""
     return _average_f1(predictions, references, "micro")
 
 
@@ -51,6 +51,21 @@ def micro_f1(predictions: Array, references: Array) -> float:
 def weighted_f1(predictions: Array, references: Array) -> float:
     """Mean over the classes of each class's F1, weighted by the rows that have the class."""
     return _average_f1(predictions, references, "weighted")
+
+
+@register_metric("subset_accuracy", kinds=["multi_label"])
+def subset_accuracy(predictions: Array, references: Array) -> float:
+    """Share of rows whose labels are all predicted, and no other."""
+    return accuracy(predictions, references)
+
+
+@register_metric("average_precision", kinds=["multi_label"], of_scores=True)
+def average_precision(scores: Array, references: Array) -> float:
+    """Mean over the labels that occur of each label's average precision; 0.0 where none does."""
+    from sklearn.metrics import average_precision_score  # late, as above
+
+    pairs = [pair for pair in zip(references.T, scores.T, strict=True) if pair[0].any()]
+    return float(np.mean([average_precision_score(*pair) for pair in pairs])) if pairs else 0.0
 
 
 @register_metric("precision", kinds=["classification"], of_one_class=True)
@@ -120,6 +135,8 @@ CORRELATIONS = {"matthews_correlation", "pearson", "spearman"}
 def _average_f1(predictions: Array, references: Array, average: str) -> float:
     from sklearn.metrics import f1_score  # late, as above
 
+    if references.ndim == 2 and references.shape[1] == 1:  # which scikit-learn takes for two classes
+        return f1(predictions.ravel(), references.ravel())
     return float(f1_score(references, predictions, average=average, zero_division=0.0))
 
 
