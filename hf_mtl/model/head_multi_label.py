@@ -122,19 +122,17 @@ def best_threshold(scores: Tensor, labels: Tensor) -> float:
     Returns:
         A number in [0, 1); 0.5 where no row has the label.
     """
-    has_label = labels > HALF
-    values, places = torch.unique(scores, return_inverse=True)  # from the lowest to the highest
-    rows = torch.bincount(places, minlength=len(values)).double()
-    hits = torch.bincount(places, weights=has_label.double(), minlength=len(values))
-    predicted, right = (counts.flip(0).cumsum(0).flip(0) for counts in (rows, hits))  # with a cut below each value
+    ranked, order = scores.sort(descending=True)
+    has_label = (labels > HALF)[order].double()
+    right, predicted = has_label.cumsum(0), torch.arange(1, len(scores) + 1)  # with a cut below each row
     f1 = 2 * right / (predicted + has_label.sum())
-    below = torch.cat([values.new_zeros(1), values[:-1]])
-    middle = ((below.double() + values.double()) / 2).float()
-    cuts = torch.where(middle < values, middle, below)  # between neighbours in fp32, the middle is one of them
-    f1[cuts >= values] = 0.0  # the lowest score is 0, and nothing is below it
-    if not has_label.any() or f1.max() == 0:
+    below = torch.cat([ranked[1:], ranked.new_zeros(1)])
+    middle = ((below.double() + ranked.double()) / 2).float()
+    cuts = torch.where(middle < ranked, middle, below)  # between neighbours in fp32, the middle is one of them
+    f1 = torch.where(below < ranked, f1, 0.0)  # equal scores are not parted, and nothing is below 0
+    if f1.max() == 0:
         return HALF
-    best = cuts[f1 == f1.max()]
+    best = cuts[f1 == f1.max()].flip(0)  # from the lowest
     return best[(best.double() - HALF).abs().argmin()].item()
 
 

@@ -125,15 +125,15 @@ class _Hints(dict[Any, str]):
 
 
 def _hint(cell: str, names: ClassNames) -> str:
-    if (name := names.nearest(cell)) is not None:
-        return f"; did you mean {name!r}?"
-    if cell.startswith("["):
-        return "; a list is read from jsonl and parquet, in csv write the names with a label_delimiter between"
+    """What to do about a text that is no label, or nothing."""
     for mark in MARKS:
         pieces = cell.split(mark)
         if len(pieces) > 1 and all(names.by_name(piece.strip()) is not None for piece in pieces):
             return f"; label_delimiter: {mark!r} would part it"
-    return ""
+    if cell.startswith("["):
+        return "; a list is read from jsonl and parquet, in csv write the names with a label_delimiter between"
+    name = names.nearest(cell)
+    return "" if name is None else f" (did you mean {name!r}?)"
 
 
 def _what_is_no_label(spec: TaskSpec) -> str:
