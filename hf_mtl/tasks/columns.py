@@ -95,7 +95,7 @@ def _with_empty_lists(path: str, table: Any, column: str) -> Any:
     num_empty = cells.count(None)
     if not num_empty or not any(cell and cell.strip() for cell in cells):
         return table
-    message = "%r: %d of %d rows have an empty cell in column %r, and so no label of it"
+    message = "%r: %d of %d rows have an empty cell in column %r: they are rows without labels"
     logger.info(message, path, num_empty, len(cells), column)
     texts = pyarrow.array([cell or "" for cell in cells], pyarrow.string())
     return table.set_column(table.column_names.index(column), column, texts)

@@ -180,7 +180,7 @@ def test_an_empty_cell_of_csv_is_a_row_without_labels_where_the_column_is_parted
         found = of_file(tmp_path, content, f"rows.{suffix}", label_delimiter="|")
     assert found == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
     (record,) = [record.getMessage() for record in caplog.records if "empty cell" in record.getMessage()]
-    assert f"rows.{suffix}': 2 of 3 rows have an empty cell in column 'label', and so no label of it" in record
+    assert f"rows.{suffix}': 2 of 3 rows have an empty cell in column 'label': they are rows without labels" in record
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
