@@ -82,6 +82,8 @@ def _describe_split(
 
 def _plain(value: Any) -> Any:
     """A cell as JSON can hold it: one that is no text and no finite number as text, nothing as null."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)

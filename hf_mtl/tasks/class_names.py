@@ -46,7 +46,7 @@ class ClassNames:
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
-        truths = ((_truth_of_name(label), index) for index, label in enumerate(labels))
+        truths = ((truth_of_name(label), index) for index, label in enumerate(labels))
         numbers = ((number_of(label), index) for index, label in enumerate(labels))
         self._exact = {label: index for index, label in enumerate(labels)}
         self._loose = _unless_two((_loose(label), index) for index, label in enumerate(labels))
@@ -87,7 +87,8 @@ def _loose(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
-def _truth_of_name(label: str) -> bool | None:
+def truth_of_name(label: str) -> bool | None:
+    """The truth value that a class is called by: true, false, yes or no; None where it is none."""
     return _WORDS.get(label.strip().lower(), truth_of(label))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from .cells import is_missing, number_of, shown, truth_of
-from .class_names import ClassNames
+from .class_names import ClassNames, truth_of_name
 from .label_column import LabelColumn, as_classes, cells_of, item_feature
 from .row_errors import RowErrors, source_of
 from .spec import TaskSpec
@@ -49,7 +49,7 @@ def wanted_names(labels: Sequence[str]) -> str:
 def _read_columns(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, None]:
     sets, bad = np.full((len(rows), len(spec.label_columns)), np.nan), RowErrors()
     for place, column in enumerate(spec.label_columns):
-        for row, cell in enumerate(cells_of(rows, column)):
+        for row, cell in enumerate(_cells(rows, column)):
             value = _zero_or_one(cell)
             if value is not None:
                 sets[row, place] = value
@@ -57,6 +57,16 @@ def _read_columns(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, Row
                 bad.setdefault(row, (f"label {shown(cell)} of column {column!r}", " is not 0 or 1"))
     sets[np.isnan(sets).any(axis=1)] = np.nan
     return sets, bad, None
+
+
+def _cells(rows: Dataset, column: str) -> list[Any]:
+    """The cells of a column; of a `ClassLabel`, what its names say, such as "no" and "yes"."""
+    feature, cells = rows.features[column], cells_of(rows, column)
+    if not isinstance(feature, ClassLabel):
+        return cells
+    truths = [truth_of_name(name) for name in feature.names]
+    meant = [name if truth is None else truth for name, truth in zip(feature.names, truths, strict=True)]
+    return [meant[cell] if cell is not None and 0 <= cell < len(meant) else cell for cell in cells]
 
 
 def _zero_or_one(cell: Any) -> float | None:

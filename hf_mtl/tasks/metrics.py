@@ -7,6 +7,7 @@ score is undefined (a constant prediction has no correlation, and nothing predic
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,9 @@ def subset_accuracy(predictions: Array, references: Array) -> float:
 
 @register_metric("average_precision", kinds=["multi_label"], of_scores=True)
 def average_precision(scores: Array, references: Array) -> float:
-    """Mean over the labels that occur of each label's average precision; 0.0 where none does."""
+    """Mean over the labels that occur of each label's average precision; 0.0 where none does, and NaN of NaN."""
+    if np.isnan(scores).any():
+        return math.nan
     from sklearn.metrics import average_precision_score  # late, as above
 
     pairs = [pair for pair in zip(references.T, scores.T, strict=True) if pair[0].any()]

@@ -121,6 +121,19 @@ def test_columns_of_0_and_1(tmp_path, no, yes):
     assert of_file(tmp_path, content, "rows.csv", **COLUMNS) == [[1, 0, 1], [0, 0, 0]]
 
 
+def test_columns_of_two_classes_say_which_is_which():
+    features = Features(
+        {"text": Value("string"), "a": ClassLabel(names=["yes", "no"]), "b": ClassLabel(names=["0", "1"])}
+    )
+    rows = Dataset.from_dict({"text": ["x", "y"], "a": [0, 1], "b": [0, 1]}, features=features)
+    task = spec(labels=None, label_columns=["a", "b"])
+    assert read_labels(task, load_rows(task, "train", given={"train": rows}), "train").tolist() == [[1, 0], [0, 1]]
+    features["b"] = ClassLabel(names=["toxic", "fine"])
+    rows = load_rows(task, "train", given={"train": rows.cast(features)})
+    with pytest.raises(InputError, match=r"label 'toxic' of column 'b' in row 0 .* is not 0 or 1"):
+        read_labels(task, rows, "train")
+
+
 def test_a_frame_of_columns_and_one_of_lists():
     frame = pd.DataFrame(
         {"text": ["x", "y"], "is_sport": [1, 0], "is_politics": [False, True], "is_weather": ["0", "1"]}

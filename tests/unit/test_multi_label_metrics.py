@@ -74,6 +74,11 @@ def test_one_label_is_scored_by_its_own_f1_not_by_that_of_its_absence():
     assert scores["micro_f1"] == scores["macro_f1"] == 0.0 and scores["subset_accuracy"] == 0.75
 
 
+def test_scores_that_are_no_numbers_have_no_average_precision():
+    actual, scores = np.array([[1.0, 0.0]]), np.array([[np.nan, 0.5]])
+    assert np.isnan(task_scores(spec(2), np.array([[0, 0]]), actual, scores)["average_precision"])
+
+
 def test_a_label_that_never_occurs_counts_in_macro_f1_and_not_in_average_precision():
     actual = np.array([[1.0, 0.0], [0.0, 0.0]])
     predicted, scores = np.array([[1, 0], [0, 0]]), np.array([[0.9, 0.1], [0.2, 0.1]])
