@@ -134,5 +134,6 @@ def _matrix(labels: Any, width: int) -> tuple[NDArray[np.float64], NDArray[np.bo
     values = np.full((len(labels), width), np.nan)
     flat = labels.filter(pa.array(right_width)).flatten()
     flat = flat.cast(pa.int8()) if types.is_boolean(flat.type) else flat
-    values[right_width] = np.asarray(flat.cast(pa.float64()).to_numpy(zero_copy_only=False)).reshape(-1, width)
+    numbers = flat.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    values[right_width] = numbers.reshape(-1, width)
     return values, right_width

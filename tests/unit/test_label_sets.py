@@ -332,6 +332,7 @@ GIVEN = [
     ([[1, None, 1]], r"label \[1, None, 1\] in row 0"),
     ([[1, 0, 1], None], "no label in row 1 .*; trainer.predict takes rows without labels"),
     ([[0.5, 0.0, 1.0]], r"label \[0.5, 0.0, 1.0\] in row 0"),
+    ([[10**18, 0, 1]], "label .* in row 0"),
     ([1, 0], "column 'labels' holds int64, wanted 0 or 1 for each of .*; read_labels"),
     ([["sport"]], r"holds list<item: string>.*read_labels\(task, raw_rows, split\) makes them"),
 ]
