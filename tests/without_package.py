@@ -2,6 +2,6 @@
 
 BLOCK = """
 import sys
-for name in ("hf_mtl", "scipy", "datasets", "evaluate", "accelerate", "pytorch_optimizer"):
+for name in ("hf_mtl", "scipy", "sklearn", "datasets", "evaluate", "accelerate", "pytorch_optimizer"):
     sys.modules[name] = None  # which is how Python notes that there is no such module
 """

@@ -22,7 +22,7 @@ from ..hub.upload import TransportError
 from ..tasks.columns import TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
-from ..tasks.label_column import with_classes
+from ..tasks.label_column import item_feature, with_classes
 from ..tasks.labels import bad_labels
 from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
@@ -147,7 +147,8 @@ def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset,
     if isinstance(found, Dataset):
         return found, {}
     try:
-        rows, faults, first_rows = read_files(found.paths, spec.string_columns, spec.columns_of_labels)
+        lists = (spec.label_column,) if spec.label_delimiter else ()
+        rows, faults, first_rows = read_files(found.paths, spec.string_columns, spec.columns_of_labels, lists)
         if spec.label_column in found.classes.keys() & set(rows.column_names):
             rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
         return set_files(rows, first_rows), faults
@@ -232,7 +233,8 @@ def _declared_splits(name: str, config: str | None) -> Splits:
         builder.download_and_prepare()
         return dict(builder.as_dataset())
     features = builder.info.features or {}
-    classes = {column: feature for column, feature in features.items() if isinstance(feature, ClassLabel)}
+    items = {column: item_feature(feature) for column, feature in features.items()}
+    classes = {column: feature for column, feature in items.items() if isinstance(feature, ClassLabel)}
     local = datasets.DownloadManager().download({split: list(paths) for split, paths in files.items()})
     return {str(split): Files(list(map(str, paths)), classes) for split, paths in local.items()}
 

@@ -38,7 +38,9 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         "kind": spec.kind,
         "source": dict(spec.files) or f"{spec.dataset}{f', {spec.config}' if spec.config else ''}",
         "text_columns": list(spec.text_columns),
-        "label_column": spec.label_column,
+        "label_column": None if spec.label_columns else spec.label_column,
+        "label_columns": list(spec.label_columns) or None,
+        "label_delimiter": spec.label_delimiter,
         "labels": list(spec.labels) if spec.labels else None,
         "label_range": list(spec.label_range) if spec.label_range else None,
         "metrics": list(spec.metrics),
@@ -80,6 +82,8 @@ def _describe_split(
 
 def _plain(value: Any) -> Any:
     """A cell as JSON can hold it: one that is no text and no finite number as text, nothing as null."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
@@ -112,7 +116,7 @@ def format_task(task: Mapping[str, Any]) -> str:
     lines = [
         f"{task['name']}: {task['kind']}, {labels}",
         f"  from {task['source']}",
-        f"  reads {' and '.join(task['text_columns'])}; label in {task['label_column']}",
+        f"  reads {' and '.join(task['text_columns'])}; {_place_of_labels(task)}",
         f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average{positive}",
         f"  loss_weight {task['loss_weight']:g}, sampling_weight {task['sampling_weight']:g}",
     ]
@@ -124,6 +128,13 @@ def format_task(task: Mapping[str, Any]) -> str:
             lines.append(f"    tokens: {_pairs(tokens)}; {facts['tokens']['truncated_share']:.1%} of the rows are cut")
         lines.append(f"    first row: {facts['first_row']}")
     return "\n".join(lines)
+
+
+def _place_of_labels(task: Mapping[str, Any]) -> str:
+    if "label_columns" in task:
+        return f"a column for each label: {', '.join(task['label_columns'])}"
+    parted = f", parted by {task['label_delimiter']!r}" if "label_delimiter" in task else ""
+    return f"label in {task['label_column']}{parted}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -67,8 +67,14 @@ def _predict_one(arguments: argparse.Namespace) -> None:
         return
     print(f"{'task':<16}{'answer':<24}{'score':>8}")
     for task, answer in answers.items():
-        for line in answer or [NOTHING] if isinstance(answer, list) else [answer]:
+        for line in _lines(answer):
             print(f"{task:<16}{_answer_in_words(line)}".rstrip())
+
+
+def _lines(answer: Any) -> list[Any]:
+    """A line for each part of an answer that is a list, or that holds nothing but one."""
+    parts = next(iter(answer.values())) if isinstance(answer, dict) and len(answer) == 1 else answer
+    return (parts or [NOTHING]) if isinstance(parts, list) else [answer]
 
 
 def _answer_in_words(answer: Any) -> str:

@@ -14,6 +14,7 @@ from .errors import InputError, unknown_name_error
 from .export_code import code_names
 from .extra_heads import EXTRA_HEADS
 from .head_classification import ClassificationHead
+from .head_multi_label import MultiLabelHead
 from .head_ordinal import OrdinalHead
 from .head_regression import RegressionHead
 from .head_similarity import SimilarityHead
@@ -22,7 +23,7 @@ from .pooling import POOLINGS
 from .travelling_heads import head_file_names
 
 FORMAT_VERSION = 1  # of config.json and what stands beside it; 0.1.0 wrote none
-BUILT_IN_HEADS = (ClassificationHead, RegressionHead, SimilarityHead, OrdinalHead)
+BUILT_IN_HEADS = (ClassificationHead, RegressionHead, SimilarityHead, OrdinalHead, MultiLabelHead)
 HEADS.update(EXTRA_HEADS)
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
 _KEYS = [field.name for field in dataclasses.fields(HeadSpec)]

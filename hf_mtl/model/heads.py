@@ -203,6 +203,11 @@ class Head(nn.Module, ABC):
         """The mean loss over the units of all rows, from what was kept. *Shape:* ()"""
         return mean_of(*self.loss(kept, labels))
 
+    @property
+    def fitted(self) -> str:
+        """What `fit` takes from the validation rows, in a word for messages; "" for nothing."""
+        return ""
+
     def fit(self, kept: Any, labels: Tensor) -> None:
         """Take what no gradient teaches from the validation rows, after each evaluation, before scores are computed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ class ClassNames:
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
-        truths = ((_truth_of_name(label), index) for index, label in enumerate(labels))
+        truths = ((truth_of_name(label), index) for index, label in enumerate(labels))
         numbers = ((number_of(label), index) for index, label in enumerate(labels))
         self._exact = {label: index for index, label in enumerate(labels)}
         self._loose = _unless_two((_loose(label), index) for index, label in enumerate(labels))
@@ -65,6 +66,12 @@ class ClassNames:
         number = number_of(cell) if truth is None else int(truth)
         return None if number is None else self._numbers.get(number)
 
+    def nearest(self, cell: Any) -> str | None:
+        """The name that a text may have been meant for, None where none is like it."""
+        names = {_loose(label): label for label in self.labels}
+        close = difflib.get_close_matches(_loose(cell), names, n=1) if isinstance(cell, str) else []
+        return names[close[0]] if close else None
+
     def by_index(self, cell: Any) -> Number | None:
         """The index that a cell is, in range or not, None where it is none."""
         if self._numbers:
@@ -80,7 +87,8 @@ def _loose(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
-def _truth_of_name(label: str) -> bool | None:
+def truth_of_name(label: str) -> bool | None:
+    """The truth value that a class is called by: true, false, yes or no; None where it is none."""
     return _WORDS.get(label.strip().lower(), truth_of(label))
 
 

@@ -29,7 +29,7 @@ TextFaults = dict[int, str]  # row -> what is wrong with its text
 
 
 def read_files(
-    paths: Sequence[str], text_columns: Sequence[str], label_columns: Sequence[str]
+    paths: Sequence[str], text_columns: Sequence[str], label_columns: Sequence[str], lists: Sequence[str] = ()
 ) -> tuple[Dataset, TextFaults, list[tuple[str, int]]]:
     """The rows of files, one after the other; what is wrong with the texts of which; and the first row of each file.
 
@@ -37,6 +37,7 @@ def read_files(
         paths: files of the same columns.
         text_columns: columns of strings. A value that is no string is left out, and told.
         label_columns: with them, tell the delimiter of csv and tsv.
+        lists: columns that list names in a text: where a file of csv or tsv has any, an empty cell is an empty list.
 
     Raises:
         InputError: for a file that cannot be read, and for files that do not belong together.
@@ -47,6 +48,8 @@ def read_files(
     rows = 0
     for number, path in enumerate(paths):
         table, found = _read_file(path, text_columns, label_columns)
+        for column in lists if format_of(path) in ("csv", "tsv") else ():
+            table = _with_empty_lists(path, table, column)
         faults.update({row + rows: fault for row, fault in found.items()})
         first_rows.append((path, rows))
         rows += len(table)
@@ -84,6 +87,18 @@ def _read_file(path: str, text_columns: Sequence[str], label_columns: Sequence[s
         raise InputError(f"{path!r}: {error}") from error
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise InputError(f"{path!r}: cannot be read: {_first_line(error)}") from error
+
+
+def _with_empty_lists(path: str, table: Any, column: str) -> Any:
+    """A table of csv or tsv whose empty cells in a column are empty texts, unless all are; says how many."""
+    cells = table[column].to_pylist() if column in table.column_names else []
+    num_empty = cells.count(None)
+    if not num_empty or not any(cell and cell.strip() for cell in cells):
+        return table
+    message = "%r: %d of %d rows have an empty cell in column %r: they are rows without labels"
+    logger.info(message, path, num_empty, len(cells), column)
+    texts = pyarrow.array([cell or "" for cell in cells], pyarrow.string())
+    return table.set_column(table.column_names.index(column), column, texts)
 
 
 def _known_columns(path: str, records: Iterable[Record], wanted: Sequence[str]) -> Iterator[Record]:

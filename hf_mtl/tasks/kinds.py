@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset
 from numpy.typing import NDArray
 
@@ -98,7 +99,11 @@ class TaskKind:
 
     def add_labels(self, spec: TaskSpec, encoded: Dataset, labels: NDArray[Any]) -> Dataset:
         """The rows that the head encoded, with the column "labels", whose first dimension is rows."""
-        return encoded.add_column("labels", labels if labels.ndim == 1 else list(labels))
+        column: Any = labels if labels.ndim == 1 else list(labels)
+        if labels.ndim == 2:  # as Arrow's own, since a list of arrays is gone through number by number
+            ends = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
+            column = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(labels.ravel()))
+        return encoded.add_column("labels", column)
 
     def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
         """What predictions/<task>.tsv says of each row, without tabs and line ends.
@@ -125,9 +130,9 @@ KINDS: dict[str, TaskKind] = {}
 def register_kind(name: str) -> Callable[[KindClass], KindClass]:
     """Add a kind of task under a name, for the key `kind` of a task file.
 
-        @register_kind("multi_label")
-        class MultiLabel(TaskKind):
-            head = MultiLabelHead
+        @register_kind("label_set")
+        class LabelSet(TaskKind):
+            head = LabelSetHead
             metrics = ("label_f1",)
             ...
 

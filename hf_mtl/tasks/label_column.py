@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset, List, Value
 
 from .cells import Number, number_of
 from .class_names import ClassNames
@@ -36,7 +37,11 @@ class LabelColumn:
 
 def read_classes(rows: Dataset, column: str, labels: Sequence[str]) -> LabelColumn:
     """The labels in a column as indices of the classes `labels`."""
-    feature, cells = rows.features[column], _cells(rows, column)
+    return as_classes(rows.features[column], cells_of(rows, column), labels)
+
+
+def as_classes(feature: Any, cells: list[Any], labels: Sequence[str]) -> LabelColumn:
+    """Cells of a column as indices of the classes `labels`; `feature` is that of each cell."""
     if isinstance(feature, ClassLabel):
         return _classes_of_the_data(feature.names, cells, labels)
     return _classes([_as_written(cell) for cell in cells], labels)
@@ -44,13 +49,19 @@ def read_classes(rows: Dataset, column: str, labels: Sequence[str]) -> LabelColu
 
 def read_values(rows: Dataset, column: str, label_range: tuple[float, float]) -> LabelColumn:
     """The labels in a column as values; those that are outside `label_range` but for rounding are its borders."""
-    feature, cells = rows.features[column], _cells(rows, column)
+    feature, cells = rows.features[column], cells_of(rows, column)
     if isinstance(feature, ClassLabel):
         return _classes_of_the_data(feature.names, cells, None)
     return LabelColumn(cells, [value_in_range(cell, *label_range) for cell in cells])
 
 
-def _cells(rows: Dataset, column: str) -> list[Any]:
+def item_feature(feature: Any) -> Any:
+    """The feature of a column's cells or, where these are lists, of what is in them."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return feature if inner is None else inner
+
+
+def cells_of(rows: Dataset, column: str) -> list[Any]:
     """The cells of a column; numbers of less than fp64 as they were written, 0.1 and not 0.10000000149."""
     cells: list[Any] = rows.with_format(None)[column][:]
     narrow = NARROW.get(getattr(rows.features[column], "dtype", ""))
@@ -68,23 +79,33 @@ def _as_written(cell: Any) -> Any:
 
 
 def with_classes(rows: Dataset, column: str, classes: ClassLabel) -> Dataset:
-    """Rows whose labels are names or indices of `classes`, as a `ClassLabel`.
+    """Rows whose labels are names or indices of `classes`, or lists of them, as a `ClassLabel`.
 
     Where there are others too, indices become names, and all other cells stay what they are, as texts.
     """
-    names, cells = ClassNames(classes.names), rows[column][:]
+    cells, rest = rows[column][:], rows.remove_columns([column])
+    if not any(isinstance(cell, list) for cell in cells):
+        found, feature = _with_classes(cells, classes)
+        return rest.add_column(column, found, feature=feature)
+    flat, feature = _with_classes([item for cell in cells for item in cell or ()], classes)
+    items = iter(flat)
+    lists = [None if cell is None else list(islice(items, len(cell))) for cell in cells]
+    return rest.add_column(column, lists, feature=List(feature))
+
+
+def _with_classes(cells: list[Any], classes: ClassLabel) -> tuple[list[Any], Any]:
+    """Cells as indices of `classes` or, where one is none of them, as texts; and their feature."""
+    names = ClassNames(classes.names)
     named = [names.by_name(cell) for cell in cells]
     indices = [names.by_index(cell) if index is None else index for index, cell in zip(named, cells, strict=True)]
     inside = [index is not None and 0 <= index < len(classes.names) and index == int(index) for index in indices]
-    rest = rows.remove_columns([column])
     if all(there or cell is None or index == -1 for index, there, cell in zip(indices, inside, cells, strict=True)):
-        numbers = [None if index is None else int(index) for index in indices]
-        return rest.add_column(column, numbers, feature=classes)
+        return [None if index is None else int(index) for index in indices], classes
     texts = [
         classes.names[int(index or 0)] if there else None if cell is None else str(cell)
         for index, there, cell in zip(indices, inside, cells, strict=True)
     ]
-    return rest.add_column(column, texts, feature=Value("string"))
+    return texts, Value("string")
 
 
 def _classes(cells: list[Any], labels: Sequence[str]) -> LabelColumn:

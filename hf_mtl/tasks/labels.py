@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .kind_classification import Classification
+from .kind_multi_label import MultiLabel
 from .kind_ordinal import Ordinal
 from .kind_regression import Regression
 from .kind_similarity import Similarity
@@ -18,7 +19,7 @@ from .row_errors import RowErrors
 from .spec import TaskSpec
 from .text_files import about_quotes
 
-BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal)
+BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal, MultiLabel)
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:

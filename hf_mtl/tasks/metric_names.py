@@ -52,7 +52,7 @@ def register_metric(
 ) -> Callable[[Score], Score]:
     """Add a metric under a name that tasks of some kinds may list in `metrics`.
 
-        @register_metric("exact_match", kinds=["multi_label"])
+        @register_metric("exact_match", kinds=["label_set"])
         def exact_match(predictions, references):
             return float((predictions == references).all(axis=1).mean())
 

@@ -1,4 +1,4 @@
-"""The metrics of classification and regression, and the scores of one task.
+"""The metrics of the built-in kinds, and the scores of one task.
 
 All are fractions of which more is better, but for the errors of regression, which are in the label's unit. Where a
 score is undefined (a constant prediction has no correlation, and nothing predicted no precision) it is 0.0.
@@ -7,6 +7,7 @@ score is undefined (a constant prediction has no correlation, and nothing predic
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -23,60 +24,76 @@ VALUES = ("regression", "similarity")  # kinds
 @register_metric("accuracy", kinds=["classification", "ordinal"])
 def accuracy(predictions: Array, references: Array) -> float:
     """Share of rows whose predicted class is the label."""
-    return float(np.mean(predictions == references))
+    from sklearn.metrics import accuracy_score  # late: takes a second to import
+
+    return float(accuracy_score(references, predictions))
 
 
 @register_metric("f1", kinds=["classification"], of_one_class=True)
 def f1(predictions: Array, references: Array, *, positive: int = 1) -> float:
     """Harmonic mean of precision and recall of the positive class, as GLUE scores MRPC and QQP."""
-    predicted, actual = predictions == positive, references == positive
-    return _share(2 * np.sum(predicted & actual), np.sum(predicted) + np.sum(actual))
+    from sklearn.metrics import f1_score  # late, as above
+
+    return float(f1_score(references == positive, predictions == positive, pos_label=True, zero_division=0.0))
 
 
-@register_metric("macro_f1", kinds=["classification"])
+@register_metric("macro_f1", kinds=["classification", "multi_label"])
 def macro_f1(predictions: Array, references: Array) -> float:
-    """Mean over the classes that occur of each class's F1."""
-    classes = np.union1d(predictions, references)
-    return float(np.mean([f1(predictions, references, positive=c) for c in classes]))
+    """Mean of each class's F1 over the classes that occur, or of each label's over all labels of a row."""
+    return _average_f1(predictions, references, "macro")
 
 
-@register_metric("micro_f1", kinds=["classification"])
+@register_metric("micro_f1", kinds=["classification", "multi_label"])
 def micro_f1(predictions: Array, references: Array) -> float:
-    """F1 over all rows and classes together: with one class per row, the accuracy."""
-    return accuracy(predictions, references)
+    """F1 over all rows and classes or labels together: with one class per row, the accuracy."""
+    return _average_f1(predictions, references, "micro")
 
 
 @register_metric("weighted_f1", kinds=["classification"])
 def weighted_f1(predictions: Array, references: Array) -> float:
     """Mean over the classes of each class's F1, weighted by the rows that have the class."""
-    classes, rows = np.unique(references, return_counts=True)
-    return float(np.average([f1(predictions, references, positive=c) for c in classes], weights=rows))
+    return _average_f1(predictions, references, "weighted")
+
+
+@register_metric("subset_accuracy", kinds=["multi_label"])
+def subset_accuracy(predictions: Array, references: Array) -> float:
+    """Share of rows whose labels are all predicted, and no other."""
+    return accuracy(predictions, references)
+
+
+@register_metric("average_precision", kinds=["multi_label"], of_scores=True)
+def average_precision(scores: Array, references: Array) -> float:
+    """Mean over the labels that occur of each label's average precision; 0.0 where none does, and NaN of NaN."""
+    if np.isnan(scores).any():
+        return math.nan
+    from sklearn.metrics import average_precision_score  # late, as above
+
+    pairs = [pair for pair in zip(references.T, scores.T, strict=True) if pair[0].any()]
+    return float(np.mean([average_precision_score(*pair) for pair in pairs])) if pairs else 0.0
 
 
 @register_metric("precision", kinds=["classification"], of_one_class=True)
 def precision(predictions: Array, references: Array, *, positive: int = 1) -> float:
     """Share of the rows predicted as positive that are; 0.0 when none is predicted."""
-    predicted = predictions == positive
-    return _share(np.sum(predicted & (references == positive)), np.sum(predicted))
+    from sklearn.metrics import precision_score  # late, as above
+
+    return float(precision_score(references == positive, predictions == positive, pos_label=True, zero_division=0.0))
 
 
 @register_metric("recall", kinds=["classification"], of_one_class=True)
 def recall(predictions: Array, references: Array, *, positive: int = 1) -> float:
     """Share of the positive rows that are predicted as such; 0.0 when there is none."""
-    actual = references == positive
-    return _share(np.sum((predictions == positive) & actual), np.sum(actual))
+    from sklearn.metrics import recall_score  # late, as above
+
+    return float(recall_score(references == positive, predictions == positive, pos_label=True, zero_division=0.0))
 
 
 @register_metric("matthews_correlation", kinds=["classification"])
 def matthews_correlation(predictions: Array, references: Array) -> float:
-    """Matthews correlation for any number of classes (Gorodkin 2004)."""
-    classes = np.union1d(predictions, references)
-    predicted = (predictions[:, None] == classes).astype(float)
-    actual = (references[:, None] == classes).astype(float)
-    predicted -= predicted.mean(axis=0)
-    actual -= actual.mean(axis=0)
-    spread = np.sqrt(np.sum(predicted**2) * np.sum(actual**2))
-    return float(np.sum(predicted * actual) / spread) if spread else 0.0
+    """Matthews correlation for any number of classes (Gorodkin 2004); 0.0 when either side is constant."""
+    from sklearn.metrics import matthews_corrcoef  # late, as above
+
+    return 0.0 if _is_constant(predictions, references) else float(matthews_corrcoef(references, predictions))
 
 
 @register_metric("pearson", kinds=VALUES)
@@ -119,8 +136,12 @@ def mean_absolute_error(predictions: Array, references: Array) -> float:
 CORRELATIONS = {"matthews_correlation", "pearson", "spearman", "quadratic_kappa"}
 
 
-def _share(part: Any, whole: Any) -> float:
-    return float(part / whole) if whole else 0.0
+def _average_f1(predictions: Array, references: Array, average: str) -> float:
+    from sklearn.metrics import f1_score  # late, as above
+
+    if references.ndim == 2 and references.shape[1] == 1:  # which scikit-learn takes for two classes
+        return f1(predictions.ravel(), references.ravel())
+    return float(f1_score(references, predictions, average=average, zero_division=0.0))
 
 
 def _is_constant(predictions: Array, references: Array) -> bool:

@@ -36,9 +36,9 @@ class TaskSpec:
         label_column: column of the label.
         label_columns: columns of 0 and 1, one for each of `labels`, in place of `label_column` (multi_label).
         label_delimiter: what stands between the names in a cell of `label_column` (multi_label).
-        labels: class names in the order of their indices (classification). Data may write them in another case where
-            that is unambiguous, or have the indices instead; but where names spell numbers or truth values, such as
-            "-1" or "true", these in the data mean the names.
+        labels: class names in the order of their indices (classification, multi_label). Data may write them in another
+            case where that is unambiguous, or have the indices instead; but where names spell numbers or truth values,
+            such as "-1" or "true", these in the data mean the names. The names of `label_columns` unless given.
         label_range: lowest and highest label (regression).
         metrics: names of the metrics to report, see `metric_names`; the kind's default unless given.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
@@ -82,6 +82,8 @@ class TaskSpec:
         for key in ("text_columns", "label_columns", "label_range", "class_weights", "thresholds"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
+        if self.labels is None and self.label_range is None and self.label_columns:
+            object.__setattr__(self, "labels", self.label_columns)
         if self.labels is not None:
             check_class_names(self.name, self.labels)
             object.__setattr__(self, "labels", tuple(self.labels))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..seeding import seeded_generator
 from ..tasks.labels import has_label
 from ..tasks.spec import TaskSpec
 
+logger = logging.getLogger(__name__)
 MetricFunction = Callable[[EvalPrediction], Mapping[str, float]]
 TAKEN = ("loss", "average")  # what a run's own scores are called
 # (rows of one task, prefix) -> its metrics under the prefix
@@ -86,6 +88,16 @@ class TaskEvaluator:
     def _head(self, task: str) -> Head:
         head: Any = self.model.heads[task]
         return head
+
+    def fitted_heads(self) -> dict[str, str]:
+        """Task -> what its head takes from the validation rows, of the tasks whose head takes something."""
+        return {task: found for task in self.tasks if (found := self._head(task).fitted)}
+
+    def tell_unfitted(self, validated: Collection[str]) -> None:
+        """Say which heads take something from validation rows and have none."""
+        for task, found in self.fitted_heads().items():
+            if task not in validated:
+                logger.warning("task %r: no validation rows, so its %s stay as they are", task, found)
 
     def prepare_heads(self, rows: Mapping[str, Dataset]) -> None:
         """Let the heads see the labels of the training rows."""

@@ -148,6 +148,8 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
     state, best_loaded = trainer.state, trainer.args.load_best_model_at_end
     scored = [row for row in state.log_history if "eval_average" in row and row["step"] == state.global_step]
     metrics = dict(scored[-1]) if scored and not best_loaded else trainer.evaluate()
+    if trainer.args.do_train and trainer.evaluator.fitted_heads() and not scored:
+        trainer.save_final()  # with what the heads took from the validation rows
     metrics.pop("step", None)
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():

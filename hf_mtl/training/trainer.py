@@ -129,6 +129,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             known = type(self).evaluate is MultiTaskTrainer.evaluate  # a subclass may make metrics of its own
             known = known and not functions
             check_evaluations(args, self.tasks, list(eval_dataset or ()), callbacks, metrics_are_known=known)
+            self.evaluator.tell_unfitted(eval_dataset or ())
         if args.torch_compile:
             compile_layers(model, args)
         with changed(args, enable_jit_checkpoint=False):  # see CheckpointManager

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-SLOW = ("evaluate", "matplotlib", "pytorch_optimizer", "transformers.models.mpnet.modeling_mpnet")
+SLOW = ("evaluate", "sklearn", "matplotlib", "pytorch_optimizer", "transformers.models.mpnet.modeling_mpnet")
 
 
 def test_the_package_loads_nothing_slow():

@@ -29,6 +29,7 @@ LATE = {
     ("training.evaluation", "tasks.metrics"),
     ("tasks.kind_ordinal", "sklearn.metrics"),
     ("tasks.metrics", "scipy"),  # scipy.stats
+    ("tasks.metrics", "sklearn.metrics"),
     ("tasks.metrics", "evaluate_metric"),  # evaluate
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
     ("training.optimizers", "pytorch_optimizer"),

@@ -24,11 +24,11 @@ from hf_mtl.tasks.demo import demo_rows
 from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.labels import read_labels
 
-PLUGIN = Path(__file__).parents[2] / "examples" / "plugins" / "multi_label.py"
+PLUGIN = Path(__file__).parents[2] / "examples" / "plugins" / "label_set.py"
 LABELS = ["praise", "blame", "long"]
 TASKS = """
 tasks:
-  topics: {{kind: multi_label, text_columns: text, label_column: topics, labels: [praise, blame, long],
+  topics: {{kind: label_set, text_columns: text, label_column: topics, labels: [praise, blame, long],
             metrics: [label_f1, exact_match], files: {{train: {0}/train.jsonl, validation: {0}/validation.jsonl,
             test: {0}/test.jsonl}}}}
   pairs: {{kind: regression, text_columns: [sentence1, sentence2], label_range: [0, 5],
@@ -72,7 +72,7 @@ def trained(task_file, tmp_path):
 
 def forget_plugin():
     """As in a process that was started without the plugin."""
-    del HEADS["multi_label"], KINDS["multi_label"]
+    del HEADS["label_set"], KINDS["label_set"]
     plugins.LOADED.clear()
 
 
@@ -108,22 +108,22 @@ def test_from_training_to_a_process_without_the_package(trained, task_file, tmp_
     assert {name for line in written[1:] for name in line.split("\t")[1].split(", ")} <= {*LABELS, ""}
 
     # Beside the weights: the head, without an import of the package, and the file that names it.
-    assert json.loads((trained / "config.json").read_text())["head_files"] == {"multi_label": "multi_label_head.py"}
-    code = (trained / "multi_label_head.py").read_text()
+    assert json.loads((trained / "config.json").read_text())["head_files"] == {"label_set": "label_set_head.py"}
+    code = (trained / "label_set_head.py").read_text()
     assert "from .heads import Head, HeadSpec" in code and "import hf_mtl" not in code and "from hf_mtl" not in code
     assert (
         (trained / "extra_heads.py")
         .read_text()
-        .endswith("from .multi_label_head import MultiLabelHead\n\nEXTRA_HEADS = {'multi_label': MultiLabelHead}\n")
+        .endswith("from .label_set_head import LabelSetHead\n\nEXTRA_HEADS = {'label_set': LabelSetHead}\n")
     )
-    assert {"multi_label_head.py", "extra_heads.py"} <= set(published(trained))
-    assert "multi_label.py" not in published(trained)
+    assert {"label_set_head.py", "extra_heads.py"} <= set(published(trained))
+    assert "label_set.py" not in published(trained)
 
     # Where hf_mtl is imported the registered class wins, with trust_remote_code too.
     for trust in (None, True):
         model = AutoModel.from_pretrained(trained, trust_remote_code=trust)
         assert type(model) is MultiTaskModel
-        assert type(model.heads["topics"]) is load_plugin(PLUGIN).MultiLabelHead
+        assert type(model.heads["topics"]) is load_plugin(PLUGIN).LabelSetHead
     pipe = pipeline("multi-task-classification", model=str(trained))
     answers = pipe(TEXTS, task_name="topics")
     assert all({"label", "score"} == answer.keys() and answer["score"] > 0.5 for row in answers for answer in row)
@@ -148,11 +148,11 @@ def test_from_training_to_a_process_without_the_package(trained, task_file, tmp_
     assert described["splits"]["train"]["labels"].keys() == set(LABELS)
     assert described["splits"]["test"]["labels"]["without_label"] == 1
     assert cli(["tasks", "--plugin", str(PLUGIN), str(task_file), "--task", "topics"]) == 0
-    assert "topics: multi_label, praise, blame, long" in capsys.readouterr().out
+    assert "topics: label_set, praise, blame, long" in capsys.readouterr().out
 
     # And without it.
     forget_plugin()
-    message = r"'topics' is of kind 'multi_label', which is not registered; its head is in 'multi_label_head\.py'"
+    message = r"'topics' is of kind 'label_set', which is not registered; its head is in 'label_set_head\.py'"
     for opened in (MultiTaskModel.from_pretrained, AutoModel.from_pretrained, lambda name: load_model(name, [])):
         with pytest.raises(InputError, match=rf"{message}.*--plugin FILE\.py"):
             opened(str(trained))

@@ -1,4 +1,4 @@
-"""The head of multi-label classification; it travels with a saved model, so it imports torch and hf_mtl.model only."""
+"""The head of label sets; it travels with a saved model, so it imports torch and hf_mtl.model only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_mtl.model.pipeline_inputs import BEST, TopK
 from hf_mtl.model.pooling import pool
 
 
-class MultiLabelHead(Head):
+class LabelSetHead(Head):
     """A hidden layer, and a logit per label; a label is predicted where its probability is above one half."""
 
     label_dtype = torch.float32

@@ -1,9 +1,9 @@
-"""Multi-label classification: every row has any number of labels.
+"""Sets of labels: every row has any number of labels.
 
-    accelerate launch run_glue_mtl.py --plugin examples/plugins/multi_label.py --task_set my_tasks.yaml ...
-    hf-mtl predict --plugin examples/plugins/multi_label.py --model out --text "A long and funny film."
+    accelerate launch run_glue_mtl.py --plugin examples/plugins/label_set.py --task_set my_tasks.yaml ...
+    hf-mtl predict --plugin examples/plugins/label_set.py --model out --text "A long and funny film."
 
-A task of this kind declares `kind: multi_label` and `labels: [...]`; its label column holds lists of names.
+A task of this kind declares `kind: label_set` and `labels: [...]`; its label column holds lists of names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from multi_label_head import MultiLabelHead
+from label_set_head import LabelSetHead
 from numpy.typing import NDArray
 
 from hf_mtl import InputError, TaskKind, TaskSpec, register_kind, register_metric
@@ -21,7 +21,7 @@ from hf_mtl.tasks.row_errors import RowErrors, raise_first
 Array = NDArray[Any]
 
 
-@register_metric("label_f1", kinds=["multi_label"])
+@register_metric("label_f1", kinds=["label_set"])
 def label_f1(predictions: Array, references: Array) -> float:
     """F1 over all rows and labels together; 0.0 where nothing is predicted and nothing is there."""
     both = np.sum((predictions == 1) & (references == 1))
@@ -29,17 +29,17 @@ def label_f1(predictions: Array, references: Array) -> float:
     return float(2 * both / total) if total else 0.0
 
 
-@register_metric("exact_match", kinds=["multi_label"])
+@register_metric("exact_match", kinds=["label_set"])
 def exact_match(predictions: Array, references: Array) -> float:
     """Share of rows whose labels are all predicted, and no other."""
     return float(np.mean((predictions == references).all(axis=1)))
 
 
-@register_kind("multi_label")
-class MultiLabel(TaskKind):
+@register_kind("label_set")
+class LabelSet(TaskKind):
     """Labels are 0 or 1 for each declared name. *Shape:* (rows, labels)"""
 
-    head = MultiLabelHead
+    head = LabelSetHead
     metrics = ("label_f1",)
 
     def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> Array:

@@ -1,0 +1,179 @@
+"""Rows that have any number of labels each, in every form in which tables have them, as 0 and 1 for each label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .cells import is_missing, number_of, shown, truth_of
+from .class_names import ClassNames, truth_of_name
+from .label_column import LabelColumn, as_classes, cells_of, item_feature
+from .row_errors import RowErrors, source_of
+from .spec import TaskSpec
+
+LISTED = 20  # names in a message
+MARKS = ",;|/\t"  # that people write between names
+Array = NDArray[np.float64]
+
+
+def read_sets(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, LabelColumn | None]:
+    """1 for every label that a row has, else 0; NaN for a row that has no label, or a bad one.
+
+    Args:
+        spec: the task.
+        rows: its raw rows, with the columns of labels.
+        split: in "test", a row may have nothing where its labels would be.
+
+    Returns:
+        The labels; what is wrong with which row; and, of a column of names or indices, what was in its lists.
+        *Shape:* (rows, labels)
+    """
+    return _read_columns(spec, rows, split) if spec.label_columns else _read_lists(spec, rows, split)
+
+
+def wanted_names(labels: Sequence[str]) -> str:
+    """The names for a message."""
+    more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+    return f"{list(labels[:LISTED])}{more}"
+
+
+# ---- a column for each label ----
+
+
+def _read_columns(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, None]:
+    sets, bad = np.full((len(rows), len(spec.label_columns)), np.nan), RowErrors()
+    for place, column in enumerate(spec.label_columns):
+        for row, cell in enumerate(_cells(rows, column)):
+            value = _zero_or_one(cell)
+            if value is not None:
+                sets[row, place] = value
+            elif not (split == "test" and (is_missing(cell) or number_of(cell) == -1)):
+                bad.setdefault(row, (f"label {shown(cell)} of column {column!r}", " is not 0 or 1"))
+    sets[np.isnan(sets).any(axis=1)] = np.nan
+    return sets, bad, None
+
+
+def _cells(rows: Dataset, column: str) -> list[Any]:
+    """The cells of a column; of a `ClassLabel`, what its names say, such as "no" and "yes"."""
+    feature, cells = rows.features[column], cells_of(rows, column)
+    if not isinstance(feature, ClassLabel):
+        return cells
+    truths = [truth_of_name(name) for name in feature.names]
+    meant = [name if truth is None else truth for name, truth in zip(feature.names, truths, strict=True)]
+    return [meant[cell] if cell is not None and 0 <= cell < len(meant) else cell for cell in cells]
+
+
+def _zero_or_one(cell: Any) -> float | None:
+    truth = truth_of(cell)
+    number = number_of(cell) if truth is None else float(truth)
+    return float(number) if number in (0, 1) else None
+
+
+# ---- a column of lists, or of texts ----
+
+
+def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, LabelColumn]:
+    labels = spec.labels or ()
+    lists = [_items(cell, spec.label_delimiter) for cell in cells_of(rows, spec.label_column)]
+    names = ClassNames(labels)
+    if split == "test":
+        lists = [None if _says_nothing(items, names) else items for items in lists]
+    _check_no_vectors(spec, split, lists, names)
+    flat = [item for items in lists for item in items or ()]
+    column = as_classes(item_feature(rows.features[spec.label_column]), flat, labels)
+    owners = [row for row, items in enumerate(lists) for _ in items or ()]
+    sets, bad, hints = np.zeros((len(lists), len(labels))), RowErrors(), _Hints(names)
+    for row, value, cell, item in zip(owners, column.values, column.cells, flat, strict=True):
+        is_truth = isinstance(item, bool) and names.by_name(item) is None
+        if value is not None and not is_truth and float(value).is_integer() and 0 <= value < len(labels):
+            sets[row, int(value)] = 1.0
+        else:
+            hint = hints[cell] if isinstance(cell, str) else ""
+            bad.setdefault(row, (f"label {shown(cell)}", f" is not one of {wanted_names(labels)}{hint}"))
+    for row, items in enumerate(lists):
+        if items is None:
+            sets[row] = np.nan
+            if split != "test":
+                bad[row] = "label None", _what_is_no_label(spec)
+    _check_count_from_1(spec, split, column)
+    sets[list(bad)] = np.nan
+    return sets, bad, column
+
+
+def _items(cell: Any, delimiter: str | None) -> list[Any] | None:
+    """The names or indices in a cell; None where it says nothing. Of a text without a delimiter, the text."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    if isinstance(cell, str):
+        return [piece.strip() for piece in (cell.split(delimiter) if delimiter else [cell]) if piece.strip()]
+    return list(cell) if isinstance(cell, list | tuple | np.ndarray) else [cell]
+
+
+def _says_nothing(items: list[Any] | None, names: ClassNames) -> bool:
+    """Whether a row of "test" has no label: null, -1, or one of the texts for it that is no name."""
+    if items is None:
+        return True
+    is_one = len(items) == 1 and names.by_name(items[0]) is None
+    return is_one and (is_missing(items[0]) or number_of(items[0]) == -1)
+
+
+class _Hints(dict[Any, str]):
+    """Cell that is no label -> what to do about it, or nothing; found once for all rows that have it."""
+
+    def __init__(self, names: ClassNames) -> None:
+        self.names = names
+
+    def __missing__(self, cell: Any) -> str:
+        self[cell] = _hint(cell, self.names)
+        return self[cell]
+
+
+def _hint(cell: str, names: ClassNames) -> str:
+    """What to do about a text that is no label, or nothing."""
+    for mark in MARKS:
+        pieces = cell.split(mark)
+        if len(pieces) > 1 and all(names.by_name(piece.strip()) is not None for piece in pieces):
+            return f"; label_delimiter: {mark!r} would part it"
+    if cell.startswith("["):
+        return "; a list is read from jsonl and parquet, in csv write the names with a label_delimiter between"
+    name = names.nearest(cell)
+    return "" if name is None else f" (did you mean {name!r}?)"
+
+
+def _what_is_no_label(spec: TaskSpec) -> str:
+    way = "an empty list or text is a row without labels"
+    if spec.label_delimiter is None:
+        way += ", and with label_delimiter an empty cell of csv is one"
+    return f" is no list of names from {wanted_names(spec.labels or ())}; {way}"
+
+
+def _check_no_vectors(spec: TaskSpec, split: str, lists: Sequence[list[Any] | None], names: ClassNames) -> None:
+    """Raise InputError where the lists are not of indices but of 0 and 1 for every label."""
+    if any(names.by_name(value) is not None for value in (0, 1, True, False)):
+        return
+    width = len(names.labels)
+    vectors = [[_zero_or_one(item) for item in items] for items in lists if items is not None]
+    if not all(len(items) == width and None not in items for items in vectors):
+        return
+    if any(len(set(items)) < width for items in vectors):
+        raise InputError(
+            f"task {spec.name!r}, split {split!r}: the lists in column {spec.label_column!r} of "
+            f"{source_of(spec, split)} seem to be 0 or 1 for each of the {width} labels, wanted names or indices of "
+            "the labels that a row has; or columns of 0 and 1, which label_columns names"
+        )
+
+
+def _check_count_from_1(spec: TaskSpec, split: str, column: LabelColumn) -> None:
+    """Raise InputError where the indices count from 1."""
+    most, numbers = len(spec.labels or ()), set(column.values)
+    if not column.has_names and {1, most} <= numbers <= set(range(1, most + 1)):
+        raise InputError(
+            f"task {spec.name!r}, split {split!r}: the labels in column {spec.label_column!r} of "
+            f"{source_of(spec, split)} seem to count from 1: write 0 to {most - 1}, or the names"
+        )
