@@ -10,7 +10,7 @@ from hf_mtl import __version__
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "setup.cfg").exists())
 PACKAGE = ROOT / "hf_mtl"
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"`((?:hf_mtl|tests|benchmarks|examples|docs)/[\w/.]+\.\w+)(?:::\w+)?`")
@@ -104,7 +104,7 @@ def nav_files(entry):
 
 def test_the_site_has_every_page():
     nav = nav_files(yaml.safe_load(read(ROOT / "mkdocs.yml"))["nav"])
-    assert sorted(nav) == [page.name for page in DOCS]
+    assert sorted(nav) == sorted(str(page.relative_to(ROOT / "docs")) for page in DOCS)
 
 
 def test_the_citation_is_of_this_version():
