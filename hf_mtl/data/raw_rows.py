@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -22,7 +22,7 @@ from ..hub.upload import TransportError
 from ..tasks.columns import TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
-from ..tasks.label_column import with_classes
+from ..tasks.label_column import Classes, is_of_classes, with_classes
 from ..tasks.labels import bad_labels
 from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
@@ -40,7 +40,7 @@ class Files(NamedTuple):
     """Where the rows of a split are, and what their classes are called where that is declared beside them."""
 
     paths: list[str]
-    classes: Mapping[str, ClassLabel] = MappingProxyType({})
+    classes: Mapping[str, Classes] = MappingProxyType({})
 
 
 Splits = Mapping[str, Dataset | Files]
@@ -232,7 +232,7 @@ def _declared_splits(name: str, config: str | None) -> Splits:
         builder.download_and_prepare()
         return dict(builder.as_dataset())
     features = builder.info.features or {}
-    classes = {column: feature for column, feature in features.items() if isinstance(feature, ClassLabel)}
+    classes = {column: feature for column, feature in features.items() if is_of_classes(feature)}
     local = datasets.DownloadManager().download({split: list(paths) for split, paths in files.items()})
     return {str(split): Files(list(map(str, paths)), classes) for split, paths in local.items()}
 

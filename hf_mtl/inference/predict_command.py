@@ -67,17 +67,25 @@ def _predict_one(arguments: argparse.Namespace) -> None:
         return
     print(f"{'task':<16}{'answer':<24}{'score':>8}")
     for task, answer in answers.items():
-        for line in answer or [NOTHING] if isinstance(answer, list) else [answer]:
+        for line in _lines(answer):
             print(f"{task:<16}{_answer_in_words(line)}".rstrip())
 
 
+def _lines(answer: Any) -> list[Any]:
+    """The items of an answer that is a list, or has nothing but one under a single key; else the answer."""
+    if isinstance(answer, dict) and len(answer) == 1 and isinstance(items := next(iter(answer.values())), list):
+        answer = items
+    return answer or [NOTHING] if isinstance(answer, list) else [answer]
+
+
 def _answer_in_words(answer: Any) -> str:
-    """A label with its score, a value, or what a kind of the user's own answers, as JSON."""
+    """A label with its text and score, a value, or what a kind of the user's own answers, as JSON."""
     if answer == NOTHING:
         return "-"
     if not isinstance(answer, dict) or not answer.keys() & {"label", "value"}:
         return json.dumps(answer, ensure_ascii=False)
     found = answer["label"] if "label" in answer else f"{answer['value']:.4f}"
+    found += f" {answer['text']}" if "text" in answer else ""
     return f"{found:<24}" + (f"{answer['score']:>8.4f}" if "score" in answer else "")
 
 

@@ -15,12 +15,13 @@ from .export_code import code_names
 from .extra_heads import EXTRA_HEADS
 from .head_classification import ClassificationHead
 from .head_regression import RegressionHead
+from .head_token_classification import TokenClassificationHead
 from .heads import HEADS, HeadSpec
 from .pooling import POOLINGS
 from .travelling_heads import head_file_names
 
 FORMAT_VERSION = 1  # of config.json and what stands beside it; 0.1.0 wrote none
-BUILT_IN_HEADS = (ClassificationHead, RegressionHead)
+BUILT_IN_HEADS = (ClassificationHead, RegressionHead, TokenClassificationHead)
 HEADS.update(EXTRA_HEADS)
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
 _KEYS = [field.name for field in dataclasses.fields(HeadSpec)]

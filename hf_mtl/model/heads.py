@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .encoding import Encoded, Texts, encode
 from .errors import InputError, unknown_name_error
-from .pipeline_inputs import BEST, TopK
+from .pipeline_inputs import BEST, TopK, Words
 from .pooling import POOLINGS
 
 HeadClass = TypeVar("HeadClass", bound="type[Head]")
@@ -136,6 +136,11 @@ class Head(nn.Module, ABC):
         return encode(rows, tokenizer, max_length)
 
     @classmethod
+    def read(cls, spec: HeadSpec, rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> Sequence[Texts]:
+        """The pipeline's rows as `encode` and `answer_rows` get them: words become one text, unless overridden."""
+        return [(" ".join(row),) if isinstance(row, Words) else row for row in rows]
+
+    @classmethod
     def encoding_key(cls, spec: HeadSpec) -> Any:
         """What tells tasks whose rows this encodes alike: they share a pass through the encoder in the pipeline."""
         return cls.encode.__func__  # type: ignore[attr-defined]
@@ -184,6 +189,10 @@ class Head(nn.Module, ABC):
         """A prediction per row, from what was kept, as `decode` gives them. *Shape:* (rows, ...)"""
         return self.decode(kept)
 
+    def kept_answers(self, kept: Any) -> Tensor:
+        """What the kind writes of each row: the predictions, unless overridden. *Shape:* (rows, ...)"""
+        return self.kept_predictions(kept)
+
     def kept_scores(self, kept: Any) -> Tensor | None:
         """What metrics of scores are computed from, such as probabilities. *Shape:* (rows, ...)"""
         return None
@@ -217,7 +226,7 @@ class Head(nn.Module, ABC):
         Args:
             logits: as in `answer`.
             inputs: the batch that the encoder read, with the columns that `encode` adds.
-            rows: the texts of the batch.
+            rows: those of the batch, as `read` gave them.
             top_k: as in `answer`.
         """
         return self.answer(logits, inputs["attention_mask"], top_k)

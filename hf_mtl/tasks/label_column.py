@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset, List, Value
 
 from .cells import Number, number_of
 from .class_names import ClassNames
 
 NARROW = {"float16": np.float16, "float32": np.float32}
+Classes = ClassLabel | List  # of one class, or of lists of them
 FLOAT32_STEP = 2.0**-23  # the largest distance of two neighbours in fp32, as a share of them
 
 
@@ -67,11 +68,20 @@ def _as_written(cell: Any) -> Any:
         return cell
 
 
-def with_classes(rows: Dataset, column: str, classes: ClassLabel) -> Dataset:
+def is_of_classes(feature: Any) -> bool:
+    """Whether a feature's cells are class indices, or lists of them."""
+    return isinstance(feature.feature if isinstance(feature, List) else feature, ClassLabel)
+
+
+def with_classes(rows: Dataset, column: str, classes: Classes) -> Dataset:
     """Rows whose labels are names or indices of `classes`, as a `ClassLabel`.
 
-    Where there are others too, indices become names, and all other cells stay what they are, as texts.
+    Where there are others too, indices become names, and all other cells stay what they are, as texts. Of lists, those
+    of indices become lists of a `ClassLabel`.
     """
+    if isinstance(classes, List):
+        items = getattr(rows.features[column], "feature", None)
+        return rows.cast_column(column, classes) if "int" in getattr(items, "dtype", "") else rows
     names, cells = ClassNames(classes.names), rows[column][:]
     named = [names.by_name(cell) for cell in cells]
     indices = [names.by_index(cell) if index is None else index for index, cell in zip(named, cells, strict=True)]
