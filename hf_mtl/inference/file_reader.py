@@ -37,7 +37,8 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator
     Args:
         path: of a file, or "-" for standard input.
         form: one of `FORMATS`.
-        columns: of the text or the words, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or the only one.
+        columns: of the text or the words, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or
+            the only one.
 
     Raises:
         InputError: when there are no rows, or the columns are not there or hold no text and no words; it names the row.

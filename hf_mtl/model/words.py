@@ -5,6 +5,7 @@ Travels with a saved model's code.
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -150,15 +151,10 @@ def _words_in(text: str, piece: Place, borders: set[int]) -> Iterator[Place]:
     for word in text[at:stop].split():
         start = text.index(word, at)
         at = end = start + len(word)
-        last, behind = end, []
-        while start + 1 in borders and start + 1 < last and _is_punctuation(text[start]):
-            yield start, start + 1
-            start += 1
-        while last - 1 in borders and start < last - 1 and _is_punctuation(text[last - 1]):
-            behind.append((last - 1, last))
-            last -= 1
-        yield start, last
-        yield from reversed(behind)
+        inner = [place for place in range(start, end) if not _is_punctuation(text[place])] or [end]
+        cuts = [place for place in range(start + 1, end) if place in borders]
+        cuts = [place for place in cuts if place <= inner[0] or place > inner[-1]]
+        yield from itertools.pairwise([start, *cuts, end])
 
 
 def _is_punctuation(character: str) -> bool:

@@ -14,7 +14,7 @@ from .cells import Number, number_of
 from .class_names import ClassNames
 
 NARROW = {"float16": np.float16, "float32": np.float32}
-Classes = ClassLabel | List  # of one class, or of lists of them
+Classes = Any  # a ClassLabel, or a List of one: datasets has no types
 FLOAT32_STEP = 2.0**-23  # the largest distance of two neighbours in fp32, as a share of them
 
 
