@@ -127,14 +127,13 @@ class TokenClassification(TaskKind):
             row = int(np.argmax(np.asarray(labels.is_null())))
             raise InputError(f"{where}: no label in row {row} (the first row is 0), {wanted}")
         flat = pc.list_flatten(labels)
-        if flat.null_count:
-            flat = flat.fill_null(NO_TAG)
-        values = flat.to_numpy(zero_copy_only=False)
+        is_null, values = np.asarray(flat.is_null()), flat.fill_null(NO_TAG).to_numpy(zero_copy_only=False)
         bad = (values != NO_LABEL) & ((values < 0) | (values >= len(spec.labels or ())))
         if bad.any():
             number = int(np.argmax(bad))
             row = int(np.searchsorted(np.cumsum(list_lengths(labels)), number, side="right"))
-            raise InputError(f"{where}: label {values[number]} in row {row} (the first row is 0), {wanted}")
+            found = None if is_null[number] else values[number]
+            raise InputError(f"{where}: label {found} in row {row} (the first row is 0), {wanted}")
         return None
 
     def add_labels(self, spec: TaskSpec, encoded: Dataset, labels: NDArray[Any]) -> Dataset:
