@@ -5,7 +5,7 @@ import random
 from hf_mtl import TaskSpec
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-NAMES = {"PER": ["clever", "moving", "dull"], "LOC": ["kitchen", "garden", "river"]}
+NAMES = {"PER": (["clever", "dull"], ["moving", "long"]), "LOC": (["kitchen", "river"], ["garden", "house"])}
 OTHERS = ["the", "plot", "is", "and", "never", "a", "film", "cast", ".", "works", "drags"]
 
 
@@ -25,7 +25,7 @@ def tagged_rows(number, seed=0, longest=12):
                 words, tags = [*words, rng.choice(OTHERS)], [*tags, "O"]
                 continue
             label = rng.choice(list(NAMES))
-            first, second = rng.choice(NAMES[label]), rng.choice(NAMES[label])
+            first, second = map(rng.choice, NAMES[label])
             words, tags = [*words, first, second], [*tags, f"B-{label}", f"I-{label}"]
         rows.append({"words": words, "tags": tags})
     return rows

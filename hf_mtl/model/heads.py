@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .encoding import Encoded, Texts, encode
 from .errors import InputError, unknown_name_error
-from .pipeline_inputs import BEST, TopK, Words
+from .pipeline_inputs import BEST, TopK, is_words
 from .pooling import POOLINGS
 
 HeadClass = TypeVar("HeadClass", bound="type[Head]")
@@ -138,7 +138,7 @@ class Head(nn.Module, ABC):
     @classmethod
     def read(cls, spec: HeadSpec, rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> Sequence[Texts]:
         """The pipeline's rows as `encode` and `answer_rows` get them: words become one text, unless overridden."""
-        return [(" ".join(row),) if isinstance(row, Words) else row for row in rows]
+        return [(" ".join(row),) if is_words(row) else row for row in rows]
 
     @classmethod
     def encoding_key(cls, spec: HeadSpec) -> Any:

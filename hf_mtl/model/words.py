@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from .encoding import WORD_NUMBERS, Encoded, Row, room_for_texts
 from .errors import InputError
 from .long_texts import parts
-from .pipeline_inputs import Texts, Words
+from .pipeline_inputs import Texts, Words, is_words
 
 Place = tuple[int, int]  # of a word in its text: the first character, and the one behind the last
 
@@ -32,16 +32,16 @@ class TextWords(Words):
     places: list[Place]
 
 
-def words_of_texts(rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> list[Words]:
+def words_of_texts(rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> list[Texts]:
     """The rows as words: lists of words as they are, and texts divided into what their tokenizer takes for words.
 
     These are the pieces of the tokenizer's pre-tokenizer without blanks; one without a pre-tokenizer divides at white
     space. Punctuation at the ends of a piece is a word of its own where a token begins there.
     """
     check_offsets(tokenizer)
-    texts = [row[0] for row in rows if not isinstance(row, Words)]
+    texts = [row[0] for row in rows if not is_words(row)]
     encodings = iter(_encodings(texts, tokenizer))
-    return [row if isinstance(row, Words) else _text_words(row[0], next(encodings)) for row in rows]
+    return [row if is_words(row) else _text_words(row[0], next(encodings)) for row in rows]
 
 
 def encode_words(rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -103,7 +103,7 @@ def word_numbers(tokens: Sequence[Place], words: Sequence[Place]) -> list[int]:
     return numbers
 
 
-def _places_when_joined(words: Words) -> list[Place]:
+def _places_when_joined(words: Texts) -> list[Place]:
     """Where words without the blanks around them are, once they stand with one space between."""
     places, begin = [], 0
     for word in words:
