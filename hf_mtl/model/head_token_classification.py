@@ -132,6 +132,7 @@ class TokenClassificationHead(LinearHead):
 
         See `Head.answer_rows`; `top_k` has no effect.
         """
+        scheme = TagScheme(self.spec.labels or ())
         scores, tags = logits.softmax(dim=-1).max(dim=-1)
         answers: list[dict[str, Any]] = []
         numbers = inputs[WORD_NUMBERS]
@@ -140,7 +141,7 @@ class TokenClassificationHead(LinearHead):
             places = [number - 1 for number in numbers[row][at].tolist()]
             found, likely = tags[row][at].tolist(), scores[row][at].tolist()
             if isinstance(words, TextWords):
-                answers.append({"entities": self._entities(words, places, found, likely)})
+                answers.append({"entities": self._entities(scheme, words, places, found, likely)})
                 continue
             of_words: list[str | None] = [None] * len(words)
             for place, tag in zip(places, found, strict=True):
@@ -149,27 +150,32 @@ class TokenClassificationHead(LinearHead):
         return answers
 
     def _entities(
-        self, words: TextWords, places: Sequence[int], tags: Sequence[int], scores: Sequence[float]
+        self,
+        scheme: TagScheme,
+        words: TextWords,
+        places: Sequence[int],
+        tags: Sequence[int],
+        scores: Sequence[float],
     ) -> list[dict[str, Any]]:
         """The entities of a text, each with the mean of its words' probabilities.
 
         Args:
+            scheme: of the tags.
             words: of the text.
             places: of the words that have a tag.
             tags: of these.
             scores: the tags' probabilities.
         """
         entities = []
-        for label, first, last in self._spans(tags):
+        for label, first, last in self._spans(scheme, tags):
             start, end = words.places[places[first]][0], words.places[places[last - 1]][1]
             score = sum(scores[first:last]) / (last - first)
             entities.append({"label": label, "start": start, "end": end, "text": words.text[start:end], "score": score})
         return entities
 
-    def _spans(self, tags: Sequence[int]) -> list[Span]:
+    def _spans(self, scheme: TagScheme, tags: Sequence[int]) -> list[Span]:
         """The entities that tags make; without a scheme, every word that is not outside is one."""
-        names = self.spec.labels or ()
-        scheme = TagScheme(names)
         if scheme.is_known:
             return scheme.spans(tags)
+        names = self.spec.labels or ()
         return [Span(names[tag], place, place + 1) for place, tag in enumerate(tags) if names[tag] != OUTSIDE]

@@ -42,8 +42,9 @@ WINDOW = 64
 class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base class is untyped
     """Answers of a `MultiTaskModel`'s heads.
 
-    Call it with a text, a pair (`("one", "other")` or `{"text": "one", "text_pair": "other"}`), a list of either, or an
-    iterator, of which it makes an iterator. Keywords of a call, or of `pipeline()` for every call:
+    Call it with a text, a pair (`("one", "other")` or `{"text": "one", "text_pair": "other"}`), words
+    (`{"words": ["one", "other"]}`), a list of these, or an iterator, of which it makes an iterator. Keywords of a call,
+    or of `pipeline()` for every call:
 
     Args:
         task_name: a task, or a list of them. Every task that takes this number of texts unless given; the others are
@@ -57,7 +58,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
     Returns:
         For each row `{"label": "positive", "score": 0.98}` (classification), `{"value": 3.2}` (regression, in the
-        label's range) or what a kind of your own answers, of the one task named; otherwise a dictionary by task.
+        label's range), `{"tags": ["O", "B-PER"]}` of words and `{"entities": [{"label": "PER", ...}]}` of a text
+        (token classification), or what a kind of your own answers, of the one task named; otherwise a dictionary by
+        task.
     """
 
     _load_tokenizer = True

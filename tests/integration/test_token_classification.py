@@ -19,6 +19,7 @@ from without_package import BLOCK
 import run_glue_mtl
 from hf_mtl import InputError, MultiTaskConfig, MultiTaskModel, MultiTaskTrainer, load_task_data
 from hf_mtl.cli import main as cli
+from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.kernels.packed_pass import FAMILIES
 from hf_mtl.model.pipeline_inputs import Words
 from hf_mtl.tasks.metrics import task_scores
@@ -324,6 +325,20 @@ def test_predict_names_the_cell_that_holds_no_words(tmp_path, capsys, make_model
     assert message in capsys.readouterr().err
     assert cli([*flags, "--columns", "words", "n"]) == 2  # a pair has no words
     assert "holds ['a'] instead of text in row 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", [{"words": ["a", "film"]}, {"words": ["a", "film"], "tags": ["O", "O"]}])
+def test_a_file_of_one_row_has_one_row(tmp_path, capsys, make_model, tokenizer, row):
+    """Its lists are no columns."""
+    make_model([task()]).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    write_lines(tmp_path / "rows.jsonl", [row])
+    assert cli(["predict", "--model", str(tmp_path / "saved"), "--input", str(tmp_path / "rows.jsonl")]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert len(line["ner"]["tags"]) == 2
+    if "tags" in row:
+        spec = task(files={"train": str(tmp_path / "rows.jsonl")})
+        assert load_rows(spec, "train")["words"][:] == [["a", "film"]]
 
 
 def test_rows_of_the_pipeline_that_hold_no_words_are_refused(make_model, tokenizer):
