@@ -134,8 +134,8 @@ class TokenClassificationHead(LinearHead):
         """
         scheme = TagScheme(self.spec.labels or ())
         scores, tags = logits.softmax(dim=-1).max(dim=-1)
+        scores, tags, numbers = scores.cpu(), tags.cpu(), inputs[WORD_NUMBERS].cpu()  # not row by row
         answers: list[dict[str, Any]] = []
-        numbers = inputs[WORD_NUMBERS]
         for row, words in enumerate(rows):
             at = numbers[row].nonzero().squeeze(-1)
             places = [number - 1 for number in numbers[row][at].tolist()]
