@@ -11,6 +11,7 @@ from hf_mtl import InputError, MultiTaskTrainer, TaskSpec, load_task_data
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.data.task_report import describe_task
 from hf_mtl.data.tokenization import tokenize
+from hf_mtl.hub.model_card import CardFacts, own_header
 from hf_mtl.tasks.kinds import kind_of
 from hf_mtl.tasks.labels import has_label, read_labels
 
@@ -273,6 +274,10 @@ def test_large_lists_of_any_integers_are_labels(tokens, make_model, make_argumen
 def test_predictions_have_a_tag_for_each_word_up_to_the_last_that_has_a_token():
     decoded = np.array([[1, 2, 0, 1], [0, -100, 3, -100], [-100, -100, -100, -100]], dtype=np.int32)
     assert kind_of(task()).write(task(), decoded) == ["B-PER I-PER O B-PER", "O _ B-LOC", ""]
+
+
+def test_the_card_of_tags_alone_says_what_the_model_does():
+    assert own_header(CardFacts(repo_id="a/b", tasks=[task()]))["pipeline_tag"] == "token-classification"
 
 
 def test_tags_are_counted_by_name(tmp_path, tokenizer):
