@@ -137,8 +137,8 @@ class Head(nn.Module, ABC):
 
     @classmethod
     def read(cls, spec: HeadSpec, rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> Sequence[Texts]:
-        """The pipeline's rows as `encode` and `answer_rows` get them: words become one text, unless overridden."""
-        return [(" ".join(row),) if is_words(row) else row for row in rows]
+        """The pipeline's rows as `encode` and `answer_rows` get them: words as one text, where it takes none."""
+        return rows if cls.takes_words else [(" ".join(row),) if is_words(row) else row for row in rows]
 
     @classmethod
     def encoding_key(cls, spec: HeadSpec) -> Any:
