@@ -101,7 +101,7 @@ def _add_predict(predict_parser: argparse.ArgumentParser) -> None:
     add("--text-pair", help="the other text of a pair")
     add("--output", default="-", help="file of JSON lines, or - for standard output, the default")
     add("--format", choices=FORMATS, help="of the input; by its suffix unless given, jsonl for -")
-    add("--columns", nargs="+", help="column of the text, or of the two texts of a pair")
+    add("--columns", nargs="+", help="column of the text or of lists of words, or of the two texts of a pair")
     add("--batch-size", type=int, default=32, help="rows in one pass of the encoder")
     add("--top-k", type=int, help="the k likeliest labels instead of the likeliest")
     add("--json", action="store_true", help="with --text: JSON instead of a table")

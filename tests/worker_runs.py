@@ -10,9 +10,9 @@ import torch
 WORKER = Path(__file__).parent / "train_worker.py"
 
 
-def command_of(processes, arguments, result) -> list[str]:
+def command_of(processes, arguments, result, worker=WORKER) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else []), str(WORKER), json.dumps(arguments), str(result)]
+    return [sys.executable, *(launcher if processes > 1 else []), str(worker), json.dumps(arguments), str(result)]
 
 
 def launch(folder, name, processes, checkpoint=None, **arguments):

@@ -81,7 +81,8 @@ def checked_rows(
     if rows.format["type"] == "custom":
         raise InputError(f"{where}: the rows have a transform (set_transform), which would not be applied; use map")
     table = rows.with_format("arrow")[:]
-    _check_names(table.column_names, where, ["input_ids"] if inputs else [], labelled)
+    of_tokens = ["input_ids", *([WORD_NUMBERS] if kind_of(spec).head.takes_words else [])]
+    _check_names(table.column_names, where, of_tokens if inputs else [], labelled)
     if inputs:
         _check_columns(table, where, inputs)
         ids = _check_lengths(table, where, inputs)

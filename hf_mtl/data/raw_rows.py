@@ -104,11 +104,18 @@ def split_names(spec: TaskSpec) -> list[str]:
 def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:
     """Row -> what is wrong with it."""
     return {
-        row: (f"column {column!r} has no text", "")
+        row: (f"column {column!r} {fault}", "")
         for column in spec.text_columns
         for row, text in enumerate(rows[column][:])
-        if text is None or (isinstance(text, list) and (not text or None in text))
+        if (fault := _fault(text))
     }
+
+
+def _fault(text: str | list[str | None] | None) -> str | None:
+    """What a text, or a list of words, lacks."""
+    if isinstance(text, list):
+        return ("has null among its words" if None in text else None) if text else "has no words"
+    return "has no text" if text is None else None
 
 
 def _skip(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> Dataset:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..model.long_texts import parts
-from ..model.pipeline_inputs import Words
+from ..model.pipeline_inputs import is_words
 from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label, read_labels
 from ..tasks.metric_names import is_of_one_class
@@ -101,7 +101,7 @@ def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerB
     lengths: list[int] = []
     for batch in rows.select_columns(list(dict.fromkeys(spec.text_columns))).iter(batch_size=1000):
         rows_of_texts = kind_of(spec).texts(spec, batch)
-        texts = [(" ".join(row),) if isinstance(row, Words) else row for row in rows_of_texts]
+        texts = [(" ".join(row),) if is_words(row) else row for row in rows_of_texts]
         for part in parts(texts):
             tokens = tokenizer(*map(list, zip(*texts[part], strict=True)), verbose=False)
             lengths += map(len, tokens["input_ids"])

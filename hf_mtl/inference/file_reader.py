@@ -1,18 +1,19 @@
-"""The texts of an input file, one row after the other."""
+"""The texts, or lists of words, of an input file, one row after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from typing import Any
 
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from ..errors import InputError
-from ..model.pipeline_inputs import Texts
+from ..model.pipeline_inputs import Texts, Words
 from ..tasks.tables import Record, read_records, text_fault
 from ..tasks.text_files import FORMATS, about_quotes, format_of
 
-USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",))
+USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",), ("words",))
 
 
 def file_format(path: str, named: str | None) -> str:
@@ -31,15 +32,16 @@ def count_rows(path: str, form: str) -> int | None:
 
 
 def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator[Texts]:
-    """The texts or pairs of an input, one at a time.
+    """The texts, pairs or lists of words of an input, one at a time.
 
     Args:
         path: of a file, or "-" for standard input.
         form: one of `FORMATS`.
-        columns: of the text, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or the only one.
+        columns: of the text or the words, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or
+            the only one.
 
     Raises:
-        InputError: when there are no rows, or the columns are not there or hold no text; it names the row.
+        InputError: when there are no rows, or the columns are not there or hold no text and no words; it names the row.
     """
     chosen, number = tuple(columns or ()), -1
     try:
@@ -56,13 +58,21 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator
                         "name one column, or two for a pair, with --columns"
                     )
                 for column in chosen:
-                    if fault := text_fault(record.get(column)):
+                    if fault := _fault(record.get(column), words=len(chosen) == 1):
                         raise InputError(f"{path!r}: column {column!r} {fault} in row {number} (the first row is 0)")
-                yield tuple(record[column] for column in chosen)
+                values = [record[column] for column in chosen]
+                yield Words(values[0]) if isinstance(values[0], list) else tuple(values)
         if number < 0:
             raise InputError(f"{path!r} has no rows")
     except InputError as error:
         raise InputError(f"input {error}") from error
+
+
+def _fault(value: Any, *, words: bool) -> str | None:
+    """What is wrong with a cell that is to be a text or, with `words`, a list of words."""
+    if not words or not isinstance(value, list):
+        return text_fault(value)
+    return next(filter(None, map(text_fault, value)), None) if value else "has no words"
 
 
 def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:

@@ -78,12 +78,13 @@ def _lines(answer: Any) -> list[Any]:
 
 
 def _answer_in_words(answer: Any) -> str:
-    """A label with its score, a value, or what a kind of the user's own answers, as JSON."""
+    """A label with its text and score, a value, or what a kind of the user's own answers, as JSON."""
     if answer == NOTHING:
         return "-"
     if not isinstance(answer, dict) or not answer.keys() & {"label", "value"}:
         return json.dumps(answer, ensure_ascii=False)
     found = answer["label"] if "label" in answer else f"{answer['value']:.4f}"
+    found += f" {answer['text']}" if "text" in answer else ""
     return f"{found:<24}" + (f"{answer['score']:>8.4f}" if "score" in answer else "")
 
 

@@ -18,12 +18,20 @@ from .head_multi_label import MultiLabelHead
 from .head_ordinal import OrdinalHead
 from .head_regression import RegressionHead
 from .head_similarity import SimilarityHead
+from .head_token_classification import TokenClassificationHead
 from .heads import HEADS, HeadSpec
 from .pooling import POOLINGS
 from .travelling_heads import head_file_names
 
 FORMAT_VERSION = 1  # of config.json and what stands beside it; 0.1.0 wrote none
-BUILT_IN_HEADS = (ClassificationHead, RegressionHead, SimilarityHead, OrdinalHead, MultiLabelHead)
+BUILT_IN_HEADS = (
+    ClassificationHead,
+    RegressionHead,
+    SimilarityHead,
+    OrdinalHead,
+    MultiLabelHead,
+    TokenClassificationHead,
+)
 HEADS.update(EXTRA_HEADS)
 _HEADS = '[task.head for task in tasks], or in config.json [{"name": ..., "kind": ...}, ...]'
 _KEYS = [field.name for field in dataclasses.fields(HeadSpec)]

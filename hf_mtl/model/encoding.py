@@ -54,12 +54,9 @@ def encode(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_lengt
     """
     if not texts:
         return Encoded([], [])
-    num_special = tokenizer.num_special_tokens_to_add(pair=len(texts[0]) == 2)
-    if max_length <= num_special:
-        raise InputError(f"max_length is {max_length}, wanted more than the {num_special} special tokens of an input")
+    room = room_for_texts(tokenizer, max_length, len(texts[0]))
     if not tokenizer.is_fast:
         return _encode_slow(texts, tokenizer, max_length)
-    room = max_length - num_special
     begun = _beginnings(texts, tokenizer, room)
     encoded = Encoded([], [])
     for part in parts(begun):
@@ -67,6 +64,14 @@ def encode(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_lengt
         encoded.rows.extend(rows)
         encoded.cut.extend(cut)
     return encoded
+
+
+def room_for_texts(tokenizer: PreTrainedTokenizerBase, max_length: int, num_texts: int) -> int:
+    """How many tokens of an input are left to one or two texts; InputError where none is."""
+    num_special = tokenizer.num_special_tokens_to_add(pair=num_texts == 2)
+    if max_length <= num_special:
+        raise InputError(f"max_length is {max_length}, wanted more than the {num_special} special tokens of an input")
+    return max_length - num_special
 
 
 def encode_apart(texts: Sequence[Texts], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .encoding import Encoded, Texts, encode, encode_apart
 from .errors import InputError, unknown_name_error
-from .pipeline_inputs import BEST, TopK
+from .pipeline_inputs import BEST, TopK, is_words
 from .pooling import POOLINGS
 
 HeadClass = TypeVar("HeadClass", bound="type[Head]")
@@ -147,6 +147,11 @@ class Head(nn.Module, ABC):
         return (encode_apart if spec.reads_apart else encode)(rows, tokenizer, max_length)
 
     @classmethod
+    def read(cls, spec: HeadSpec, rows: Sequence[Texts], tokenizer: PreTrainedTokenizerBase) -> Sequence[Texts]:
+        """The pipeline's rows as `encode` and `answer_rows` get them: words as one text, where it takes none."""
+        return rows if cls.takes_words else [(" ".join(row),) if is_words(row) else row for row in rows]
+
+    @classmethod
     def encoding_key(cls, spec: HeadSpec) -> Any:
         """The same for tasks whose rows are encoded alike: they share a pass through the encoder in the pipeline."""
         return cls.encode.__func__, spec.reads_apart  # type: ignore[attr-defined]
@@ -195,6 +200,10 @@ class Head(nn.Module, ABC):
         """A prediction per row, from what was kept, as `decode` gives them. *Shape:* (rows, ...)"""
         return self.decode(kept)
 
+    def kept_answers(self, kept: Any) -> Tensor:
+        """What the kind writes of each row: the predictions, unless overridden. *Shape:* (rows, ...)"""
+        return self.kept_predictions(kept)
+
     def kept_scores(self, kept: Any) -> Tensor | None:
         """What metrics of scores are computed from, such as probabilities. *Shape:* (rows, ...)"""
         return None
@@ -233,7 +242,7 @@ class Head(nn.Module, ABC):
         Args:
             logits: as in `answer`.
             inputs: the batch that the encoder read, with the columns that `encode` adds.
-            rows: the texts of the batch.
+            rows: those of the batch, as `read` gave them.
             top_k: as in `answer`.
         """
         return self.answer(logits, inputs["attention_mask"], top_k)

@@ -22,7 +22,6 @@ from .pipeline_inputs import (
     BEST,
     Texts,
     TopK,
-    Words,
     as_texts,
     check_count,
     check_task_name,
@@ -43,8 +42,9 @@ WINDOW = 64
 class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base class is untyped
     """Answers of a `MultiTaskModel`'s heads.
 
-    Call it with a text, a pair (`("one", "other")` or `{"text": "one", "text_pair": "other"}`), a list of either, or an
-    iterator, of which it makes an iterator. Keywords of a call, or of `pipeline()` for every call:
+    Call it with a text, a pair (`("one", "other")` or `{"text": "one", "text_pair": "other"}`), words
+    (`{"words": ["one", "other"]}`), a list of these, or an iterator, of which it makes an iterator. Keywords of a call,
+    or of `pipeline()` for every call:
 
     Args:
         task_name: a task, or a list of them. Every task that takes this number of texts unless given; the others are
@@ -58,7 +58,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
 
     Returns:
         For each row `{"label": "positive", "score": 0.98}` (classification), `{"value": 3.2}` (regression, in the
-        label's range) or what a kind of your own answers, of the one task named; otherwise a dictionary by task.
+        label's range), `{"tags": ["O", "B-PER"]}` of words and `{"entities": [{"label": "PER", ...}]}` of a text
+        (token classification), or what a kind of your own answers, of the one task named; otherwise a dictionary by
+        task.
     """
 
     _load_tokenizer = True
@@ -186,16 +188,18 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         answers: list[Answer] = [{} for _ in window]
         was_cut = [False] * len(window)
         for group in self._tasks_by_encoding(tasks):
-            tokens, cut = self.preprocess(window, max_length, task=group[0])
+            head = self._head(group[0])
+            rows = head.read(head.spec, window, self.tokenizer)
+            tokens, cut = self.preprocess(rows, max_length, task=group[0])
             was_cut = [one or other for one, other in zip(was_cut, cut, strict=True)]
-            for place, answer in self._answers_of(window, tokens, group, batch_size, top_k):
+            for place, answer in self._answers_of(rows, tokens, group, batch_size, top_k):
                 answers[place].update(answer)
         in_order = ({task: answer[task] for task in tasks} for answer in answers)
         return zip(in_order, was_cut, strict=True)
 
     def _answers_of(
         self,
-        window: list[Texts],
+        rows: Sequence[Texts],
         tokens: Sequence[dict[str, list[int]]],
         tasks: list[str],
         batch_size: int,
@@ -206,7 +210,7 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
         for start in range(0, len(tokens), batch_size):
             places = by_length[start : start + batch_size]
             batch = padded([tokens[row] for row in places], self.tokenizer)
-            texts, logits = [window[row] for row in places], self.forward(batch, tasks=tasks)
+            texts, logits = [rows[row] for row in places], self.forward(batch, tasks=tasks)
             yield from zip(places, self.postprocess(logits, batch, texts, top_k=top_k), strict=True)
 
     def _tasks_by_encoding(self, tasks: list[str]) -> list[list[str]]:
@@ -240,11 +244,9 @@ class MultiTaskPipeline(Pipeline):  # type: ignore[misc]  # transformers' base c
             raise InputError(f"no task takes {in_words(num_texts)}; the tasks are {', '.join(heads)}")
         return names
 
-    def preprocess(self, rows: list[Texts], max_length: int | None = None, *, task: str | None = None) -> Encoded:
+    def preprocess(self, rows: Sequence[Texts], max_length: int | None = None, *, task: str | None = None) -> Encoded:
         """Each row's token ids, without padding, and whether its end was cut off, as the head of a task encodes."""
         head = self._head(next(iter(self.model.task_heads)) if task is None else task)
-        if not head.takes_words:
-            rows = [(" ".join(row),) if isinstance(row, Words) else row for row in rows]
         limit = self.limit if max_length is None else min(int(max_length), self.limit)
         return head.encode(head.spec, rows, self.tokenizer, limit)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .errors import InputError
 
@@ -16,9 +16,10 @@ Texts = tuple[str, ...]
 
 
 class Words(tuple[str, ...]):
-    """A row that is a list of words, which stands for one text."""
+    """A row that is a list of words, which stands for one text; `is_words` tells."""
 
     __slots__ = ()
+    of_words: ClassVar[bool] = True
 
 
 BEST: Literal["best"] = "best"
@@ -87,10 +88,11 @@ def as_texts(row: Any, number: int | None = None) -> Texts:
     texts = (row,) if isinstance(row, str) else row
     if isinstance(row, Mapping) and set(row) in ({"text"}, {"text", "text_pair"}):
         texts = [row[key] for key in ("text", "text_pair") if key in row]
-    of_words = isinstance(row, Words) or (isinstance(row, Mapping) and set(row) == {"words"})
+    of_words = is_words(row) or (isinstance(row, Mapping) and set(row) == {"words"})
     if of_words:
-        texts = row if isinstance(row, Words) else row["words"]
-    if not (isinstance(texts, Sequence) and (of_words or len(texts) in (1, 2)) and texts and all_text(texts)):
+        texts = row if is_words(row) else row["words"]
+    is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+    if not (is_list and (of_words or len(texts) in (1, 2)) and texts and all_text(texts)):
         raise InputError(
             f"{where}found {shortened(row)}, wanted a text, a pair (one, other), or {{'text': one, 'text_pair': "
             "other}; for tasks that label words, {'words': [one, other, ...]} too"
@@ -101,9 +103,18 @@ def as_texts(row: Any, number: int | None = None) -> Texts:
     return Words(texts) if of_words else tuple(texts)
 
 
+def is_words(row: Any) -> bool:
+    """Whether a row is a list of words.
+
+    Of the code beside a model's weights, transformers imports a copy for the pipeline and another one for the model,
+    each with a class `Words`.
+    """
+    return getattr(row, "of_words", False) is True
+
+
 def num_texts(row: Texts) -> int:
     """1 for a text or a list of words, 2 for a pair."""
-    return 1 if isinstance(row, Words) else len(row)
+    return 1 if is_words(row) else len(row)
 
 
 def all_text(row: Sequence[Any]) -> bool:

@@ -22,7 +22,7 @@ EXTRA_FILE = "extra_heads.py"
 WANTED = "wanted a file that imports torch, transformers and 'from hf_mtl.model.X import Y' only"
 _OWN_IMPORT = re.compile(r"^(\s*)from\s+hf_mtl\.model\.(\w+)\s+import\b", flags=re.MULTILINE)
 # Those that every copy of the code registers by itself.
-OWN_KINDS = ("classification", "regression", "similarity", "ordinal", "multi_label")
+OWN_KINDS = ("classification", "regression", "similarity", "ordinal", "multi_label", "token_classification")
 
 
 def extra_heads(kinds: Iterable[str]) -> dict[str, type[Head]]:

@@ -37,10 +37,11 @@ def json_values(text: Text) -> Iterator[Any]:
         raise RowError("is not there: something follows the end of the JSON array")
 
 
-def table_in(value: Any, wanted: Sequence[Sequence[str]]) -> list[Any] | None:
+def table_in(value: Any, wanted: Sequence[Sequence[str]], *, lists: bool) -> list[Any] | None:
     """The rows of an object that is a whole table: under "data", or column by column; None for any other value.
 
-    One that has a set of columns that is `wanted`, and something else than lists in them, is a row.
+    One that has a set of columns that is `wanted`, and something else than lists in them, is a row. So is an object of
+    lists unless `lists`, as a single line of words and tags.
     """
     if not isinstance(value, dict) or not value:
         return None
@@ -48,7 +49,7 @@ def table_in(value: Any, wanted: Sequence[Sequence[str]]) -> list[Any] | None:
     if isinstance(data := value.get("data"), list) and not is_row and all(isinstance(row, dict) for row in data):
         return data
     columns = list(value.values())
-    if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+    if lists and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
     if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):  # as of pandas
         return [{name: value[name][row] for name in value} for row in columns[0]]

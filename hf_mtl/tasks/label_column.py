@@ -81,7 +81,8 @@ def _as_written(cell: Any) -> Any:
 def with_classes(rows: Dataset, column: str, classes: ClassLabel) -> Dataset:
     """Rows whose labels are names or indices of `classes`, or lists of them, as a `ClassLabel`.
 
-    Where there are others too, indices become names, and all other cells stay what they are, as texts.
+    Where there are others too, indices become names, and all other cells stay what they are, as texts. Of lists, those
+    of indices become lists of a `ClassLabel`.
     """
     cells, rest = rows[column][:], rows.remove_columns([column])
     if not any(isinstance(cell, list) for cell in cells):

@@ -14,12 +14,13 @@ from .kind_multi_label import MultiLabel
 from .kind_ordinal import Ordinal
 from .kind_regression import Regression
 from .kind_similarity import Similarity
+from .kind_token_classification import TokenClassification
 from .kinds import kind_of
 from .row_errors import RowErrors
 from .spec import TaskSpec
 from .text_files import about_quotes
 
-BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal, MultiLabel)
+BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal, MultiLabel, TokenClassification)
 
 
 def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
@@ -53,9 +54,11 @@ def bad_labels(spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
 def has_label(labels: Any) -> NDArray[np.bool_]:
     """True where a row has a label, of which no number is NaN. *Shape:* (rows, ...) -> (rows,)
 
-    A row's list of labels for its tokens is always one: a token without a label has -100.
+    A row may have a list of them, of any length: a label for each of its words, or tokens.
     """
-    if len(labels) and np.ndim(labels[0]) == 1 and len(set(map(len, labels))) > 1:
-        return np.ones(len(labels), dtype=bool)
+    if len(labels) and np.ndim(labels[0]) == 1:
+        there, rows = np.ones(len(labels), dtype=bool), np.repeat(np.arange(len(labels)), list(map(len, labels)))
+        there[rows[np.isnan(np.concatenate(list(labels)).astype(np.float64))]] = False
+        return there
     numbers = np.asarray(labels, dtype=np.float64)
     return np.asarray(~np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1))

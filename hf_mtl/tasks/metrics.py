@@ -181,6 +181,9 @@ def task_scores(
         given = scores_of_rows if METRICS[name].of_scores else predictions
         assert given is not None  # a kind's head gives what its metrics take
         options = score_options(name, spec.positive_class, spec.labels)
+        if references.ndim > 1:  # lists of lists would take many times the memory
+            scores[name] = float(METRICS[name].score(given, references, **options))
+            continue
         metric = make_metric(name, np.zeros(references.shape, dtype=np.result_type(given, references)))
         result = metric.compute(predictions=given.tolist(), references=references.tolist(), **options)
         scores[name] = float(next(iter(result.values())))

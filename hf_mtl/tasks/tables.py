@@ -84,13 +84,13 @@ def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]]) -> Iter
         elif form in DELIMITERS:
             yield from _delimited_records(path, iter(text), form, wanted)
         else:
-            yield from _json_records(text, wanted)
+            yield from _json_records(text, form, wanted)
 
 
-def _json_records(text: Text, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
+def _json_records(text: Text, form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
     values = json_values(text)
     ahead = list(islice(values, 1))
-    if ahead and (table := table_in(ahead[0], wanted)) is not None:
+    if ahead and (table := table_in(ahead[0], wanted, lists=form == "json")) is not None:
         ahead += islice(values, 1)
         ahead = table if len(ahead) == 1 else ahead
     for value in chain(ahead, values):

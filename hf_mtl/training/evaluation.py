@@ -109,13 +109,13 @@ class TaskEvaluator:
         return self._head(task).keep(logits, batch.get("labels"), batch)
 
     def decoded(self, task: str, predictions: Any) -> NDArray[Any]:
-        """A prediction per row, as the task's head gives them. *Shape:* (rows, ...)
+        """A prediction per row, as the task's head gives them to be written. *Shape:* (rows, ...)
 
         Args:
             task: whose rows they are.
             predictions: of `PredictionOutput`: what the head kept.
         """
-        answers: NDArray[Any] = self._head(task).kept_predictions(as_tensors(predictions)).numpy()
+        answers: NDArray[Any] = self._head(task).kept_answers(as_tensors(predictions)).numpy()
         return answers
 
     def evaluate(self, rows: Mapping[str, Dataset], prefix: str, loop: Loop, *, fits: bool = False) -> dict[str, float]:

@@ -41,7 +41,7 @@ def test_the_names_know_what_the_metrics_know():
     assert not greater_is_better("loss")
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted({*metric_names("classification"), *metric_names("regression")}))
 def test_a_better_prediction_scores_better(name):
     """Swapping in more right answers moves every metric in the direction that it declares."""
     kind = METRICS[name].kinds[0]

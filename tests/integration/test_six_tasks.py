@@ -88,8 +88,6 @@ def test_a_run_of_six_kinds_that_is_killed_ends_as_one_that_is_not(tmp_path):
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
     assert any(name.endswith("thresholds") for name in ends[0])
 
-    told = [[sys.executable, "-m", "hf_mtl", "predict"]] if False else []
-    assert told == []
     found = answers_without_the_package(tmp_path / "whole", ROWS)
     assert set(found) == set(ROWS)
     assert {tag.split("-")[-1] for tag in TAGS} >= {entity["label"] for entity in found["names"]["entities"]}

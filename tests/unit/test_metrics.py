@@ -51,6 +51,12 @@ def draw(kind: str, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray
     return np.clip(labels + rng.normal(0, 1, size), 0, 5).astype(np.float32), labels
 
 
+def test_every_metric_of_numbers_has_an_oracle():
+    """Those of other kinds have theirs beside the kind's tests."""
+    numbers = {"classification", "regression", "ordinal"}
+    assert {name for name, metric in METRICS.items() if numbers & set(metric.kinds)} == ORACLES.keys()
+
+
 @pytest.mark.parametrize("name", sorted(ORACLES))
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("classes", [2, 3])

@@ -206,7 +206,7 @@ BAD = {
     "list.jsonl": ("[1]\n", "row 0 .* is no JSON object, found 1"),
     "null.json": ("null", "row 0 .* is no JSON object, found None"),
     "number.jsonl": ('{"text": "a", "label": 1}\n{"text": 5}', "column 'text' holds 5 instead of text in row 1"),
-    "date.jsonl": ('{"text": ["2020-01-01"], "label": [1], "x": 1}', "column 'text' holds .'2020-01-01'. inst"),
+    "date.jsonl": ('{"text": [["2020-01-01"]], "label": [1], "x": 1}', "column 'text' holds .+'2020-01-01'.+ inst"),
     "surrogate.jsonl": ('{"text": "\\ud800", "label": 1}', "column 'text' holds half a surrogate pair, .* in row 0"),
     "empty.csv": ("text,label\na,1\n,0\n", "column 'text' has no text in row 1"),
     "empty.tsv": ("text\tlabel\n\t0\n", "column 'text' has no text in row 0"),
