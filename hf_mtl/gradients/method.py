@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -59,6 +59,25 @@ class GradientMethod:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
+
+
+def checked_tensor(method: GradientMethod, given: object, shape: Sequence[int]) -> Tensor:
+    """What a method gave, without a graph; InputError unless it is a tensor of that shape."""
+    if isinstance(given, Tensor) and given.shape == torch.Size(shape) and not given.is_complex():
+        return given.detach()
+    found = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"{given!r:.60}"
+    what = "the combined gradient" if method.needs == "rows" else "a weight per task"
+    raise InputError(f"gradient_method {method.name!r} gave {found}, wanted {what}: a tensor of shape {tuple(shape)}")
+
+
+def checked_weights(method: GradientMethod, given: object, num_tasks: int) -> Tensor:
+    """The weights that a method gave, on the CPU; those beyond fp32 are not finite. *Shape:* (K,), fp64.
+
+    Raises:
+        InputError: for what is no tensor of one weight per task.
+    """
+    weights = checked_tensor(method, given, (num_tasks,)).to("cpu", torch.float64)
+    return torch.where(weights.abs() <= torch.finfo(torch.float32).max, weights, torch.nan)
 
 
 class _WeightFunction(GradientMethod):

@@ -58,7 +58,7 @@ class MultiTaskStep:
         self.loss_of, self.context, self.seed, self.strategy = loss_of, context, seed, strategy
         self.stock_loss = stock_loss
         self.loss_weights = {name: spec.loss_weight for name, spec in tasks.items()}
-        self.statistics = StepStatistics(list(tasks))
+        self.statistics = StepStatistics(list(tasks), method.name)
         self.gradients: TaskGradients | None = None
         # The step's micro-batches, each with the state of the random numbers before it.
         self._micro_batches: list[tuple[Tensor, Batches]] = []
@@ -157,15 +157,17 @@ class MultiTaskStep:
 
     def _combine(self, gradients: TaskGradients, scaler: Any) -> None:
         """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
-        gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
+        gradients.loss_scale, gradients.has_scaler = (1.0, False) if scaler is None else (scaler.get_scale(), True)
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
-        combine_gradients(gradients, self.method, self.seed, self.global_step)
-        self.statistics.add(self.global_step, bad, gradients.mean_losses(), gradients.conflict())
+        failed = combine_gradients(gradients, self.method, self.seed, self.global_step)
+        self.statistics.add(self.global_step, bad, gradients.mean_losses(), gradients.conflict(), method_failed=failed)
 
     def end(self) -> None:
         """After the optimizer's step: a method that looks at losses learns from this step's."""
         losses = self._losses()
+        if self.statistics.bad_method_steps:  # it moved nothing
+            return
         if losses is None or not self.method.needs.startswith("losses") or not losses.finite_tasks:
             return
         after = self._losses_after_step().cpu() if self.method.needs == "losses_after_step" else None
