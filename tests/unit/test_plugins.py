@@ -192,6 +192,49 @@ def test_a_task_sampling_of_ones_own_deals_the_rows():
     assert shares.tolist() == [6.0, 2.0]
 
 
+NO_SHARES = {
+    "zeros": [0, 0],
+    "NaN": [1, float("nan")],
+    "infinity": [1, float("inf")],
+    "a sum beyond fp64": [1e308, 1e308],
+    "one below zero": [2, -1],
+    "one too few": [1],
+    "one number": 1.0,
+    "nothing": None,
+    "names": ["a", "b"],
+    "a mapping": {"a": 1, "b": 2},
+}
+
+
+@pytest.mark.parametrize("given", NO_SHARES.values(), ids=NO_SHARES)
+def test_a_task_sampling_that_deals_no_shares_is_named_with_what_it_gave(given):
+    register_task_sampling("odd")(lambda sizes, progress: given)
+    with pytest.raises(
+        InputError, match=r"task_sampling 'odd' gives .* for the sizes \{'a': 10, 'b': 5\}, wanted one fin"
+    ):
+        task_shares("odd", {"a": 10, "b": 5}, [1.0, 1.0], 8)
+
+
+@pytest.mark.parametrize("given", [[3, 0], (3.0, 0.0), np.array([3, 0], dtype=np.int8)])
+def test_a_task_sampling_may_give_any_numbers_and_a_zero(given):
+    register_task_sampling("first")(lambda sizes, progress: given)
+    assert task_shares("first", {"a": 10, "b": 5}, [1.0, 1.0], 8).tolist() == [7, 1]
+
+
+def test_an_option_of_a_task_sampling_with_a_default_may_be_left_out():
+    register_task_sampling("more")(lambda sizes, progress, *, first=3.0: np.array([first, 1.0]))
+    assert task_shares("more", {"a": 10, "b": 10}, [1.0, 1.0], 8).tolist() == [6, 2]
+    register_task_sampling("needy")(lambda sizes, progress, *, first: np.array([first, 1.0]))
+    with pytest.raises(InputError, match="task_sampling 'needy' needs 'first' in task_sampling_args"):
+        task_shares("needy", {"a": 10, "b": 10}, [1.0, 1.0], 8)
+
+
+@pytest.mark.parametrize("function", [lambda sizes: [1], lambda: [1], lambda a, b, c: [1], 3])
+def test_what_cannot_be_called_as_a_task_sampling_is_refused_when_registered(function):
+    with pytest.raises(InputError, match=r"task_sampling 'odd' cannot be called with \(sizes, progress\): "):
+        register_task_sampling("odd")(function)
+
+
 # ---- the cache of tokens ----
 
 
