@@ -27,17 +27,15 @@ def check_options(
             raise InputError(f"{kind} {name!r} needs {parameter.name!r} in {kind}_args")
 
 
-def check_signature(what: str, function: Callable[..., object], arguments: str) -> None:
-    """Raise InputError unless `function` is called with these arguments by place, as "a, b", and else by keyword."""
+def check_signature(what: str, function: Callable[..., object], arguments: Sequence[str]) -> None:
+    """Raise InputError unless `function` is called with these arguments by place, and with all others by keyword."""
     try:
         signature = inspect.signature(function)
         options = {p.name: None for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-        signature.bind(*arguments.split(", "), **options)
+        signature.bind(*arguments, **options)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{what} cannot be called with ({arguments}): {error}; wanted a function of these, whose options are "
-            "keyword-only"
-        ) from error
+        wanted = f"({', '.join(arguments)})"
+        raise InputError(f"{what} cannot be called with {wanted}: {error}; options have to be keyword-only") from error
 
 
 def check_number(option: str, value: object, wanted: str, holds: Callable[[float], bool]) -> None:

@@ -32,7 +32,7 @@ def register_task_sampling(name: str) -> Callable[[Sampling], Sampling]:
 
     def register(sampling: Sampling) -> Sampling:
         check_unregistered("task_sampling", name, TASK_SAMPLING.get(name), sampling)
-        check_signature(f"task_sampling {name!r}", sampling, "sizes, progress")
+        check_signature(f"task_sampling {name!r}", sampling, ["sizes", "progress"])
         TASK_SAMPLING[name] = sampling
         return sampling
 
@@ -95,7 +95,8 @@ def _explicit(sizes: Mapping[str, int], progress: float, *, weights: Mapping[str
 def check_sampling(sampling: str, options: Mapping[str, object]) -> None:
     """Raise InputError for an unknown task sampling, options that it does not take, and one that it lacks."""
     if sampling not in TASK_SAMPLING:
-        raise unknown_name_error("task_sampling", sampling, TASK_SAMPLING)
+        error = unknown_name_error("task_sampling", sampling, TASK_SAMPLING)
+        raise InputError(f"{error}; one of a file of your own: --plugin FILE.py")
     check_options(sampling, TASK_SAMPLING[sampling], options, kind="task_sampling")
 
 

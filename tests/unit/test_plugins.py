@@ -103,7 +103,7 @@ def test_the_flag_is_read_before_the_arguments_that_need_it(tmp_path):
     method = write(tmp_path, "method.py", METHOD.format(name="all_alike"))
     sampling = write(tmp_path, "sampling.py", SAMPLING.format(name="first_more"))
     flags = ["--gradient_method", "all_alike", "--task_sampling", "first_more", "--task_sampling_args", '{"first": 3}']
-    with pytest.raises(InputError, match="unknown gradient_method 'all_alike'"):
+    with pytest.raises(InputError, match=r"unknown gradient_method 'all_alike'.*--plugin FILE\.py"):
         parse_arguments(["--output_dir", "out", *flags])
     _, data, args = parse_arguments(["--output_dir", "out", *flags, "--plugin", str(method), str(sampling)])
     assert data.plugin == [str(method), str(sampling)]
@@ -184,6 +184,11 @@ def test_a_kind_without_a_metric_is_an_error_where_a_task_is_of_it():
 def test_a_kind_that_is_not_registered_names_the_flag():
     with pytest.raises(InputError, match=r"unknown kind for task 't': 'mine'; choose from: .*; --plugin FILE\.py adds"):
         TaskSpec(name="t", kind="mine", text_columns=("x",), files={"train": "a.csv"})
+
+
+def test_a_task_sampling_that_is_not_registered_names_the_flag():
+    with pytest.raises(InputError, match=r"unknown task_sampling 'mine'; choose from: .*: --plugin FILE\.py"):
+        task_shares("mine", {"a": 10}, [1.0], 8)
 
 
 def test_a_task_sampling_of_ones_own_deals_the_rows():
