@@ -251,3 +251,8 @@ def test_the_commands_that_a_run_prints_can_be_pasted(tmp_path, capsys):
     assert words[words.index("--output_dir") + 1] == words[words.index("--model_name_or_path") + 1] == out
     assert words[words.index("--task_set") + 1] == task_set and words[words.index("--dataset_name") + 1] == "x y"
     assert words[words.index("--tasks") + 1 :][:2] == ["a b", "c"]
+
+
+def test_what_is_refused_later_is_not_offered():
+    with pytest.raises(InputError, match=r"unknown hub_strategy 'never'.*; choose from: checkpoint, end, every_save$"):
+        parse_arguments(["--output_dir", "out", "--hub_strategy", "never"])
