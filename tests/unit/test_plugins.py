@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from hf_mtl import InputError, TaskKind, TaskSpec, load_tasks, plugins, register_kind, register_metric
+from hf_mtl.cli import main as cli
 from hf_mtl.data import tokenization
 from hf_mtl.data.task_shares import register_task_sampling, task_shares
 from hf_mtl.gradients.method import GRADIENT_METHODS
@@ -129,6 +130,65 @@ def test_a_task_file_imports_nothing(tmp_path):
     for content in (f"plugin: {own}\ntasks: {{t: {row}}}}}", f"tasks: {{t: {row}, plugin: {own}}}}}"):
         with pytest.raises(InputError, match=r"unknown key .*'plugin'"):
             load_tasks(str(write(tmp_path, "tasks.yaml", content)))
+
+
+FORMS = {
+    "one flag": ["--plugin", "{0}", "{1}"],
+    "a flag for each": ["--plugin", "{0}", "--plugin", "{1}"],
+    "with equals signs": ["--plugin={0}", "--plugin={1}"],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("command", ["train", "tasks", "predict"])
+def test_several_plugins_stand_behind_one_flag_or_several(tmp_path, capsys, form, command):
+    paths = [str(write(tmp_path, f"{name}.py", METHOD.format(name=name))) for name in ("one", "two")]
+    words = [word.format(*paths) for word in form]
+    if command == "train":
+        arguments = parse_arguments([*words, "--output_dir", "out", "--gradient_method", "one", "--seed", "7"])
+        assert arguments[1].plugin == paths and arguments[2].seed == 7
+    elif command == "tasks":
+        assert cli(["tasks", *words, "demo", "--json"]) == 0 and "reviews" in capsys.readouterr().out
+    else:
+        assert cli(["predict", *words, "--model", str(tmp_path / "none"), "--text", "a"]) == 2
+    assert {"one", "two"} <= GRADIENT_METHODS.keys()
+
+
+def test_a_file_of_arguments_may_follow_the_plugin(tmp_path):
+    own = str(write(tmp_path, "own.py", METHOD.format(name="own")))
+    path = str(write(tmp_path, "run.yaml", "output_dir: out\ngradient_method: own\nplugin: other.py\n"))
+    _, data, args = parse_arguments(["--plugin", own, path, "--seed", "7"])
+    assert (data.plugin, args.gradient_method, args.seed) == ([own], "own", 7)
+    with pytest.raises(InputError, match="'demo' belongs to no flag; a recipe, or a YAML or JSON file, comes first"):
+        parse_arguments(["--plugin", own, "--output_dir", "out", "--do_train", "true", "demo"])
+
+
+def test_a_flag_without_a_file_is_an_error(capsys):
+    with pytest.raises(InputError, match="argument --plugin"):
+        parse_arguments(["--output_dir", "out", "--plugin", "--do_train"])
+    with pytest.raises(SystemExit):
+        cli(["tasks", "demo", "--plugin"])
+    assert "argument --plugin" in capsys.readouterr().err
+
+
+def test_a_relative_path_is_one_from_the_current_folder_and_the_error_names_the_whole(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    path = write(tmp_path / "runs", "run.yaml", "output_dir: out\nplugin: own.py\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"plugin 'own\.py' \({tmp_path}/own\.py\) is not there"):
+        parse_arguments([str(path)])
+    write(tmp_path, "own.py", "")
+    assert parse_arguments([str(path)])[1].plugin == ["own.py"]
+
+
+@pytest.mark.parametrize("order", [("one.py", "two.py"), ("two.py", "one.py")])
+def test_a_plugin_that_another_one_imports_may_be_given_too(tmp_path, order):
+    write(tmp_path, "one.py", METHOD.format(name="one"))
+    write(tmp_path, "two.py", "import one\n" + METHOD.format(name="two"))
+    loaded = [load_plugin(tmp_path / name) for name in order]
+    two = loaded[order.index("two.py")]
+    assert two.one is loaded[order.index("one.py")]
+    assert {"one", "two"} <= GRADIENT_METHODS.keys()
 
 
 # ---- what is registered ----
