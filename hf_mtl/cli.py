@@ -25,7 +25,7 @@ from .hub.upload import push_folder
 from .inference.predict_command import predict
 from .model.configuration import MultiTaskConfig
 from .model.input_length import encoder_max_length, saved_max_length
-from .plugins import load_plugins
+from .plugins import load_plugins, split_plugins
 from .pretrained import load_config, load_tokenizer
 from .tasks.demo import demo_tokenizer
 from .tasks.spec import EMBEDDED, TaskSpec
@@ -44,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    arguments = parser().parse_args(words)
+    plugins, rest = split_plugins(words)
+    arguments = parser().parse_args(rest)
+    arguments.plugin = [*plugins, *(arguments.plugin or ())]  # the latter where the flag was abbreviated
     return _exit_code(lambda: _run(arguments), "stopped")
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    load_plugins(arguments.plugin or ())
+    load_plugins(arguments.plugin)
     arguments.command(arguments)
 
 
@@ -81,10 +83,10 @@ def parser() -> argparse.ArgumentParser:
     _add_push(commands.add_parser("push", help="upload a trained folder to the Hub, as --push_to_hub does"))
     for name in ("predict", "tasks", "push"):
         commands.choices[name].add_argument(
-            "--plugin",
-            action="append",
+            "--plugin",  # taken out of the words before they are parsed
+            nargs="+",
             metavar="FILE.py",
-            help="a file of your own that registers kinds; may be repeated",
+            help="files of your own that register kinds",
         )
     return top
 

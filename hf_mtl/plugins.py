@@ -7,12 +7,12 @@ plugin imports has to be imported at its top.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import hashlib
 import importlib.util
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ from .errors import InputError
 
 ARGUMENT_FILES = (".yaml", ".yml", ".json")
 LOADED: dict[Path, ModuleType] = {}  # file -> what it became
+_PREFIX = "hf_mtl_plugin_"  # of the names of their modules
 
 
 def load_plugin(path: str | Path) -> ModuleType:
@@ -38,10 +39,11 @@ def load_plugin(path: str | Path) -> ModuleType:
         return LOADED[file]
     if file.suffix != ".py" or not file.is_file():
         found = "is no Python file" if file.exists() else "is not there"
-        raise InputError(f"plugin {str(path)!r} {found}; wanted the path of a file such as my_kind.py")
+        place = "" if file == Path(path) else f" ({file})"
+        raise InputError(f"plugin {str(path)!r}{place} {found}; wanted the path of a file such as my_kind.py")
     try:
         with _folder_first(file.parent):
-            module = _imported(file)
+            module = _already_imported(file) or _imported(file)
         _check_neighbours(file)
     except InputError as error:
         raise InputError(f"plugin {str(path)!r}: {error}") from error
@@ -57,33 +59,30 @@ def load_plugins(paths: Sequence[str]) -> None:
         load_plugin(path)
 
 
-def load_plugins_of(argv: Sequence[str]) -> None:
-    """Import what `--plugin` names or, without the flag, the key `plugin` of the file of arguments that comes first.
+def split_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that `--plugin` names on a command line, and the other words.
 
-    Before the arguments are parsed: they may name what a plugin registers.
-
-    Args:
-        argv: of a command line, as `parse_arguments` takes it.
+    `--plugin a.py b.py` and `--plugin a.py --plugin b.py` are the same. What follows and is no Python file belongs to
+    something else. A flag without a value stays, so that the real parser tells of it.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--plugin", nargs="+")
-    try:
-        named, _ = parser.parse_known_args(list(argv))
-    except argparse.ArgumentError:  # a flag without a value, of which the real parser tells
-        return
-    load_plugins(_named_by_file(argv) if named.plugin is None else named.plugin)
+    named: list[str] = []
+    rest: list[str] = []
+    words = deque(argv)
+    while words:
+        word = words.popleft()
+        if word.startswith("--plugin="):
+            named.append(word.removeprefix("--plugin="))
+        elif word == "--plugin" and words and not words[0].startswith("-"):
+            named.append(words.popleft())
+            while words and words[0].endswith(".py") and not words[0].startswith("-"):
+                named.append(words.popleft())
+        else:
+            rest.append(word)
+    return named, rest
 
 
-def plugins_digest() -> str:
-    """A hash of the code of the plugins that are loaded, with the files beside them that they import; "" for none."""
-    if not LOADED:
-        return ""
-    files = {file for plugin in LOADED for file in (plugin, *_neighbours(plugin))}
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
-
-
-def _named_by_file(argv: Sequence[str]) -> list[str]:
-    """The key `plugin` of a file of arguments; nothing where there is none, or one of which the real parser tells."""
+def named_by_file(argv: Sequence[str]) -> list[str]:
+    """The key `plugin` of the file of arguments that comes first; nothing where the real parser tells of the file."""
     path = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
     if path.suffix not in ARGUMENT_FILES or not path.is_file():
         return []
@@ -96,6 +95,14 @@ def _named_by_file(argv: Sequence[str]) -> list[str]:
     return [found] if isinstance(found, str) else list(map(str, found)) if isinstance(found, list) else []
 
 
+def plugins_digest() -> str:
+    """A hash of the code of the plugins that are loaded, with the files beside them that they import; "" for none."""
+    if not LOADED:
+        return ""
+    files = {file for plugin in LOADED for file in (plugin, *_neighbours(plugin))}
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
 @contextmanager
 def _folder_first(folder: Path) -> Iterator[None]:
     sys.path.insert(0, str(folder))
@@ -105,13 +112,25 @@ def _folder_first(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
+def _already_imported(file: Path) -> ModuleType | None:
+    """The module that another plugin, or the user, has imported from this file."""
+    for name, module in list(sys.modules.items()):
+        found = str(getattr(module, "__file__", ""))
+        if found.endswith(file.name) and not name.startswith(_PREFIX) and Path(found).resolve() == file:
+            return module
+    return None
+
+
 def _imported(file: Path) -> ModuleType:
-    name = f"hf_mtl_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    name = f"{_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as inspect and dataclasses look there
     try:
+        for neighbour in _neighbours(file):
+            if neighbour in LOADED:  # else the neighbour would be imported, and register, again
+                sys.modules.setdefault(neighbour.stem, LOADED[neighbour])
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]

@@ -14,13 +14,28 @@ from .errors import InputError, unknown_name_error
 def check_options(
     name: str, function: Callable[..., object], options: Mapping[str, object], *, kind: str = "gradient_method"
 ) -> None:
-    """Raise InputError when `options` holds a name that is no keyword-only argument of `function`."""
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    """Raise InputError unless `options` are keyword-only arguments of `function`, with all that have no default."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [parameter.name for parameter in parameters]
     for option in options:
         if option not in known and not known:
             raise InputError(f"{kind} {name!r} takes no options, found {option!r}")
         if option not in known:
             raise unknown_name_error(f"option of {kind} {name!r}:", option, known)
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise InputError(f"{kind} {name!r} needs {parameter.name!r} in {kind}_args")
+
+
+def check_signature(what: str, function: Callable[..., object], arguments: Sequence[str]) -> None:
+    """Raise InputError unless `function` is called with these arguments by place, and with all others by keyword."""
+    try:
+        signature = inspect.signature(function)
+        options = {p.name: None for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        signature.bind(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        wanted = f"({', '.join(arguments)})"
+        raise InputError(f"{what} cannot be called with {wanted}: {error}; options have to be keyword-only") from error
 
 
 def check_number(option: str, value: object, wanted: str, holds: Callable[[float], bool]) -> None:

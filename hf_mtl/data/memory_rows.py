@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas  # type: ignore[import-untyped]
 import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -93,7 +94,7 @@ def memory_rows(rows: Any, spec: TaskSpec, split: str) -> tuple[Dataset, TextFau
             table, faults = _frame_table(rows, spec)
         else:
             _check_records(rows)
-            table, faults = to_table(rows, spec.string_columns)
+            table, faults = to_table(_plain(rows), spec.string_columns)
         return table_rows(table), faults
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -114,4 +115,18 @@ def _frame_table(frame: Any, spec: TaskSpec) -> tuple[Any, TextFaults]:
         return with_texts(pyarrow.Table.from_pandas(frame, preserve_index=False), spec.string_columns)
     except NOT_ARROW:
         values = frame.astype(object)
-        return to_table(values.where(frame.notna(), None).to_dict("records"), spec.string_columns)
+        return to_table(_plain(values.where(frame.notna(), None).to_dict("records")), spec.string_columns)
+
+
+def _plain(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Records of Python's own numbers, with None for what pandas calls missing."""
+    return ({name: _plain_cell(value) for name, value in row.items()} for row in rows)
+
+
+def _plain_cell(value: Any) -> Any:
+    if not isinstance(value, float | np.generic | type(pandas.NA) | type(pandas.NaT)):
+        return value
+    if pandas.isna(value):
+        return None
+    is_time = isinstance(value, np.datetime64 | np.timedelta64)  # would be a bare number
+    return value.item() if isinstance(value, np.generic) and not is_time else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
-from ..validation import check_number, check_options, check_unregistered
+from ..validation import check_number, check_options, check_signature, check_unregistered
 
 Floats = NDArray[np.float64]
 Sampling = TypeVar("Sampling", bound=Callable[..., Floats])
@@ -28,11 +27,12 @@ def register_task_sampling(name: str) -> Callable[[Sampling], Sampling]:
     numbers in proportion to the tasks' shares. Keyword-only arguments are its options.
 
     Raises:
-        InputError: for a name that another task sampling has.
+        InputError: for a name that another task sampling has, and for what is no such function.
     """
 
     def register(sampling: Sampling) -> Sampling:
         check_unregistered("task_sampling", name, TASK_SAMPLING.get(name), sampling)
+        check_signature(f"task_sampling {name!r}", sampling, ["sizes", "progress"])
         TASK_SAMPLING[name] = sampling
         return sampling
 
@@ -95,11 +95,9 @@ def _explicit(sizes: Mapping[str, int], progress: float, *, weights: Mapping[str
 def check_sampling(sampling: str, options: Mapping[str, object]) -> None:
     """Raise InputError for an unknown task sampling, options that it does not take, and one that it lacks."""
     if sampling not in TASK_SAMPLING:
-        raise unknown_name_error("task_sampling", sampling, TASK_SAMPLING)
+        error = unknown_name_error("task_sampling", sampling, TASK_SAMPLING)
+        raise InputError(f"{error}; one of a file of your own: --plugin FILE.py")
     check_options(sampling, TASK_SAMPLING[sampling], options, kind="task_sampling")
-    for name in inspect.signature(TASK_SAMPLING[sampling]).parameters:
-        if name not in ("sizes", "progress", *options):
-            raise InputError(f"task_sampling {sampling!r} needs {name!r} in task_sampling_args")
 
 
 def task_shares(
@@ -122,8 +120,8 @@ def task_shares(
         options: the sampling's own.
 
     Raises:
-        InputError: for an unknown `sampling`, options that it does not take, or a batch smaller than the number of
-            tasks.
+        InputError: for an unknown `sampling`, options that it does not take, a batch smaller than the number of tasks,
+            or a sampling that deals no shares.
     """
     options = options or {}
     check_sampling(sampling, options)
@@ -132,7 +130,7 @@ def task_shares(
             f"per_device_train_batch_size is {batch_size} and there are {len(sizes)} tasks; every batch holds every "
             f"task, wanted at least {len(sizes)}"
         )
-    wanted = TASK_SAMPLING[sampling](sizes, progress, **options)
+    wanted = _proportions(sampling, sizes, TASK_SAMPLING[sampling](sizes, progress, **options))
     wanted = wanted * np.asarray(sampling_weights, dtype=np.float64)
     floor = np.zeros(len(sizes), dtype=bool)
     while True:  # tasks whose share is below one row get one; the others divide what is left
@@ -140,6 +138,22 @@ def task_shares(
         if not (shares < 1 - 1e-9).any():
             return np.asarray(shares)
         floor |= shares < 1
+
+
+def _proportions(sampling: str, sizes: Mapping[str, int], given: object) -> Floats:
+    """What a task sampling gave, as floats; InputError unless it deals shares. *Shape:* (K,)."""
+    try:
+        found: Floats = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.array(np.nan)
+    with np.errstate(over="ignore"):
+        total = found.sum()
+    if found.shape != (len(sizes),) or not (np.isfinite(total) and total > 0 and (found >= 0).all()):
+        raise InputError(
+            f"task_sampling {sampling!r} gives {' '.join(repr(given).split()):.80} for the sizes {dict(sizes)}, wanted "
+            "one finite number >= 0 per task, and one of them above 0"
+        )
+    return found
 
 
 def task_quotas(shares: Floats, num_batches: int) -> NDArray[np.int64]:

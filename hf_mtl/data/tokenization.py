@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -105,7 +106,8 @@ def _is_whole(file: Path, num_rows: int) -> bool:
 def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:
     """The cache file, named after everything that determines the tokens; None without a cache or a tokenizer's hash.
 
-    Those are the texts themselves, the tokenizer's state, the length, the versions, and the plugins' code.
+    Those are the texts themselves, the tokenizer's state, the length, the versions, and the code of plugins and of a
+    head's own encoding.
     """
     state = _state(tokenizer)
     if state is None or not datasets.is_caching_enabled():
@@ -116,11 +118,21 @@ def _cache_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBa
     encoding: Any = kind_of(spec).head.encode  # a head may have its own
     facts += [encoding.__func__.__module__, encoding.__func__.__qualname__, spec.pair_encoding]
     facts += [plugins_digest()] if plugins_digest() else []
+    if (code := _own_code(encoding.__func__)) is not None:
+        facts += [code, repr(spec.head)]
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(state.encode())
     for batch in texts.with_format("arrow")[:].combine_chunks().to_batches():
         digest.update(batch.serialize())
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / "tokens" / f"{digest.hexdigest()[:32]}.arrow"
+
+
+def _own_code(encode: Callable[..., Any]) -> str | None:
+    """A hash of the file that a head's own encoding is in; None for hf_mtl's, of which `ENCODING_VERSION` tells."""
+    if encode.__module__.startswith("hf_mtl."):
+        return None
+    file = Path(inspect.getsourcefile(encode) or "")
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _state(tokenizer: PreTrainedTokenizerBase) -> str | None:

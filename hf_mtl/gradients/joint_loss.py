@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .all_reduce import sum_over_processes
-from .method import GradientMethod
+from .method import GradientMethod, checked_weights
 from .task_gradients import only_finite
 
 
@@ -23,6 +23,9 @@ class JointLoss:
         tasks: names, in the order of the losses.
         loss_weights: task -> factor on its loss.
         method: gives the tasks' weights from their losses.
+
+    Attributes:
+        method_failed: whether the method gave weights that are not finite in the step.
     """
 
     def __init__(self, tasks: Sequence[str], loss_weights: Mapping[str, float], method: GradientMethod) -> None:
@@ -35,6 +38,7 @@ class JointLoss:
         self.loss_sums = torch.zeros(len(self.tasks), dtype=torch.float64)
         self.step_rows = torch.ones(len(self.tasks), dtype=torch.float64)
         self.finite_tasks = list(range(len(self.tasks)))
+        self.method_failed = False
 
     def collect(
         self, losses: Mapping[str, Tensor], num_rows: Tensor, step_rows: Tensor, generator: torch.Generator
@@ -50,7 +54,7 @@ class JointLoss:
             generator: the method's.
 
         Returns:
-            *Shape:* (), or None when no task is left.
+            *Shape:* (), or None when no task is left or the method gives weights that are not finite.
         """
         in_order = [losses[task] for task in self.tasks]
         sums = torch.stack([loss.detach().double() for loss in in_order])
@@ -62,7 +66,10 @@ class JointLoss:
         self.loss_sums += sums
         if not finite:
             return None
-        weights = self.method(sums / self.step_rows, generator)[finite]
+        weights = checked_weights(self.method, self.method(sums / self.step_rows, generator), len(sums))[finite]
+        if not weights.isfinite().all():
+            self.method_failed = True
+            return None
         factors = weights * (self._loss_weights * num_rows.cpu() / self.step_rows)[finite] * world_size
         # A sum over the finite tasks: a factor of 0 for the others would still run backward through them, into 0 * inf.
         return torch.stack([in_order[i] * factor.item() for i, factor in zip(finite, factors, strict=True)]).sum()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import ChainMap
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, unknown_name_error
-from ..validation import check_options
+from ..validation import check_options, check_signature
 
 Needs = Literal["gramian", "rows", "losses", "losses_after_step"]
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -61,6 +61,25 @@ class GradientMethod:
         """Go on from what `state_dict` gave."""
 
 
+def checked_tensor(method: GradientMethod, given: object, shape: Sequence[int]) -> Tensor:
+    """What a method gave, without a graph; InputError unless it is a tensor of that shape."""
+    if isinstance(given, Tensor) and given.shape == torch.Size(shape) and not given.is_complex():
+        return given.detach()
+    found = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"{given!r:.60}"
+    what = "the combined gradient" if method.needs == "rows" else "a weight per task"
+    raise InputError(f"gradient_method {method.name!r} gave {found}, wanted {what}: a tensor of shape {tuple(shape)}")
+
+
+def checked_weights(method: GradientMethod, given: object, num_tasks: int) -> Tensor:
+    """The weights that a method gave, on the CPU; those beyond fp32 are not finite. *Shape:* (K,), fp64.
+
+    Raises:
+        InputError: for what is no tensor of one weight per task.
+    """
+    weights = checked_tensor(method, given, (num_tasks,)).to("cpu", torch.float64)
+    return torch.where(weights.abs() <= torch.finfo(torch.float32).max, weights, torch.nan)
+
+
 class _WeightFunction(GradientMethod):
     """A function of the Gramian, with its options bound."""
 
@@ -87,10 +106,11 @@ def register_gradient_method(name: str) -> Callable[[Factory], Factory]:
     Decorates a function of the Gramian or a subclass of `GradientMethod`; keyword-only arguments are its options.
 
     Raises:
-        InputError: for a name that another method has.
+        InputError: for a name that another method has, and for what is no such function or class.
     """
 
     def register(factory: Factory) -> Factory:
+        _check_factory(name, factory)
         there = GRADIENT_METHODS.get(name)
         if there is not None and _place_of(there) != _place_of(factory):
             raise InputError(f"gradient_method {name!r} is registered already, by {_place_of(there)}; choose another")
@@ -98,6 +118,23 @@ def register_gradient_method(name: str) -> Callable[[Factory], Factory]:
         return factory
 
     return register
+
+
+def _check_factory(name: str, factory: Callable[..., Any]) -> None:
+    """Raise InputError for what could not be called as a gradient method is."""
+    what = f"gradient_method {name!r}"
+    if not isinstance(factory, type):
+        check_signature(what, factory, ["gramian", "generator"])
+        return
+    if not issubclass(factory, GradientMethod) or factory.__call__ is GradientMethod.__call__:
+        raise InputError(
+            f"{what} is the class {factory.__qualname__}, wanted a function of the Gramian, or a subclass of "
+            "GradientMethod that defines __call__(self, given, generator)"
+        )
+    if factory.needs not in get_args(Needs):
+        raise unknown_name_error(f"needs of {what}:", factory.needs, get_args(Needs))
+    check_signature(what, factory, [])
+    check_signature(f"{what}: __call__", factory.__call__, ["self", "given", "generator"])
 
 
 def _place_of(factory: Callable[..., Any]) -> str:
@@ -115,20 +152,32 @@ def make_gradient_method(name: str, /, **options: object) -> GradientMethod:
 
     Raises:
         InputError: for a name or an option that does not exist, and the message lists those that do; for a value that
-            the method does not take.
+            the method does not take; for what is no gradient method.
     """
     if name not in GRADIENT_METHODS:
-        raise unknown_name_error("gradient_method", name, GRADIENT_METHODS)
+        error = unknown_name_error("gradient_method", name, GRADIENT_METHODS)
+        raise InputError(f"{error}; one of a file of your own: --plugin FILE.py")
     factory = GRADIENT_METHODS[name]
+    _check_factory(name, factory)
     check_options(name, factory, options)
-    if isinstance(factory, type):
-        method: GradientMethod = factory(**options)
-    else:
-        method = _WeightFunction(factory, options)
-        weights = method(torch.eye(2, dtype=torch.float64), torch.Generator())  # refuses a wrong option here
-        if not isinstance(weights, Tensor) or weights.shape != (2,):
-            raise InputError(f"gradient_method {name!r} gave {weights!r} for two tasks, wanted a tensor of two weights")
+    try:
+        method: GradientMethod = factory(**options) if isinstance(factory, type) else _tried(name, factory, options)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise InputError(f"gradient_method {name!r} cannot be made: {type(error).__name__}: {error}") from error
     method.name = name
+    return method
+
+
+def _tried(name: str, function: Callable[..., Tensor], options: dict[str, object]) -> GradientMethod:
+    """A function as a method, after a call for two tasks, which refuses a wrong option."""
+    method = _WeightFunction(function, options)
+    weights = method(torch.eye(2, dtype=torch.float64), torch.Generator())
+    if not isinstance(weights, Tensor) or weights.shape != (2,) or not weights.isfinite().all():
+        raise InputError(
+            f"gradient_method {name!r} gave {weights!r:.80} for two tasks, wanted a tensor of two weights, each finite"
+        )
     return method
 
 

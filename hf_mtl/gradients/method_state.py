@@ -11,10 +11,22 @@ from .method import GradientMethod
 MEMORY_FILE = "gradient_method.json"
 
 
+def check_memory(method: GradientMethod) -> str:
+    """What the method remembers as JSON, empty where it does not; InputError for what JSON cannot hold."""
+    memory = method.state_dict()
+    try:
+        return json.dumps({"method": method.name, "memory": memory}) if memory else ""
+    except (TypeError, ValueError) as error:
+        found = " ".join(repr(memory).split())
+        raise InputError(
+            f"gradient_method {method.name!r}: state_dict gives {found:.80}, wanted numbers and lists, such as of "
+            f"tensor.tolist(): {error}"
+        ) from error
+
+
 def save_method(method: GradientMethod, checkpoint: Path) -> None:
     """Put what the method remembers, if it does, into a checkpoint."""
-    if memory := method.state_dict():
-        text = json.dumps({"method": method.name, "memory": memory})
+    if text := check_memory(method):
         (checkpoint / MEMORY_FILE).write_text(text, encoding="utf-8")
 
 

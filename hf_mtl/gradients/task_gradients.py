@@ -47,6 +47,7 @@ class TaskGradients:
         self.buffer = GradientBuffer(len(self.tasks), self.shared, like=example)
         self._losses, self._counts = torch.zeros(2, len(self.tasks), dtype=torch.float64, device=example.device)
         self.loss_scale = 1.0
+        self.has_scaler = False
         self._loss_weights = torch.tensor([loss_weights[t] for t in self.tasks], dtype=torch.float64)
         self._task: int | None = None  # whose backward is under way
         self._grad_row: int | None = None  # the row that `.grad` shows
@@ -221,6 +222,11 @@ class TaskGradients:
     def write_nothing(self) -> None:
         """Leave no gradient anywhere, so that the optimizer moves nothing."""
         self._point_to(None)
+        for task in self.tasks:
+            self._drop_head(task)
+        if self.has_scaler:  # a scaler fails without any gradient, and skips the step for one that is not finite
+            parameter = (self.shared or self.heads[self.tasks[0]])[0]
+            parameter.grad = torch.full_like(parameter, torch.inf)
 
     def _finish(self, head_weights: Tensor) -> None:
         """Shared parameters take the combined row, each head its own task's mean gradient times a weight."""

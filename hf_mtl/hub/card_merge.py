@@ -45,14 +45,14 @@ class Card:
     repo_id: str = ""
 
 
-def merged_card(folder: str, published: str, repo_id: str) -> str:
-    """The folder's card as it was written here, for the name it gets, with what people wrote into it and the Hub's."""
+def merged_card(folder: str, published: str, repo_id: str, revision: str | None = None) -> str:
+    """The folder's card as it was written here, for the name and the branch that it gets, with what people wrote."""
     here, there = split_card(folder), split_card(published)
     latest = here if here.own else there
     index = [{"name": model_name(repo_id), "results": _own(rows)} for _, rows in _index(latest.header)]
     own = latest.own
     if latest.repo_id:
-        own = own.replace(f'"{latest.repo_id}"', f'"{repo_id}"')
+        own = re.sub(rf'"{re.escape(latest.repo_id)}"(, revision="[^"]*")?', lambda _: in_code(repo_id, revision), own)
         own = own.replace(f"# {model_name(latest.repo_id)}\n", f"# {model_name(repo_id)}\n", 1)
     return joined(Card(header={**latest.wrote, "model-index": index}, own=own, repo_id=repo_id), here, there)
 
@@ -60,6 +60,12 @@ def merged_card(folder: str, published: str, repo_id: str) -> str:
 def model_name(repo_id: str) -> str:
     """What "user/name" is called in its card."""
     return repo_id.split("/")[-1]
+
+
+def in_code(repo_id: str, revision: str | None) -> str:
+    """The arguments that name a model in code; a pull request's commits come to the main branch."""
+    branch = revision if revision and revision != "main" and not revision.startswith("refs/") else None
+    return f'"{repo_id}", revision="{branch}"' if branch else f'"{repo_id}"'
 
 
 def split_card(card: str) -> Card:

@@ -12,10 +12,11 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from ..model.export_code import PIPELINE_TASK
+from ..model.travelling_heads import OWN_KINDS
 from ..tasks.kinds import KINDS
 from ..tasks.metric_names import shown_score
 from ..tasks.spec import EMBEDDED, TaskSpec
-from .card_merge import OWN_RESULT, USUAL, Card, joined, model_name, split_card
+from .card_merge import OWN_RESULT, USUAL, Card, in_code, joined, model_name, split_card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class CardFacts:
         curves: whether training_curves.png is published too.
         base_model: Hub id of the encoder that training began with.
         licence: the Hub's name of one, e.g. "apache-2.0".
+        revision: the branch that the model is on, unless it is the main one.
     """
 
     repo_id: str
@@ -43,6 +45,7 @@ class CardFacts:
     curves: bool = False
     base_model: str | None = None
     licence: str | None = None
+    revision: str | None = None
 
 
 def model_card(facts: CardFacts, folder: str = "", published: str | None = "") -> str:
@@ -161,15 +164,27 @@ def _code(facts: CardFacts) -> str:
         1: '"The script is clever, and the cast never disappoints."',
         2: '("The doctor bought the car.", "The physician purchased the automobile.")',
     }
+    name = in_code(facts.repo_id, facts.revision)
     lines = [
         "```python",
         "from transformers import pipeline",
         "",
-        f'pipe = pipeline("{PIPELINE_TASK}", model="{facts.repo_id}", trust_remote_code=True)',
+        f'pipe = pipeline("{PIPELINE_TASK}", model={name}, trust_remote_code=True)',
         *(f"print(pipe({pairs[n]}))" for n in sorted({len(spec.text_columns) for spec in facts.tasks})),
         "```",
         "",
-        "`trust_remote_code=True` runs the code that lies beside the weights. With `hf_mtl` installed and imported it "
-        f'is not needed, and `hf_mtl.MultiTaskModel.from_pretrained("{facts.repo_id}")` gives the model itself.',
+        _about_the_code(facts.tasks, f"`hf_mtl.MultiTaskModel.from_pretrained({name})` gives the model itself."),
     ]
     return "\n".join(lines)
+
+
+def _about_the_code(tasks: Sequence[TaskSpec], with_package: str) -> str:
+    runs = "`trust_remote_code=True` runs the code that lies beside the weights."
+    foreign = [f"`{kind}`" for kind in dict.fromkeys(spec.kind for spec in tasks) if kind not in OWN_KINDS]
+    if not foreign:
+        return f"{runs} With `hf_mtl` installed and imported it is not needed, and {with_package}"
+    return (
+        f"{runs} It wants a process that does not import `hf_mtl`, which does not know {', '.join(foreign)}. After "
+        f"`hf_mtl.plugins.load_plugin(...)` with the file that registers {'it' if len(foreign) == 1 else 'them'}, "
+        f"{with_package}"
+    )

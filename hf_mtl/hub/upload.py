@@ -79,6 +79,7 @@ def publish(
         PushError: when the Hub does not take it; the card is in the folder then, and the message has the command that
             uploads it later.
     """
+    facts = dataclasses.replace(facts, revision=revision)
     with failure_named(folder, facts.repo_id, revision):
         write_card(folder, facts, token, revision)
         return upload(folder, facts.repo_id, message=message, token=token, revision=revision)
@@ -180,5 +181,5 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, revision: 
         repo_id = HfApi().create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if here := read_card(folder):
             there = published_card(repo_id, None, revision)
-            (folder / "README.md").write_text(merged_card(here, there, repo_id), encoding="utf-8")
+            (folder / "README.md").write_text(merged_card(here, there, repo_id, revision), encoding="utf-8")
         return upload(folder, repo_id, message="Upload with hf-mtl", token=None, revision=revision)

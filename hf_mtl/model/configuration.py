@@ -131,7 +131,8 @@ def _of_known_kinds(tasks: Any, files: Mapping[str, str]) -> Any:
             raise InputError(
                 f"task {row.get('name')!r} is of kind {kind!r}, which is not registered; its head is in "
                 f"{files[kind]!r}, beside the weights. On the command line, --plugin FILE.py with the file that "
-                "registers the kind; in Python, hf_mtl.plugins.load_plugin('FILE.py') first"
+                "registers the kind; in Python, hf_mtl.plugins.load_plugin('FILE.py') first, or trust_remote_code=True "
+                "in a process that does not import hf_mtl"
             )
     return tasks
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from .heads import HEADS, Head
 
 EXTRA_FILE = "extra_heads.py"
 WANTED = "wanted a file that imports torch, transformers and 'from hf_mtl.model.X import Y' only"
-_OWN_IMPORT = re.compile(r"^(\s*)from\s+hf_mtl\.model\.(\w+)\s+import\b", flags=re.MULTILINE)
 # Those that every copy of the code registers by itself.
 OWN_KINDS = ("classification", "regression", "similarity", "ordinal", "multi_label", "token_classification")
 
@@ -62,8 +60,7 @@ def write_head_files(folder: Path, kinds: Iterable[str]) -> None:
     for kind, head in heads.items():
         if not _is_inside(head):  # else the file is one of those that are copied as they are
             path = _source_file(kind, head)
-            code = _OWN_IMPORT.sub(r"\1from .\2 import", path.read_text(encoding="utf-8"))
-            (folder / path.name).write_text(code, encoding="utf-8")
+            (folder / path.name).write_text(_with_relative_imports(_read(path)), encoding="utf-8")
     (folder / EXTRA_FILE).write_text(_extra_heads_code(heads), encoding="utf-8")
 
 
@@ -94,12 +91,36 @@ def _source_file(kind: str, head: type[Head]) -> Path:
             f"kind {kind!r}: its head {head.__qualname__} is not at the top of a file that can be imported, so a saved "
             f"model could not take it along; {WANTED}"
         )
-    return Path(found)
+    path, name = Path(found), f"{head.__module__.rpartition('.')[2]}.py"
+    if path.name != name:
+        raise InputError(
+            f"kind {kind!r}: its head is in {str(path)!r}, which would not be found as {name} beside the weights; "
+            "move the head into a file of its own, such as my_head.py, and import it from there"
+        )
+    return path
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _with_relative_imports(code: str) -> str:
+    """Code whose imports of `hf_mtl.model.X` are from a neighbour, however they are laid out."""
+    lines = code.encode().splitlines(keepends=True)
+    found = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    own = [node for node in found if str(node.module).startswith("hf_mtl.model.")]
+    for node in sorted(own, key=lambda node: (node.lineno, node.col_offset), reverse=True):
+        assert node.module is not None and node.end_lineno is not None  # of every node that was parsed
+        start, end = node.lineno - 1, node.end_lineno - 1  # columns count bytes
+        relative = ast.ImportFrom(module=node.module.removeprefix("hf_mtl.model."), names=node.names, level=1)
+        text = ast.unparse(relative).encode()
+        lines[start : end + 1] = [lines[start][: node.col_offset] + text + lines[end][node.end_col_offset :]]
+    return b"".join(lines).decode()
 
 
 def _check_imports(kind: str, path: Path) -> None:
     allowed = {"torch", "transformers", "hf_mtl", *sys.stdlib_module_names}
-    for line, name in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+    for line, name in _imports(ast.parse(_read(path))):
         parts = name.split(".")
         is_own = parts[:2] == ["hf_mtl", "model"] and len(parts) == 3 and parts[2] in modeling_code()
         if parts[0] not in allowed or (parts[0] == "hf_mtl" and not is_own):

@@ -24,7 +24,9 @@ from .text_files import format_of
 logger = logging.getLogger(__name__)
 CHUNK = 4096  # rows
 MANY = 1000  # columns
-NOT_ARROW = (pyarrow.ArrowException, OverflowError, UnicodeEncodeError, RecursionError)  # of values
+NOT_ARROW = (pyarrow.ArrowException, OverflowError, ValueError, TypeError, RecursionError)  # of values
+# What `datasets` raises for a type that it has no name for.
+NO_FEATURE = (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException)
 TextFaults = dict[int, str]  # row -> what is wrong with its text
 
 
@@ -70,8 +72,20 @@ def table_rows(table: Any) -> Dataset:
     try:
         # Its own fingerprint would be a hash of a copy of all rows.
         return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
-    except (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException) as error:
+    except NO_FEATURE as error:
+        for field in table.schema:
+            _check_type(field)
         raise TypesError(f"types cannot be used: {_first_line(error)}") from error
+
+
+def _check_type(field: Any) -> None:
+    """Raise TypesError for a column of a type that `datasets` has no name for."""
+    try:
+        Features.from_arrow_schema(pyarrow.schema([field]))
+    except NO_FEATURE as error:
+        raise TypesError(
+            f"column {field.name!r} is of type {field.type}, which cannot be used; leave it out, or make it text"
+        ) from error
 
 
 def _read_file(path: str, text_columns: Sequence[str], label_columns: Sequence[str]) -> tuple[Any, TextFaults]:
@@ -157,11 +171,17 @@ def _arrays(values: list[Any], kind: Any = None) -> list[Any]:
     try:
         array = pyarrow.array(values, kind)
     except NOT_ARROW:
-        texts = [
-            value if value is None or text_fault(value) is None else json.dumps(value, default=str) for value in values
-        ]
+        texts = [value if value is None or text_fault(value) is None else _as_text(value) for value in values]
         array = pyarrow.array(texts, pyarrow.string())
     return array.chunks if isinstance(array, pyarrow.ChunkedArray) else [array]
+
+
+def _as_text(value: Any) -> str:
+    """A value as JSON; as Python writes it where JSON has no form for it, such as a dict whose keys are tuples."""
+    try:
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        return ascii(value)
 
 
 def _unified(parts: list[Any]) -> Any:

@@ -76,6 +76,8 @@ NAMES = {
     "lr_scheduler_type": SchedulerType,
     "optim": OptimizerNames,
 }
+# Names that the Trainer has and a later check refuses, with the reason.
+NOT_OFFERED = (HubStrategy.ALL_CHECKPOINTS.value,)
 TOKEN_COUNTS = ("all", "non_padding", "no")
 # The tracker's name -> a module of it, and the package that brings it.
 TRACKERS = {
@@ -126,7 +128,8 @@ def check_values(args: TrainingArguments) -> None:
 
 def _check_name(argument: str, value: object, known: Any) -> None:
     if getattr(value, "value", value) not in known:
-        raise unknown_name_error(argument, getattr(value, "value", value), known)
+        offered = [name for name in known if name not in NOT_OFFERED]
+        raise unknown_name_error(argument, getattr(value, "value", value), offered)
 
 
 def _token_count(value: str) -> str:

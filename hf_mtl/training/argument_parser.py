@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from ..errors import InputError, unknown_name_error
-from ..plugins import load_plugins_of
+from ..plugins import load_plugins, named_by_file, split_plugins
 from .argument_files import file_flags
 from .arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
 
@@ -36,8 +36,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         InputError: for a file that cannot be read or has a key twice, an unknown key or flag, and a value that cannot
             be used.
     """
-    argv = list(argv)
-    load_plugins_of(argv)
+    plugins, argv = split_plugins(argv)
+    load_plugins(plugins or named_by_file(argv))  # before all else: arguments may name what a plugin registers
+    argv += ["--plugin", *plugins] if plugins else []
     _say_what_is_twice(argv)
     is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
     from_file, values = file_flags(Path(argv.pop(0)), _types()) if is_file else ([], {})
@@ -53,7 +54,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise (
             unknown_name_error("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
             if rest[0].startswith("-")
-            else InputError(f"argument {rest[0]!r} belongs to no flag; a YAML or JSON file comes first")
+            else InputError(f"argument {rest[0]!r} belongs to no flag; a recipe, or a YAML or JSON file, comes first")
         )
     return tuple(parsed)
 

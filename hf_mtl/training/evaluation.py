@@ -74,8 +74,7 @@ class TaskEvaluator:
         if self.with_loss:
             scores["loss"] = head.kept_loss(kept, labels).item()
         if task in self.functions:  # last, as it may change what it gets
-            own = _as_scores(self.functions[task](self._in_order(prediction)), task)
-            scores.update(own)
+            scores.update(_as_scores(self.functions[task](self._in_order(prediction)), task, self.tasks.values()))
         return scores
 
     def _in_order(self, prediction: EvalPrediction) -> EvalPrediction:
@@ -185,12 +184,13 @@ def picked(kept: Any, where: NDArray[Any]) -> Any:
     return None if kept is None else kept[where]
 
 
-def _as_scores(given: object, task: str) -> dict[str, float]:
+def _as_scores(given: object, task: str, tasks: Iterable[TaskSpec]) -> dict[str, float]:
     """What a function of the user's gave, as floats.
 
     Raises:
-        InputError: unless it maps names to numbers, none of them among `TAKEN`.
+        InputError: unless it maps names to numbers, none of them among `TAKEN` or a metric that `tasks` declare.
     """
+    declared = {f"{spec.name}_{metric}" for spec in tasks for metric in (*spec.metrics, *TAKEN)}
     try:
         scores = {str(name): float(value) for name, value in dict(given).items()}  # type: ignore[call-overload]
     except (TypeError, ValueError) as error:
@@ -202,6 +202,11 @@ def _as_scores(given: object, task: str) -> dict[str, float]:
             raise InputError(
                 f"compute_metrics of task {task!r} gives a metric called {name!r}; wanted a name that is not empty and "
                 f"none of {', '.join(TAKEN)}"
+            )
+        if f"{task}_{name}" in declared:
+            raise InputError(
+                f"compute_metrics of task {task!r} gives a metric called {name!r}, which would replace "
+                f"{task}_{name} that the tasks declare; give it another name"
             )
     return scores
 

@@ -69,7 +69,10 @@ class JointStep(MultiTaskStep):
         if total is not None:
             backward(total)
         if sync:
-            self.statistics.add(self.global_step, self.joint.bad_tasks(), self.joint.mean_losses())
+            joint = self.joint
+            self.statistics.add(
+                self.global_step, joint.bad_tasks(), joint.mean_losses(), method_failed=joint.method_failed
+            )
         return {task: loss.detach() for task, loss in losses.items()}
 
     def _losses(self) -> JointLoss:

@@ -173,7 +173,8 @@ def publish(trainer: MultiTaskTrainer) -> None:
     """Push to the Hub, if asked to; else write the model card of what was trained."""
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-        logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r)", trainer.hub_model_id)
+        branch = f", revision={trainer.args.hub_revision!r}" if trainer.args.hub_revision else ""
+        logger.info("pushed; load it with MultiTaskModel.from_pretrained(%r%s)", trainer.hub_model_id, branch)
     elif trainer.args.do_train:
         trainer.create_model_card()
 
@@ -185,11 +186,12 @@ def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments,
     found = [name for name in files if (Path(folder) / name).exists()]
     print(f"in {folder}: {', '.join(found)}")
     if args.do_train:
-        tasks = f"--tasks {' '.join(data_args.tasks)} " if data_args.tasks else ""
-        data = f"--dataset_name {data_args.dataset_name} " if data_args.dataset_name else ""
+        tasks = f"--tasks {shlex.join(data_args.tasks)} " if data_args.tasks else ""
+        data = f"--dataset_name {shlex.quote(data_args.dataset_name)} " if data_args.dataset_name else ""
         print(f"load:    MultiTaskModel.from_pretrained({folder!r})")
         plugins = f" --plugin {shlex.join(data_args.plugin)}" if data_args.plugin else ""
+        path, task_set = shlex.quote(folder), shlex.quote(data_args.task_set)
         print(
-            f"predict: {command} --model_name_or_path {folder} --task_set {data_args.task_set} "
-            f"{tasks}{data}--output_dir {folder} --do_predict{plugins}"
+            f"predict: {command} --model_name_or_path {path} --task_set {task_set} "
+            f"{tasks}{data}--output_dir {path} --do_predict{plugins}"
         )

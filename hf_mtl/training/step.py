@@ -13,6 +13,7 @@ from ..gradients.all_reduce import sum_over_processes
 from ..gradients.combine import combine_gradients
 from ..gradients.joint_loss import JointLoss
 from ..gradients.method import GradientMethod
+from ..gradients.method_state import check_memory
 from ..gradients.task_gradients import TaskGradients
 from ..kernels.strategy import StepStrategy
 from ..model.modeling import MultiTaskModel
@@ -58,14 +59,16 @@ class MultiTaskStep:
         self.loss_of, self.context, self.seed, self.strategy = loss_of, context, seed, strategy
         self.stock_loss = stock_loss
         self.loss_weights = {name: spec.loss_weight for name, spec in tasks.items()}
-        self.statistics = StepStatistics(list(tasks))
+        self.statistics = StepStatistics(list(tasks), method.name)
         self.gradients: TaskGradients | None = None
+        self._is_first = True  # whether no step of the run is through
         # The step's micro-batches, each with the state of the random numbers before it.
         self._micro_batches: list[tuple[Tensor, Batches]] = []
 
     def begin_run(self) -> None:
         """Forget what an earlier run counted."""
         self.statistics.clear()
+        self._is_first = True
         if self.strategy is not None:
             self.strategy.begin_run()
 
@@ -157,19 +160,22 @@ class MultiTaskStep:
 
     def _combine(self, gradients: TaskGradients, scaler: Any) -> None:
         """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
-        gradients.loss_scale = 1.0 if scaler is None else scaler.get_scale()
+        gradients.loss_scale, gradients.has_scaler = (1.0, False) if scaler is None else (scaler.get_scale(), True)
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
-        combine_gradients(gradients, self.method, self.seed, self.global_step)
-        self.statistics.add(self.global_step, bad, gradients.mean_losses(), gradients.conflict())
+        failed = combine_gradients(gradients, self.method, self.seed, self.global_step)
+        self.statistics.add(self.global_step, bad, gradients.mean_losses(), gradients.conflict(), method_failed=failed)
 
     def end(self) -> None:
         """After the optimizer's step: a method that looks at losses learns from this step's."""
         losses = self._losses()
-        if losses is None or not self.method.needs.startswith("losses") or not losses.finite_tasks:
-            return
-        after = self._losses_after_step().cpu() if self.method.needs == "losses_after_step" else None
-        self.method.after_step(losses.finite_losses(), after)
+        moved = losses is not None and losses.finite_tasks and not self.statistics.bad_method_steps
+        if losses is not None and moved and self.method.needs.startswith("losses"):
+            after = self._losses_after_step().cpu() if self.method.needs == "losses_after_step" else None
+            self.method.after_step(losses.finite_losses(), after)
+        if self._is_first:  # a checkpoint would be left half written
+            check_memory(self.method)
+        self._is_first = False
 
     def _losses(self) -> TaskGradients | JointLoss | None:
         """What holds the losses of the step."""

@@ -52,5 +52,5 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step.end()
-        if max(self.step.statistics.bad_steps.values()) >= args.max_bad_steps:
+        if self.step.statistics.most_bad_steps() >= args.max_bad_steps:
             control.should_save = control.should_training_stop = True

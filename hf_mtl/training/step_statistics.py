@@ -20,18 +20,21 @@ class StepStatistics:
 
     Args:
         tasks: names, in the order of the losses.
+        method: name of the gradient method.
 
     Attributes:
         bad_steps: task -> the steps in a row, up to the last one, that it was left out of.
+        bad_method_steps: the steps in a row, up to the last one, in which the method gave numbers that are not finite.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self.tasks = list(tasks)
+    def __init__(self, tasks: Sequence[str], method: str = "") -> None:
+        self.tasks, self.method = list(tasks), method
         self.clear()
 
     def clear(self) -> None:
         """Begin a run."""
         self.bad_steps = dict.fromkeys(self.tasks, 0)
+        self.bad_method_steps = 0
         self._begin_line()
 
     def _begin_line(self) -> None:
@@ -39,7 +42,15 @@ class StepStatistics:
         self._conflicts: Tensor | float = 0.0
         self._steps = self._compared_steps = 0
 
-    def add(self, step: int, bad: Sequence[str], mean_losses: Tensor, conflict: Tensor | None = None) -> None:
+    def add(
+        self,
+        step: int,
+        bad: Sequence[str],
+        mean_losses: Tensor,
+        conflict: Tensor | None = None,
+        *,
+        method_failed: bool = False,
+    ) -> None:
         """Count a step.
 
         Args:
@@ -48,10 +59,16 @@ class StepStatistics:
             mean_losses: over all processes. *Shape:* (K,)
             conflict: whether two tasks' gradients had a negative inner product; None when they were not compared.
                 *Shape:* (), bool
+            method_failed: whether the method gave numbers that are not finite.
         """
         self.bad_steps = {task: self.bad_steps[task] + 1 if task in bad else 0 for task in self.tasks}
         for task in bad:
             logger.warning("step %d: loss or gradient of %s is not finite; left out", step, task)
+        self.bad_method_steps = self.bad_method_steps + 1 if method_failed else 0
+        if method_failed:
+            logger.warning(
+                "step %d: gradient_method %s gave numbers that are not finite; nothing moves", step, self.method
+            )
         self._loss_sums = self._loss_sums + mean_losses
         self._steps += 1
         if conflict is not None:
@@ -72,8 +89,12 @@ class StepStatistics:
         self._begin_line()
         return line
 
+    def most_bad_steps(self) -> int:
+        """The steps in a row, up to the last one, that the worst task, or the method, was bad in."""
+        return max(self.bad_method_steps, *self.bad_steps.values())
+
     def raise_for_bad_steps(self, most: int, step: int, output_dir: str) -> None:
-        """Raise FloatingPointError for a task that was left out of `most` steps in a row, or more.
+        """Raise FloatingPointError for a task or a method that was bad in `most` steps in a row, or more.
 
         Args:
             most: the patience, in steps.
@@ -87,6 +108,12 @@ class StepStatistics:
                     f"with a checkpoint in {output_dir}. Lower --learning_rate, or look at the task's rows; "
                     "--max_bad_steps sets the patience"
                 )
+        if self.bad_method_steps >= most:
+            raise FloatingPointError(
+                f"gradient_method {self.method!r} gave numbers that are not finite in {self.bad_method_steps} steps in "
+                f"a row; stopped at step {step} with a checkpoint in {output_dir}. Look at the method and its options; "
+                "--max_bad_steps sets the patience"
+            )
 
     def conflict_share(self, log_history: Sequence[Mapping[str, Any]]) -> float | None:
         """Share of the run's steps with a conflict; None without a step.

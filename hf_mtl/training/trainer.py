@@ -58,7 +58,12 @@ from .trainer_checks import (
 from .trainer_parts import changed, compile_layers, make_step, without_token_warning
 from .unfreezing import GradualUnfreezing, stages_of_run
 from .unsupported import shards_gradients
-from .watched_metric import check_evaluations, check_own_schedule, schedule_options
+from .watched_metric import (
+    check_evaluations,
+    check_own_schedule,
+    check_watched_metric_is_there,
+    schedule_options,
+)
 
 
 class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
@@ -126,9 +131,14 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if eval_dataset is not None:
             eval_dataset = self._given_rows(eval_dataset, "eval_dataset", others=True)
         if rows is not None:
-            known = type(self).evaluate is MultiTaskTrainer.evaluate  # a subclass may make metrics of its own
-            known = known and not functions
-            check_evaluations(args, self.tasks, list(eval_dataset or ()), callbacks, metrics_are_known=known)
+            check_evaluations(
+                args,
+                self.tasks,
+                list(eval_dataset or ()),
+                callbacks,
+                with_function=functions,
+                metrics_are_known=self._metrics_are_known(),
+            )
             self.evaluator.tell_unfitted(eval_dataset or ())
         if args.torch_compile:
             compile_layers(model, args)
@@ -181,6 +191,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             TaskLines(list(self.tasks.values())),
         ):
             self.add_callback(callback)
+
+    def _metrics_are_known(self) -> bool:
+        """Whether evaluations are the trainer's own: a subclass may make metrics of its own."""
+        return type(self).evaluate is MultiTaskTrainer.evaluate
 
     def _given_rows(self, given: Any, argument: str, **options: bool) -> dict[str, Dataset]:
         return given_rows(given, argument, self.tasks, self.model, self.data_collator, **options)
@@ -388,6 +402,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if eval_dataset is None and self.train_dataset is not None and size > 0:
             sample = training_sample(self.train_dataset.tasks, size, self.args.seed)
             metrics.update(self.evaluator.evaluate(sample, "train", loop))
+        if self.is_in_train and eval_dataset is None and self._metrics_are_known():
+            check_watched_metric_is_there(self.args, metrics)
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)

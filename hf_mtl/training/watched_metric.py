@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -27,22 +27,30 @@ def known_metrics(tasks: Sequence[TaskSpec]) -> dict[str, bool]:
     return names
 
 
-def check_watched_metric(args: TrainingArguments, tasks: Sequence[TaskSpec], scored: Sequence[str]) -> None:
-    """Raise InputError unless `metric_for_best_model` is a metric of `scored`, with `greater_is_better` as it is.
+def _full_name(metric: str) -> str:
+    """As in the Trainer, "eval_" may be left out."""
+    return metric if metric.startswith("eval_") else f"eval_{metric}"
 
-    As in the Trainer, "eval_" may be left out.
+
+def check_watched_metric(
+    args: TrainingArguments, tasks: Sequence[TaskSpec], scored: Sequence[str], with_function: Collection[str] = ()
+) -> None:
+    """Raise InputError unless `metric_for_best_model` is a metric of `scored`, with `greater_is_better` as it is.
 
     Args:
         args: with the metric.
         tasks: all there are.
         scored: names of those that have validation rows.
+        with_function: names of those with a function of the user's, of whose metrics nothing is known yet.
     """
     name = args.metric_for_best_model
     if name is None:
         return
     known = known_metrics([spec for spec in tasks if spec.name in scored])
-    full = name if name.startswith("eval_") else f"eval_{name}"
+    full = _full_name(name)
     if full not in known:
+        if any(task in scored and full.startswith(f"eval_{task}_") for task in with_function):
+            return
         for spec in tasks:
             if full in known_metrics([spec]):
                 raise InputError(
@@ -55,6 +63,16 @@ def check_watched_metric(args: TrainingArguments, tasks: Sequence[TaskSpec], sco
         raise InputError(
             f"greater_is_better is {args.greater_is_better} and metric_for_best_model is {name!r}, of which "
             f"{'more' if known[full] else 'less'} is better; wanted --greater_is_better {str(known[full]).lower()}"
+        )
+
+
+def check_watched_metric_is_there(args: TrainingArguments, metrics: Collection[str]) -> None:
+    """Raise InputError where an evaluation lacks `metric_for_best_model`: a function of the user's does not give it."""
+    name = args.metric_for_best_model
+    if name is not None and _full_name(name) not in metrics:
+        raise InputError(
+            f"metric_for_best_model is {name!r}, and no function in compute_metrics gives it; the evaluation has: "
+            f"{', '.join(sorted(metrics))}"
         )
 
 
@@ -118,6 +136,7 @@ def check_evaluations(
     scored: Sequence[str],
     callbacks: Sequence[object],
     *,
+    with_function: Collection[str],
     metrics_are_known: bool,
 ) -> None:
     """Check that a training is evaluated where something watches a metric, and that it has this metric.
@@ -127,7 +146,8 @@ def check_evaluations(
         tasks: task -> its declaration.
         scored: the tasks with validation rows.
         callbacks: of the user's.
-        metrics_are_known: false where functions or a subclass of the user's may give others.
+        with_function: the tasks with a function of the user's, which may give further metrics.
+        metrics_are_known: false where a subclass of the user's may give others.
 
     Raises:
         InputError: for what watches a metric that will not be there.
@@ -137,7 +157,7 @@ def check_evaluations(
     refuse_watchers_without_evaluations(args, callbacks)
     refuse_watchers_without_metric(args, callbacks)
     if args.eval_strategy != IntervalStrategy.NO and metrics_are_known:
-        check_watched_metric(args, list(tasks.values()), scored)
+        check_watched_metric(args, list(tasks.values()), scored, with_function)
 
 
 def schedule_options(args: TrainingArguments) -> dict[str, Any]:

@@ -234,14 +234,26 @@ def test_a_token_that_cannot_write_stops_the_run_before_it_trains(tmp_path, home
     assert token != READ_TOKEN or "may only read" in text
 
 
+USE_CARD = """
+import sys
+from pathlib import Path
+from huggingface_hub import hf_hub_download
+card = Path(hf_hub_download("user/demo", "README.md", revision=sys.argv[1])).read_text()
+exec(card.split("```")[1].removeprefix("python"))
+"""
+
+
 def test_a_branch_that_is_not_there_is_made(tmp_path, home, flags):
     saving = "--save_strategy steps --save_steps 2 --hub_strategy every_save --hub_always_push --hub_revision dev"
     with serve(tmp_path / "hub", home) as client:
         code, text = run(f"{flags} {saving} --output_dir {home}/out".split(), client)
         assert code == 0 and "was not pushed" not in text, text
+        assert "MultiTaskModel.from_pretrained('user/demo', revision='dev')" in text
         for _ in range(2):
             code, text = run(["-m", "hf_mtl.cli", "push", str(home / "out"), "user/demo", "--revision", "v1"], client)
             assert code == 0, text
+        code, text = run(["-c", USE_CARD, "dev"], client)
+        assert code == 0 and "{'reviews': {'label':" in text, text
     repository = tmp_path / "hub" / "models" / "user" / "demo"
     names = {b: git(repository, "ls-tree", "--name-only", b).decode().split() for b in ("main", "dev", "v1")}
     assert [branch for branch in names if "model.safetensors" in names[branch]] == ["dev", "v1"]

@@ -89,3 +89,32 @@ def test_it_gets_the_rows_in_their_own_order_and_may_change_them(make):
 def test_names_that_stand_for_something_else_are_refused(make, name):
     with pytest.raises(InputError, match=f"compute_metrics of task 'reviews' gives a metric called '{name}'"):
         make({"reviews": lambda prediction: {name: 1}}).evaluate()
+
+
+def test_a_metric_that_the_task_declares_is_not_replaced(make):
+    with pytest.raises(InputError, match="gives a metric called 'accuracy', which would replace reviews_accuracy"):
+        make({"reviews": lambda prediction: {"accuracy": 1}}).evaluate()
+
+
+WATCHED = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("watched", "named"),
+    [
+        ({"metric_for_best_model": "reviews_accuracy", "greater_is_better": False}, "wanted --greater_is_better true"),
+        ({"metric_for_best_model": "eval_loss", "greater_is_better": True}, "wanted --greater_is_better false"),
+        ({"metric_for_best_model": "pairs_pearsn"}, "'pairs_pearsn' .did you mean 'pairs_pearson'"),
+        ({"metric_for_best_model": "pairs_errors"}, "unknown metric_for_best_model 'pairs_errors'"),
+    ],
+)
+def test_metrics_without_a_function_are_checked_as_ever(make, watched, named):
+    with pytest.raises(InputError, match=named):
+        make({"reviews": errors}, load_best_model_at_end=True, **WATCHED, **watched)
+
+
+def test_a_watched_metric_that_the_function_does_not_give_stops_the_first_evaluation(make):
+    trainer = make({"reviews": errors}, metric_for_best_model="reviews_erors", greater_is_better=False, **WATCHED)
+    with pytest.raises(InputError, match=r"is 'reviews_erors', and no function in compute_metrics gives it; .*errors"):
+        trainer.train()
+    assert trainer.state.global_step == 1

@@ -1,12 +1,14 @@
 """The command line: the recipe's defaults, files of arguments, flags over them, and what is refused."""
 
 import json
+import shlex
 
 import pytest
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
 from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.publishing import describe_setup
+from hf_mtl.training.run import say_what_is_next
 
 
 @pytest.fixture
@@ -237,3 +239,20 @@ def test_help_says_what_the_arguments_mean(capsys):
 @pytest.mark.parametrize("half, told", [({}, "fp32, 42"), ({"bf16": True}, "bf16, 42"), ({"fp16": True}, "fp32, 42")])
 def test_the_setup_tells_the_precision_that_a_cpu_computes_in(make_arguments, make_model, half, told):
     assert describe_setup(make_arguments(**half), make_model().config, 1)["precision, seed"] == told
+
+
+def test_the_commands_that_a_run_prints_can_be_pasted(tmp_path, capsys):
+    out, task_set = str(tmp_path / "my out"), "my tasks.yaml"
+    flags = ["--output_dir", out, "--do_train", "--task_set", task_set, "--tasks", "a b", "c", "--dataset_name", "x y"]
+    _, data, args = parse_arguments(flags)
+    say_what_is_next(args, data, "hf-mtl train")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("predict: ")]
+    words = shlex.split(line)
+    assert words[words.index("--output_dir") + 1] == words[words.index("--model_name_or_path") + 1] == out
+    assert words[words.index("--task_set") + 1] == task_set and words[words.index("--dataset_name") + 1] == "x y"
+    assert words[words.index("--tasks") + 1 :][:2] == ["a b", "c"]
+
+
+def test_what_is_refused_later_is_not_offered():
+    with pytest.raises(InputError, match=r"unknown hub_strategy 'never'.*; choose from: checkpoint, end, every_save$"):
+        parse_arguments(["--output_dir", "out", "--hub_strategy", "never"])

@@ -226,3 +226,14 @@ def test_an_evaluation_leaves_the_training_section_as_it_was(facts):
     for again in (model_card(only, trained), model_card(only, "", trained)):
         assert again.count("## Training") == again.count("| gradients combined by | pcgrad |") == 1
         assert again.count("](training_curves.png)") == 1 and "99.00" in again and "93.75" not in again
+
+
+def test_a_branch_is_named_in_the_code_and_left_out_for_the_main_one(facts):
+    card = model_card(dataclasses.replace(facts, revision="dev"))
+    assert 'model="user/demo", revision="dev", trust_remote_code=True' in card
+    assert 'from_pretrained("user/demo", revision="dev")' in card
+    for revision in (None, "main", "refs/pr/1"):
+        assert model_card(dataclasses.replace(facts, revision=revision)) == model_card(facts)
+        assert merged_card(card, "", "user/demo", revision) == model_card(facts)
+    assert merged_card(model_card(facts), "", "user/demo", "dev") == card
+    assert 'model="me/other", revision="v1", trust' in merged_card(card, "", "me/other", "v1")

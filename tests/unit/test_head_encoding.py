@@ -1,5 +1,8 @@
 """A head that encodes its rows in its own way does so in training and in the pipeline, beside others that do not."""
 
+import importlib
+import sys
+
 import pytest
 from datasets import Dataset
 from transformers import pipeline
@@ -8,6 +11,8 @@ from hf_mtl import HeadSpec, TaskKind, TaskSpec, register_kind
 from hf_mtl.data.tokenization import tokenize
 from hf_mtl.model.encoding import encode
 from hf_mtl.model.head_regression import RegressionHead
+from hf_mtl.model.heads import HEADS
+from hf_mtl.tasks.kinds import KINDS
 
 TEXTS = ["a dull film and a long one", "great", "the script is clever and the cast never disappoints"]
 
@@ -70,3 +75,33 @@ def test_the_loss_is_the_mean_over_the_units(spec, make_model, tokenizer):
     ours, plain = (model.eval()(task=name, **batch) for name in ("start", "plain"))
     assert (ours.units, plain.units) == (6, 3)
     assert ours.loss.item() == pytest.approx(plain.loss.item() / 2)
+
+
+OWN_HEAD = """
+from hf_mtl.model.encoding import encode
+from hf_mtl.model.head_regression import RegressionHead
+class ShortHead(RegressionHead):
+    @classmethod
+    def encode(cls, spec, rows, tokenizer, max_length):
+        return encode(rows, tokenizer, {length})
+"""
+
+
+def test_tokens_are_made_anew_where_the_file_of_a_heads_encoding_has_changed(tmp_path, monkeypatch, tokenizer):
+    """The file may be anywhere, so it is no neighbour of the plugin."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    lengths = []
+    for length in (4, 3):
+        (tmp_path / "short_head_elsewhere.py").write_text(OWN_HEAD.format(length=length))
+        sys.modules.pop("short_head_elsewhere", None)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        head = importlib.import_module("short_head_elsewhere").ShortHead
+        for registry in (HEADS, KINDS):
+            registry.pop("short", None)
+        register_kind("short")(type("Short", (TaskKind,), {"head": head, "metrics": ("pearson",)}))
+        files = {"train": "a.csv"}
+        spec = TaskSpec(name="s", kind="short", text_columns=("text",), label_range=(0, 1), files=files)
+        lengths += tokenize(spec, Dataset.from_dict({"text": TEXTS[:1]}), tokenizer, 32)["length"][:]
+    assert lengths == [4, 3]

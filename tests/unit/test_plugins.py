@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from hf_mtl import InputError, TaskKind, TaskSpec, load_tasks, plugins, register_kind, register_metric
+from hf_mtl.cli import main as cli
 from hf_mtl.data import tokenization
 from hf_mtl.data.task_shares import register_task_sampling, task_shares
 from hf_mtl.gradients.method import GRADIENT_METHODS
@@ -103,7 +104,7 @@ def test_the_flag_is_read_before_the_arguments_that_need_it(tmp_path):
     method = write(tmp_path, "method.py", METHOD.format(name="all_alike"))
     sampling = write(tmp_path, "sampling.py", SAMPLING.format(name="first_more"))
     flags = ["--gradient_method", "all_alike", "--task_sampling", "first_more", "--task_sampling_args", '{"first": 3}']
-    with pytest.raises(InputError, match="unknown gradient_method 'all_alike'"):
+    with pytest.raises(InputError, match=r"unknown gradient_method 'all_alike'.*--plugin FILE\.py"):
         parse_arguments(["--output_dir", "out", *flags])
     _, data, args = parse_arguments(["--output_dir", "out", *flags, "--plugin", str(method), str(sampling)])
     assert data.plugin == [str(method), str(sampling)]
@@ -129,6 +130,65 @@ def test_a_task_file_imports_nothing(tmp_path):
     for content in (f"plugin: {own}\ntasks: {{t: {row}}}}}", f"tasks: {{t: {row}, plugin: {own}}}}}"):
         with pytest.raises(InputError, match=r"unknown key .*'plugin'"):
             load_tasks(str(write(tmp_path, "tasks.yaml", content)))
+
+
+FORMS = {
+    "one flag": ["--plugin", "{0}", "{1}"],
+    "a flag for each": ["--plugin", "{0}", "--plugin", "{1}"],
+    "with equals signs": ["--plugin={0}", "--plugin={1}"],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("command", ["train", "tasks", "predict"])
+def test_several_plugins_stand_behind_one_flag_or_several(tmp_path, capsys, form, command):
+    paths = [str(write(tmp_path, f"{name}.py", METHOD.format(name=name))) for name in ("one", "two")]
+    words = [word.format(*paths) for word in form]
+    if command == "train":
+        arguments = parse_arguments([*words, "--output_dir", "out", "--gradient_method", "one", "--seed", "7"])
+        assert arguments[1].plugin == paths and arguments[2].seed == 7
+    elif command == "tasks":
+        assert cli(["tasks", *words, "demo", "--json"]) == 0 and "reviews" in capsys.readouterr().out
+    else:
+        assert cli(["predict", *words, "--model", str(tmp_path / "none"), "--text", "a"]) == 2
+    assert {"one", "two"} <= GRADIENT_METHODS.keys()
+
+
+def test_a_file_of_arguments_may_follow_the_plugin(tmp_path):
+    own = str(write(tmp_path, "own.py", METHOD.format(name="own")))
+    path = str(write(tmp_path, "run.yaml", "output_dir: out\ngradient_method: own\nplugin: other.py\n"))
+    _, data, args = parse_arguments(["--plugin", own, path, "--seed", "7"])
+    assert (data.plugin, args.gradient_method, args.seed) == ([own], "own", 7)
+    with pytest.raises(InputError, match="'demo' belongs to no flag; a recipe, or a YAML or JSON file, comes first"):
+        parse_arguments(["--plugin", own, "--output_dir", "out", "--do_train", "true", "demo"])
+
+
+def test_a_flag_without_a_file_is_an_error(capsys):
+    with pytest.raises(InputError, match="argument --plugin"):
+        parse_arguments(["--output_dir", "out", "--plugin", "--do_train"])
+    with pytest.raises(SystemExit):
+        cli(["tasks", "demo", "--plugin"])
+    assert "argument --plugin" in capsys.readouterr().err
+
+
+def test_a_relative_path_is_one_from_the_current_folder_and_the_error_names_the_whole(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    path = write(tmp_path / "runs", "run.yaml", "output_dir: out\nplugin: own.py\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"plugin 'own\.py' \({tmp_path}/own\.py\) is not there"):
+        parse_arguments([str(path)])
+    write(tmp_path, "own.py", "")
+    assert parse_arguments([str(path)])[1].plugin == ["own.py"]
+
+
+@pytest.mark.parametrize("order", [("one.py", "two.py"), ("two.py", "one.py")])
+def test_a_plugin_that_another_one_imports_may_be_given_too(tmp_path, order):
+    write(tmp_path, "one.py", METHOD.format(name="one"))
+    write(tmp_path, "two.py", "import one\n" + METHOD.format(name="two"))
+    loaded = [load_plugin(tmp_path / name) for name in order]
+    two = loaded[order.index("two.py")]
+    assert two.one is loaded[order.index("one.py")]
+    assert {"one", "two"} <= GRADIENT_METHODS.keys()
 
 
 # ---- what is registered ----
@@ -186,10 +246,58 @@ def test_a_kind_that_is_not_registered_names_the_flag():
         TaskSpec(name="t", kind="mine", text_columns=("x",), files={"train": "a.csv"})
 
 
+def test_a_task_sampling_that_is_not_registered_names_the_flag():
+    with pytest.raises(InputError, match=r"unknown task_sampling 'mine'; choose from: .*: --plugin FILE\.py"):
+        task_shares("mine", {"a": 10}, [1.0], 8)
+
+
 def test_a_task_sampling_of_ones_own_deals_the_rows():
     register_task_sampling("first_more")(lambda sizes, progress, *, first: np.array([first, 1.0]))
     shares = task_shares("first_more", {"a": 10, "b": 10}, [1.0, 1.0], 8, options={"first": 3})
     assert shares.tolist() == [6.0, 2.0]
+
+
+NO_SHARES = {
+    "zeros": [0, 0],
+    "NaN": [1, float("nan")],
+    "infinity": [1, float("inf")],
+    "a sum beyond fp64": [1e308, 1e308],
+    "one below zero": [2, -1],
+    "one too few": [1],
+    "one number": 1.0,
+    "nothing": None,
+    "names": ["a", "b"],
+    "a mapping": {"a": 1, "b": 2},
+}
+
+
+@pytest.mark.parametrize("given", NO_SHARES.values(), ids=NO_SHARES)
+def test_a_task_sampling_that_deals_no_shares_is_named_with_what_it_gave(given):
+    register_task_sampling("odd")(lambda sizes, progress: given)
+    with pytest.raises(
+        InputError, match=r"task_sampling 'odd' gives .* for the sizes \{'a': 10, 'b': 5\}, wanted one fin"
+    ):
+        task_shares("odd", {"a": 10, "b": 5}, [1.0, 1.0], 8)
+
+
+@pytest.mark.parametrize("given", [[3, 0], (3.0, 0.0), np.array([3, 0], dtype=np.int8)])
+def test_a_task_sampling_may_give_any_numbers_and_a_zero(given):
+    register_task_sampling("first")(lambda sizes, progress: given)
+    assert task_shares("first", {"a": 10, "b": 5}, [1.0, 1.0], 8).tolist() == [7, 1]
+
+
+def test_an_option_of_a_task_sampling_with_a_default_may_be_left_out():
+    register_task_sampling("more")(lambda sizes, progress, *, first=3.0: np.array([first, 1.0]))
+    assert task_shares("more", {"a": 10, "b": 10}, [1.0, 1.0], 8).tolist() == [6, 2]
+    register_task_sampling("needy")(lambda sizes, progress, *, first: np.array([first, 1.0]))
+    with pytest.raises(InputError, match="task_sampling 'needy' needs 'first' in task_sampling_args"):
+        task_shares("needy", {"a": 10, "b": 10}, [1.0, 1.0], 8)
+
+
+@pytest.mark.parametrize("function", [lambda sizes: [1], lambda: [1], lambda a, b, c: [1], 3])
+def test_what_cannot_be_called_as_a_task_sampling_is_refused_when_registered(function):
+    with pytest.raises(InputError, match=r"task_sampling 'odd' cannot be called with \(sizes, progress\): "):
+        register_task_sampling("odd")(function)
 
 
 # ---- the cache of tokens ----

@@ -221,3 +221,42 @@ def test_a_split_of_a_dataset_dict_that_nobody_asks_for_is_left_out(tokenizer):
     assert len(data["train"]["topic"]) == 2
     with pytest.raises(InputError, match="unknown split"):
         load_task_data([topic], tokenizer, rows={"topic": dict(given)}, splits=["train"])
+
+
+DATE = pd.Timestamp("2020-01-01")
+ODD_CELLS = {
+    "no time first": [pd.NaT, DATE],
+    "no time last": [DATE, pd.NaT],
+    "no time in a time zone": [pd.NaT, DATE.tz_localize("UTC")],
+    "no time beside text": [pd.NaT, "x"],
+    "a dict whose keys are tuples": [{(1, 2): 3}, 4],
+}
+
+
+@pytest.mark.parametrize("cells", ODD_CELLS.values(), ids=ODD_CELLS)
+def test_a_column_that_no_task_reads_may_hold_anything(tokenizer, cells):
+    rows = [{**row, "when": cell} for row, cell in zip(RECORDS[:2], cells, strict=True)]
+    assert list(topic(tokenizer, rows)["labels"]) == [0, 1]
+    assert list(topic(tokenizer, pd.DataFrame(RECORDS[:2]).assign(when=cells).to_dict("records"))["labels"]) == [0, 1]
+
+
+@pytest.mark.parametrize("one", [np.int64(1), np.float32(1), np.bool_(True), np.str_("book")])
+def test_numbers_of_numpy_beside_names_are_labels(tokenizer, one):
+    rows = [{"text": TEXTS[0], "label": one}, {"text": TEXTS[1], "label": "film"}]
+    assert list(topic(tokenizer, rows)["labels"]) == [1, 0]
+    assert list(topic(tokenizer, pd.DataFrame(rows))["labels"]) == [1, 0]
+
+
+@pytest.mark.parametrize("missing", [pd.NA, pd.NaT, float("nan"), np.float64("nan"), np.datetime64("NaT"), None])
+def test_what_pandas_calls_missing_is_no_label(tokenizer, missing):
+    rows = [{"text": TEXTS[0], "label": missing}, {"text": TEXTS[1], "label": "book"}]
+    data = load_task_data([TOPIC], tokenizer, splits=["test"], rows={"topic": {"test": rows}})
+    assert np.isnan(data["test"]["topic"]["labels"][0]) and data["test"]["topic"]["labels"][1] == 1
+    with pytest.raises(InputError, match=r"label None in row 0 .* is not one of \['film', 'book'\]"):
+        topic(tokenizer, rows)
+
+
+def test_a_column_of_a_type_that_cannot_be_is_named(tokenizer):
+    frame = pd.DataFrame(RECORDS).assign(month=pd.period_range("2020", periods=4, freq="M"))
+    with pytest.raises(InputError, match=r"column 'month' is of type .*period.*, which cannot be used; leave it out"):
+        topic(tokenizer, frame)
