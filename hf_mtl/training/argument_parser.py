@@ -18,7 +18,8 @@ from .argument_files import file_flags
 from .arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
 
 logger = logging.getLogger(__name__)
-USAGE = "%(prog)s [RECIPE | FILE.yaml | FILE.json] [--flag value ...]"
+USAGE = "[RECIPE | FILE.yaml | FILE.json] [--flag value ...]"
+SCRIPT = "accelerate launch run_glue_mtl.py"
 Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]
 DATACLASSES = (ModelArguments, DataArguments, MultiTaskTrainingArguments)
 
@@ -29,8 +30,12 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]  # transformers' base cla
         raise InputError(message)
 
 
-def parse_arguments(argv: Sequence[str]) -> Arguments:
+def parse_arguments(argv: Sequence[str], *, command: str = SCRIPT) -> Arguments:
     """The arguments of `[FILE.yaml|FILE.json] [--flag value ...]`; a flag overrides the file.
+
+    Args:
+        argv: the words of the command line.
+        command: what stands before them, for `--help`.
 
     Raises:
         InputError: for a file that cannot be read or has a key twice, an unknown key or flag, and a value that cannot
@@ -42,7 +47,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     _say_what_is_twice(argv)
     is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
     from_file, values = file_flags(Path(argv.pop(0)), _types()) if is_file else ([], {})
-    parser = _Parser(DATACLASSES, allow_abbrev=False, usage=USAGE)
+    parser = _Parser(DATACLASSES, allow_abbrev=False, usage=f"{command} {USAGE}")
     parser.set_defaults(**values)
     try:
         *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)

@@ -19,7 +19,7 @@ from ..hub.upload import CURVES
 from ..model.input_length import training_max_length
 from ..tasks.spec import TaskSpec
 from ..tasks.task_file import load_tasks
-from .argument_parser import parse_arguments
+from .argument_parser import SCRIPT, parse_arguments
 from .arguments import DataArguments, MultiTaskTrainingArguments
 from .output_folder import check_output_folder
 from .progress import BarHandler
@@ -30,7 +30,6 @@ from .trainer import MultiTaskTrainer
 from .watched_metric import go_without_evaluations
 
 logger = logging.getLogger("hf_mtl.run")
-SCRIPT = "accelerate launch run_glue_mtl.py"
 STOPPED = "stopped; --resume_from_checkpoint latest goes on from a checkpoint"
 
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str], *, command: str = SCRIPT) -> None:
         CheckpointError: when a checkpoint cannot be written.
         PushError: when the Hub does not take the result.
     """
-    model_args, data_args, args = parse_arguments(with_recipe(argv))
+    model_args, data_args, args = parse_arguments(with_recipe(argv), command=command)
     set_up(args)
     tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
     if not args.do_train:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_mtl.training.run import main
+
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ["--use_cpu", "--disable_tqdm=true", "--train_metric_rows=16", "--max_steps=20"]
 COMMANDS = {
@@ -116,3 +118,10 @@ print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
     done = run([sys.executable, "-c", code], tmp_path)
     assert done.stdout.split() == ["svg", "False"], done.stderr[-3000:]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_the_command_that_was_called(command, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"], command=command)
+    assert capsys.readouterr().out.startswith(f"usage: {command} [RECIPE | FILE.yaml")
