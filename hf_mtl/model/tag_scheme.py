@@ -28,7 +28,7 @@ class TagScheme:
         labels: the tags in the order of their indices.
 
     Attributes:
-        is_known: whether every tag is `OUTSIDE` or has a prefix, and one has; else there are no entities.
+        is_known: whether every tag is `OUTSIDE` or has a prefix, and an entity can begin; else there are none.
         is_bioes: whether it is BIOES.
     """
 
@@ -37,7 +37,7 @@ class TagScheme:
         self.without_prefix = [
             label for label, part in zip(labels, parts, strict=True) if not part and label != OUTSIDE
         ]
-        self.is_known = any(parts) and not self.without_prefix
+        self.is_known = any(part[1] in "BS" for part in parts if part) and not self.without_prefix
         self.is_bioes = any(part[1] in "ES" for part in parts if part)
         self._parts = [(part[1], part[2]) if part else (OUTSIDE, "") for part in parts]
 

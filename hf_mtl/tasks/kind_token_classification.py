@@ -48,10 +48,10 @@ class TokenClassification(TaskKind):
         super().check(spec)
         scheme = TagScheme(spec.labels or ())
         if entity_f1.__name__ in spec.metrics and not scheme.is_known:
-            what = f"{scheme.without_prefix[0]!r} is none" if scheme.without_prefix else "there is none but 'O'"
+            what = f"{scheme.without_prefix[0]!r} is none" if scheme.without_prefix else "no entity can begin"
             raise InputError(
-                f"task {spec.name!r}: entity_f1 wants the tag 'O' and tags that begin with 'B-' or 'I-', or also 'E-' "
-                f"or 'S-', and {what}; write metrics: [token_accuracy]"
+                f"task {spec.name!r}: entity_f1 wants the tag 'O', tags that begin an entity, 'B-' or 'S-', and tags "
+                f"that go on with it, 'I-' or 'E-', and {what}; write metrics: [token_accuracy]"
             )
 
     def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:

@@ -161,7 +161,9 @@ def _check_no_vectors(spec: TaskSpec, split: str, lists: Sequence[list[Any] | No
     vectors = [[_zero_or_one(item) for item in items] for items in lists if items is not None]
     if not all(len(items) == width and None not in items for items in vectors):
         return
-    if any(len(set(items)) < width for items in vectors):
+    # Of two labels, [1, 0] may be indices of both; such lists alone, some of them turned round, are one-hot vectors.
+    one_hot = width == 2 and len({tuple(items) for items in vectors}) == 2
+    if one_hot or any(len(set(items)) < width for items in vectors):
         raise InputError(
             f"task {spec.name!r}, split {split!r}: the lists in column {spec.label_column!r} of "
             f"{source_of(spec, split)} seem to be 0 or 1 for each of the {width} labels, wanted names or indices of "

@@ -395,7 +395,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             loader = self.get_eval_dataloader(task_rows)
             return self.evaluation_loop(loader, "Evaluation", False, ignore_keys, metric_key_prefix=prefix).metrics
 
-        metrics = self.evaluator.evaluate(rows, metric_key_prefix, loop, fits=eval_dataset is None)
+        fits = eval_dataset is None and self.train_dataset is not None  # a saved model stays what it is
+        metrics = self.evaluator.evaluate(rows, metric_key_prefix, loop, fits=fits)
         metrics[f"{metric_key_prefix}_loss"] = self.evaluator.weighted_loss(rows, metrics, metric_key_prefix)
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, rows.values()))))
         size = self.args.train_metric_rows

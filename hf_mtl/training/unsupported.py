@@ -36,6 +36,17 @@ def check_supported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tas
     for option in ("include_for_metrics", "label_names", "batch_eval_metrics"):
         if getattr(args, option):
             raise InputError(f"{option}: metrics are taken from all logits and labels at once; leave it off")
+    if args.eval_use_gather_object or not args.eval_do_concat_batches:
+        option = "eval_use_gather_object" if args.eval_use_gather_object else "eval_do_concat_batches false"
+        raise InputError(f"{option}: metrics are taken from all batches as one array; leave it off")
+    for option in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, option):
+            raise InputError(
+                f"{option} would turn the trained model itself into half precision, also what is saved after an "
+                f"evaluation; use --{option.partition('_')[0]}, which computes in it"
+            )
+    if args.prediction_loss_only and args.do_predict:
+        raise InputError("prediction_loss_only would leave do_predict nothing to write; leave one of them off")
     if args.train_sampling_strategy not in ("group_by_length", "random"):
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, wanted 'group_by_length' or 'random'"

@@ -173,6 +173,15 @@ def test_the_best_model_comes_with_its_own_thresholds(data, make_model, make_arg
     assert torch.equal(trainer.model.heads["topics"].thresholds(), before)
 
 
+def test_a_saved_model_keeps_its_thresholds_in_an_evaluation(data, make_model, make_arguments, tokenizer):
+    (task,) = load_tasks(str(data), tasks=["topics"])
+    raw = load_rows(task, "validation")
+    rows = {"topics": tokenize(task, raw, tokenizer, 32, read_labels(task, raw, "validation"))}
+    trainer = MultiTaskTrainer(make_model([task]), make_arguments(), [task], None, rows, processing_class=tokenizer)
+    trainer.evaluate()
+    assert (trainer.model.heads["topics"].thresholds() == 0.5).all()
+
+
 def test_a_run_that_evaluates_at_its_end_only_saves_what_it_fitted_there(data, tmp_path):
     out = run(data, tmp_path / "out", "--eval_strategy", "no")
     assert (thresholds_of(out)[:3] != 0.5).all()

@@ -73,6 +73,10 @@ def test_each_tasks_loss_is_logged_and_adds_up(make_trainer):
         ({"include_for_metrics": ["inputs"]}, "include_for_metrics: metrics are taken from"),
         ({"label_names": ["label"]}, "label_names: metrics are taken from"),
         ({"batch_eval_metrics": True}, "batch_eval_metrics: metrics are taken from"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches false: metrics are taken from"),
+        ({"eval_use_gather_object": True}, "eval_use_gather_object: metrics are taken from"),
+        ({"bf16_full_eval": True}, "bf16_full_eval would turn the trained model itself into half .* use --bf16"),
+        ({"prediction_loss_only": True, "do_predict": True}, "prediction_loss_only would leave do_predict nothing"),
         ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy is 'all_checkpoints'"),
     ],
 )

@@ -288,7 +288,10 @@ def test_lists_of_0_and_1_for_every_label_are_not_taken_for_indices():
         of_rows([[0, 1, 0], [1, 1, 1]])
     with pytest.raises(InputError, match=r"seem to be 0 or 1 for each of the 2 labels.*label_columns"):
         of_rows([[True, False], [True, True]], labels=("a", "b"))
-    assert of_rows([[0, 1], [1, 0]], labels=("a", "b")) == [[1, 1], [1, 1]]  # none has an index twice
+    with pytest.raises(InputError, match=r"seem to be 0 or 1 for each of the 2 labels"):
+        of_rows([[0, 1], [1, 0]], labels=("a", "b"))  # more likely one-hot than both labels, now and then turned round
+    assert of_rows([[0, 1], [0, 1]], labels=("a", "b")) == [[1, 1], [1, 1]]
+    assert of_rows([[1, 0], [0]], labels=("a", "b")) == [[1, 1], [1, 0]]
     assert of_rows([[1, 1], [1, 0]], labels=("0", "1")) == [[0, 1], [1, 1]]  # names
 
 

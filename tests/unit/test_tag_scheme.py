@@ -104,7 +104,13 @@ def test_the_scheme_follows_from_the_names():
 
 @pytest.mark.parametrize(
     ("labels", "named"),
-    [(["NOUN", "VERB"], r"'NOUN' is none"), (["O", "B-PER", "X"], r"'X' is none"), (["O", "-"], r"'-' is none")],
+    [
+        (["NOUN", "VERB"], r"'NOUN' is none"),
+        (["O", "B-PER", "X"], r"'X' is none"),
+        (["O", "-"], r"'-' is none"),
+        (["O", "I-PER", "I-LOC"], "no entity can begin"),
+        (["O", "I-PER", "E-PER"], "no entity can begin"),
+    ],
 )
 def test_entity_f1_of_tags_without_entities_is_refused(labels, named):
     with pytest.raises(InputError, match=rf"task 'ner': entity_f1 wants .*{named}; write metrics: \[token_accuracy\]"):
