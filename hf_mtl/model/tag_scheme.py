@@ -41,6 +41,17 @@ class TagScheme:
         self.is_bioes = any(part[1] in "ES" for part in parts if part)
         self._parts = [(part[1], part[2]) if part else (OUTSIDE, "") for part in parts]
 
+    def is_loose(self) -> list[list[bool]]:
+        """Whether a tag says that an entity goes on where none does: after each tag and, last, at a row's beginning.
+
+        *Shape:* (tags + 1, tags)
+        """
+        before = [*self._parts, (OUTSIDE, "")]
+        return [
+            [prefix in "IE" and not (left in "BI" and label == name) for prefix, name in self._parts]
+            for left, label in before
+        ]
+
     def spans(self, tags: Iterable[int]) -> list[Span]:
         """The entities of one row, in order, from the indices of its tags; a negative one is outside."""
         found: list[Span] = []

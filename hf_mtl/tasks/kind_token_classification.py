@@ -63,6 +63,7 @@ class TokenClassification(TaskKind):
         tags = self._read(spec, rows, split)
         raise_first(spec, rows, split, self._bad(spec, rows, split, tags, words))
         self._say_what_indices_mean(spec, tags, split)
+        self._say_what_is_loose(spec, tags, split)
         found, ends = np.empty(len(rows), dtype=object), np.cumsum(tags.lengths.clip(min=0))
         for row, (end, length) in enumerate(zip(ends, tags.lengths, strict=True)):
             found[row] = tags.values[end - length : end] if length > 0 else np.full(words[row], np.nan)
@@ -112,6 +113,25 @@ class TokenClassification(TaskKind):
             logger.warning("%s: none of the data's tags is declared; they go by their indices: %s", where, pairs)
         else:
             logger.info("%s: numbers in column %r are indices: %s", where, spec.label_column, pairs)
+
+    def _say_what_is_loose(self, spec: TaskSpec, tags: TagColumn, split: str) -> None:
+        """Count the tags that go on with an entity that did not begin, as in IOB1, where B is for a second one only."""
+        scheme, values = TagScheme(spec.labels or ()), tags.values.astype(np.int64)
+        if not scheme.is_known or not len(values):
+            return
+        before = np.concatenate([[0], values[:-1]])
+        lengths = tags.lengths[tags.lengths > 0]
+        before[np.cumsum(lengths) - lengths] = len(spec.labels or ())
+        loose = np.array(scheme.is_loose())[before, values]
+        if loose.any():
+            where, name = f"task {spec.name!r}, split {split!r}", (spec.labels or ())[int(values[np.argmax(loose)])]
+            logger.warning(
+                "%s: %d tags go on with an entity that did not begin, such as %s, and are outside of every entity; "
+                "wanted IOB2, in which each one begins with B-, or BIOES",
+                where,
+                int(loose.sum()),
+                name,
+            )
 
     def check_labels(self, spec: TaskSpec, labels: Any, where: str, *, labelled: bool) -> NDArray[Any] | None:
         """None: the labels stay as they are, for each token the index of a tag or -100."""

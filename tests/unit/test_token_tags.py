@@ -289,3 +289,17 @@ def test_tags_are_counted_by_name(tmp_path, tokenizer):
     assert splits["train"]["labels"] == {"O": 3, "B-PER": 2, "I-PER": 1, "B-LOC": 1}
     assert splits["test"]["labels"] == {"O": 2, "B-PER": 2, "I-PER": 1, "B-LOC": 0, "without_label": 1}
     assert splits["train"]["tokens"]["longest"] == max(len(tokenizer(" ".join(row["words"])).input_ids) for row in ROWS)
+
+
+def test_tags_that_go_on_with_nothing_are_counted(caplog):
+    rows = [
+        {"words": ["Ada", "met", "Bob"], "tags": ["I-PER", "O", "B-PER"]},
+        {"words": ["New", "Rome"], "tags": ["B-PER", "I-LOC"]},
+        {"words": ["New", "Rome"], "tags": ["B-LOC", "I-LOC"]},
+    ]
+    ner = task(labels=("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))
+    read_labels(ner, Dataset.from_list(rows), "train")
+    assert "2 tags go on with an entity that did not begin, such as I-PER" in caplog.text
+    caplog.clear()
+    read_labels(ner, Dataset.from_list(rows[2:]), "train")
+    assert not caplog.text
