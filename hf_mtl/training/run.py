@@ -136,6 +136,9 @@ def train(trainer: MultiTaskTrainer) -> None:
     """Train, then leave the model, the state, the metrics and the curves in the output folder."""
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_metrics("train", result.metrics)
+    evaluated = trainer.args.do_eval or any("eval_average" in row for row in trainer.state.log_history)
+    for task, what in ({} if evaluated else trainer.evaluator.fitted_heads()).items():
+        logger.warning("task %r: no evaluation took place, so its %s stay as they are; --do_eval fits them", task, what)
     trainer.save_state()
     trainer.save_final()
     if trainer.is_world_process_zero():

@@ -311,3 +311,14 @@ def test_rows_without_labels_are_predicted_and_the_others_scored(data, make_mode
     scores = trainer.predict(some).metrics
     assert scores["test_topics_micro_f1"] == output.metrics["test_topics_micro_f1"]
     assert scores["test_topics_average_precision"] == pytest.approx(output.metrics["test_topics_average_precision"])
+
+
+def test_a_run_without_any_evaluation_says_that_nothing_was_fitted(data, tmp_path, caplog):
+    flags = (
+        f"--task_set {data} --tasks topics --model_name_or_path embedded:demo --output_dir {tmp_path}/out --do_train"
+    )
+    flags += (
+        " --max_steps 2 --unfreeze_schedule none --use_cpu --eval_strategy no --save_strategy no --disable_tqdm true"
+    )
+    run_glue_mtl.main(flags.split())
+    assert "task 'topics': no evaluation took place, so its thresholds stay as they are; --do_eval" in caplog.text
