@@ -27,6 +27,7 @@ from hf_mtl import (
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.data.task_shares import TASK_SAMPLING
 from hf_mtl.data.tokenization import tokenize
+from hf_mtl.gradients.method import GRADIENT_METHODS
 from hf_mtl.model.heads import HEADS
 from hf_mtl.tasks.demo import demo_tokenizer
 from hf_mtl.tasks.kinds import KINDS
@@ -76,6 +77,16 @@ def plugins_of_this_test():
     for registry, content in zip(registries, before, strict=True):
         for name in registry.keys() - content.keys():
             del registry[name]
+
+
+@pytest.fixture
+def gradient_methods_of_this_test():
+    """The gradient methods that a test registers are gone after it, and those that it replaces are back."""
+    before = [dict(methods) for methods in GRADIENT_METHODS.maps]
+    yield
+    for methods, kept in zip(GRADIENT_METHODS.maps, before, strict=True):
+        methods.clear()
+        methods.update(kept)
 
 
 @pytest.fixture(scope="session")

@@ -5,19 +5,12 @@ import torch
 
 from hf_mtl import GradientMethod, InputError, register_gradient_method
 from hf_mtl.gradients.joint_loss import JointLoss
-from hf_mtl.gradients.method import GRADIENT_METHODS, make_gradient_method
+from hf_mtl.gradients.method import make_gradient_method
 
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(autouse=True)
-def registry():
-    """What a test registers is gone after it."""
-    before = [dict(methods) for methods in GRADIENT_METHODS.maps]
-    yield
-    for methods, kept in zip(GRADIENT_METHODS.maps, before, strict=True):
-        methods.clear()
-        methods.update(kept)
+pytestmark = pytest.mark.usefixtures("gradient_methods_of_this_test")
 
 
 def register(method_needs, answer):
