@@ -123,23 +123,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
         if (chosen := chosen_optimizer(args)) is not None:
             kwargs["optimizer_cls_and_kwargs"] = chosen
-        rows = None
-        if train_dataset is not None:
-            rows = training_rows(self._given_rows(train_dataset, "train_dataset", others=True), self.tasks)
-            shares_by_epoch(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
-            self.evaluator.prepare_heads(rows.tasks)
-        if eval_dataset is not None:
-            eval_dataset = self._given_rows(eval_dataset, "eval_dataset", others=True)
-        if rows is not None:
-            check_evaluations(
-                args,
-                self.tasks,
-                list(eval_dataset or ()),
-                callbacks,
-                with_function=functions,
-                metrics_are_known=self._metrics_are_known(),
-            )
-            self.evaluator.tell_unfitted(eval_dataset or ())
+        rows, eval_dataset = self._checked_rows(args, train_dataset, eval_dataset, callbacks)
         if args.torch_compile:
             compile_layers(model, args)
         with changed(args, enable_jit_checkpoint=False):  # see CheckpointManager
@@ -191,6 +175,33 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             TaskLines(list(self.tasks.values())),
         ):
             self.add_callback(callback)
+
+    def _checked_rows(
+        self,
+        args: MultiTaskTrainingArguments,
+        train_dataset: Mapping[str, Dataset] | Dataset | None,
+        eval_dataset: Mapping[str, Dataset] | Dataset | None,
+        callbacks: Sequence[TrainerCallback],
+    ) -> tuple[TaskRows | None, dict[str, Dataset] | None]:
+        """The rows to train on and to evaluate, where there are any; InputError where a training could not end well."""
+        rows = validated = None
+        if train_dataset is not None:
+            rows = training_rows(self._given_rows(train_dataset, "train_dataset", others=True), self.tasks)
+            tasks = list(self.tasks.values())
+            shares_by_epoch(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+        if eval_dataset is not None:
+            validated = self._given_rows(eval_dataset, "eval_dataset", others=True)
+        if rows is not None:
+            check_evaluations(
+                args,
+                self.tasks,
+                list(validated or ()),
+                callbacks,
+                with_function=self.evaluator.functions,
+                metrics_are_known=self._metrics_are_known(),
+            )
+            self.evaluator.tell_unfitted(validated or ())
+        return rows, validated
 
     def _metrics_are_known(self) -> bool:
         """Whether evaluations are the trainer's own: a subclass may make metrics of its own."""
@@ -297,6 +308,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """
         self._ask_for_stock_loss()
         self.step.begin_run()
+        if self.train_dataset is not None:  # else the dataloader says so
+            self.evaluator.prepare_heads(self.train_dataset.tasks)
         self.settings.changes, self.checkpoints.resumed_from = [], None
         if resume_from_checkpoint:
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)

@@ -74,6 +74,7 @@ def test_the_gradient_of_a_step_is_the_plain_one(make, options):
     (batch,) = batches_of(trainer)
     trainer.create_optimizer_and_scheduler(4)
     trainer.current_gradient_accumulation_steps = 1
+    trainer.evaluator.prepare_heads(trainer.train_dataset.tasks)  # as a training does at its beginning
     step(trainer, batch)
     found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     trainer.model.zero_grad()
@@ -126,10 +127,11 @@ def test_a_saved_model_goes_on_with_other_weights(make, tmp_path):
     model = load_model(tmp_path / "out", [task.head for task in tasks])
     assert torch.equal(model.heads["reviews"].weight, first.model.heads["reviews"].weight)
     second = make(OPTIONS["balanced"], model)
+    assert model.heads["reviews"].class_weights.tolist() == [1, 1]  # until it trains: a trainer may only evaluate
+    second.train()
     counts = np.bincount(second.train_dataset.tasks["reviews"]["labels"][:], minlength=2)
     wanted = (counts.sum() / (2 * counts)).tolist()
     assert model.heads["reviews"].class_weights.tolist() == pytest.approx(wanted) != list(GIVEN)
-    second.train()
 
 
 def test_balanced_weights_lift_the_rare_class(make, specs, tokenizer):
