@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -24,14 +24,37 @@ from .pooling import POOLINGS
 HeadClass = TypeVar("HeadClass", bound="type[Head]")
 Kept = Tensor | tuple[Tensor, ...]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-# What a task may say of its head beside name, kind, labels, range and texts; a kind lists in `Head.options` which.
 PAIR_ENCODINGS = ("joint", "separate")
-OPTIONS = ("pooling", "pair_encoding", "loss", "class_weights", "label_smoothing", "thresholds")
 _OF_TRAINING: dict[str, Any] = dict.fromkeys(("class_weights", "label_smoothing", "thresholds"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadSpec:
+class HeadOptions:
+    """What a task may say of its head; a kind lists in `Head.options` which of these its tasks may have.
+
+    Args:
+        pooling: of this task alone, "mean", "cls" or "max"; the model's unless given.
+        pair_encoding: "joint", one input of both texts, or "separate", an input for each; the kind's own unless given.
+        loss: the name of one of the kind's losses; its first one unless given.
+        class_weights: "balanced", or a factor on the loss of each class's rows; all 1 unless given.
+        label_smoothing: share of every label that is spread over all classes, in [0, 1); none unless given.
+        thresholds: above which a label is predicted: one number, one for each label, or "fit" for those that suit the
+            validation rows; 0.5 unless given.
+    """
+
+    pooling: str | None = None
+    pair_encoding: str | None = None
+    loss: str | None = None
+    class_weights: str | tuple[float, ...] | None = None
+    label_smoothing: float | None = None
+    thresholds: str | float | tuple[float, ...] | None = None
+
+
+OPTIONS = tuple(field.name for field in fields(HeadOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(HeadOptions):
     """What a saved model has to know of a task; it names no data.
 
     Args:
@@ -40,16 +63,9 @@ class HeadSpec:
         labels: class names in the order of the logits, where the kind has classes.
         label_range: lowest and highest label, where the kind has values.
         num_texts: 1 for a single text, 2 for a pair.
-        pooling: of this task alone, "mean", "cls" or "max"; the model's unless given.
-        pair_encoding: "joint", one input of both texts, or "separate", an input for each; the kind's own unless given.
-        loss: the name of one of the kind's losses; its first one unless given.
-        class_weights: "balanced", or a factor on the loss of each class's rows; all 1 unless given.
-        label_smoothing: share of every label that is spread over all classes, in [0, 1); none unless given.
-        thresholds: above which a label is predicted: one number, one for each label, or "fit" for those that suit the
-            validation rows; 0.5 unless given.
 
     Raises:
-        InputError: for a value that cannot be used, and for an option that the kind does not have.
+        InputError: for a value that cannot be used, and for an option of `HeadOptions` that the kind does not have.
     """
 
     name: str
@@ -57,12 +73,6 @@ class HeadSpec:
     labels: tuple[str, ...] | None = None
     label_range: tuple[float, float] | None = None
     num_texts: int = 1
-    pooling: str | None = None
-    pair_encoding: str | None = None
-    loss: str | None = None
-    class_weights: str | tuple[float, ...] | None = None
-    label_smoothing: float | None = None
-    thresholds: str | float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or hasattr(nn.ModuleDict, self.name):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InputError, unknown_name_error
-from ..model.heads import HEADS, OPTIONS, HeadSpec
+from ..model.heads import HEADS, OPTIONS, HeadOptions, HeadSpec
 from ..validation import check_number
 from .class_names import check_class_names
 from .metric_names import check_metrics, check_names_differ, is_of_one_class, metric_names, unit_of
@@ -21,7 +21,7 @@ KIND_CHECKS: dict[str, Callable[[TaskSpec], None]] = {}  # kind -> what its task
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSpec:
+class TaskSpec(HeadOptions):
     """One task: where its rows are, what its head is, how it is scored and how much it counts.
 
     Args:
@@ -43,7 +43,7 @@ class TaskSpec:
         metrics: names of the metrics to report, see `metric_names`; the kind's default unless given.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
         positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
-        pooling, pair_encoding, loss, class_weights, label_smoothing, thresholds: see `HeadSpec`; some kinds have them.
+        pooling, pair_encoding, loss, class_weights, label_smoothing, thresholds: see `HeadOptions`.
         loss_weight: factor on the task's loss and gradient.
         sampling_weight: factor on the task's share of every batch.
 
@@ -66,12 +66,6 @@ class TaskSpec:
     metrics: tuple[str, ...] = ()
     main_metric: str = ""
     positive_label: str | None = None
-    pooling: str | None = None
-    pair_encoding: str | None = None
-    loss: str | None = None
-    class_weights: str | tuple[float, ...] | None = None
-    label_smoothing: float | None = None
-    thresholds: str | float | tuple[float, ...] | None = None
     loss_weight: float = 1.0
     sampling_weight: float = 1.0
 
