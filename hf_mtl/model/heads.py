@@ -88,6 +88,11 @@ class HeadSpec(HeadOptions):
         self._check_options(HEADS[self.kind])
         HEADS[self.kind].check(self)
 
+    def __repr__(self) -> str:
+        names = sorted((field.name for field in fields(self)), key=lambda name: name in OPTIONS)
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return f"HeadSpec({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
     def shares_weights_with(self, other: HeadSpec) -> bool:
         """Whether a head of the other specification can be this one's: they differ in how they train at most."""
         one, two = (replace(each, **_OF_TRAINING) for each in (self, other))
