@@ -235,7 +235,7 @@ def test_the_same_arguments_without_a_mistake_train(start):
 
 
 def test_a_stop_from_the_keyboard_is_told_in_a_line(monkeypatch, capsys):
-    def stop(argv):
+    def stop(argv, *, command):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hf_mtl.training.run.parse_arguments", stop)
