@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..errors import InputError, unknown_name_error
 from ..tasks.columns import TextFaults, table_rows, to_table, with_texts
+from ..tasks.kinds import columns_of
 from ..tasks.spec import TaskSpec
 from ..tasks.tables import check_names
 
@@ -94,7 +95,7 @@ def memory_rows(rows: Any, spec: TaskSpec, split: str) -> tuple[Dataset, TextFau
             table, faults = _frame_table(rows, spec)
         else:
             _check_records(rows)
-            table, faults = to_table(_plain(rows), spec.string_columns)
+            table, faults = to_table(_plain(rows), columns_of(spec))
         return table_rows(table), faults
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -115,7 +116,7 @@ def _frame_table(frame: Any, spec: TaskSpec) -> tuple[Any, TextFaults]:
         return with_texts(pyarrow.Table.from_pandas(frame, preserve_index=False), spec.string_columns)
     except NOT_ARROW:
         values = frame.astype(object)
-        return to_table(_plain(values.where(frame.notna(), None).to_dict("records")), spec.string_columns)
+        return to_table(_plain(values.where(frame.notna(), None).to_dict("records")), columns_of(spec))
 
 
 def _plain(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

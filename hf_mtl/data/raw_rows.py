@@ -22,6 +22,7 @@ from ..hub.upload import TransportError
 from ..tasks.columns import TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
+from ..tasks.kinds import columns_of
 from ..tasks.label_column import item_feature, with_classes
 from ..tasks.labels import bad_labels
 from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
@@ -154,8 +155,7 @@ def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset,
     if isinstance(found, Dataset):
         return found, {}
     try:
-        lists = (spec.label_column,) if spec.label_delimiter else ()
-        rows, faults, first_rows = read_files(found.paths, spec.string_columns, spec.columns_of_labels, lists)
+        rows, faults, first_rows = read_files(found.paths, columns_of(spec))
         if spec.label_column in found.classes.keys() & set(rows.column_names):
             rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
         return set_files(rows, first_rows), faults

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow  # type: ignore[import-untyped]
@@ -30,16 +30,28 @@ NO_FEATURE = (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.Arro
 TextFaults = dict[int, str]  # row -> what is wrong with its text
 
 
-def read_files(
-    paths: Sequence[str], text_columns: Sequence[str], label_columns: Sequence[str], lists: Sequence[str] = ()
-) -> tuple[Dataset, TextFaults, list[tuple[str, int]]]:
+class Columns(NamedTuple):
+    """What a task reads in the columns of a table.
+
+    Attributes:
+        texts: columns of strings. A value that is no string is left out, and told.
+        labels: columns of labels. With `texts`, they tell the delimiter of csv and tsv.
+        lists: columns whose cells may be lists. Where some are, any other value is a list of one.
+        delimited: columns of names in a text. In csv and tsv that have any, an empty cell is a row without names.
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[str] = ()
+    lists: Sequence[str] = ()
+    delimited: Sequence[str] = ()
+
+
+def read_files(paths: Sequence[str], columns: Columns) -> tuple[Dataset, TextFaults, list[tuple[str, int]]]:
     """The rows of files, one after the other; what is wrong with the texts of which; and the first row of each file.
 
     Args:
         paths: files of the same columns.
-        text_columns: columns of strings. A value that is no string is left out, and told.
-        label_columns: with them, tell the delimiter of csv and tsv.
-        lists: columns that list names in a text: where a file of csv or tsv has any, an empty cell is an empty list.
+        columns: those that the task reads.
 
     Raises:
         InputError: for a file that cannot be read, and for files that do not belong together.
@@ -49,8 +61,8 @@ def read_files(
     first_rows: list[tuple[str, int]] = []
     rows = 0
     for number, path in enumerate(paths):
-        table, found = _read_file(path, text_columns, label_columns)
-        for column in lists if format_of(path) in ("csv", "tsv") else ():
+        table, found = _read_file(path, columns)
+        for column in columns.delimited if format_of(path) in ("csv", "tsv") else ():
             table = _with_empty_lists(path, table, column)
         faults.update({row + rows: fault for row, fault in found.items()})
         first_rows.append((path, rows))
@@ -58,7 +70,7 @@ def read_files(
         if len(table) or (number == len(paths) - 1 and not tables):
             tables.append((path, table))
     try:
-        return table_rows(_joined(tables)), faults, first_rows
+        return table_rows(_joined(tables, columns.lists)), faults, first_rows
     except TypesError as error:
         raise InputError(f"{', '.join(map(repr, paths))}: its {error}") from error
 
@@ -88,15 +100,15 @@ def _check_type(field: Any) -> None:
         ) from error
 
 
-def _read_file(path: str, text_columns: Sequence[str], label_columns: Sequence[str]) -> tuple[Any, TextFaults]:
+def _read_file(path: str, columns: Columns) -> tuple[Any, TextFaults]:
     form = format_of(path)
     assert form is not None
     if form != "parquet":
-        wanted = [*text_columns, *label_columns]
-        records = read_records(path, form, (wanted, text_columns))
-        return to_table(_known_columns(path, records, wanted), text_columns)
+        wanted = [*columns.texts, *columns.labels]
+        records = read_records(path, form, (wanted, columns.texts))
+        return to_table(_known_columns(path, records, wanted), columns)
     try:
-        return with_texts(_mapped(path), text_columns)
+        return with_texts(_mapped(path), columns.texts)
     except InputError as error:
         raise InputError(f"{path!r}: {error}") from error
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
@@ -138,10 +150,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
-def to_table(records: Iterable[Record], text_columns: Sequence[str]) -> tuple[Any, TextFaults]:
+def to_table(records: Iterable[Record], columns: Columns) -> tuple[Any, TextFaults]:
     """Records as an Arrow table with the columns of all of them, null where one lacks a column; and bad texts.
 
-    A column that Arrow has no type for holds texts: strings as they are, anything else as JSON.
+    A column that Arrow has no type for holds texts: strings as they are, anything else as JSON. Where some cells of
+    `columns.lists` are lists, all become lists, of such texts where Arrow has no other type for them.
     """
     chunks: dict[str, list[Any]] = {}
     faults: TextFaults = {}
@@ -152,11 +165,12 @@ def to_table(records: Iterable[Record], text_columns: Sequence[str]) -> tuple[An
             chunks.setdefault(name, [pyarrow.nulls(rows)])
         for name, parts in chunks.items():
             values = [record.get(name) for record in chunk]
-            if name in text_columns:
+            if name in columns.texts:
                 values = _texts(name, values, rows, faults)
-            parts += _arrays(values, pyarrow.string() if name in text_columns else None)
+            kind = pyarrow.string() if name in columns.texts else None
+            parts += _arrays(values, kind, lists=name in columns.lists)
         rows += len(chunk)
-    return pyarrow.table({name: _unified(parts) for name, parts in chunks.items()}), faults
+    return pyarrow.table({name: _unified(parts, lists=name in columns.lists) for name, parts in chunks.items()}), faults
 
 
 def _texts(column: str, values: list[Any], first: int, faults: TextFaults) -> list[str | None]:
@@ -166,36 +180,50 @@ def _texts(column: str, values: list[Any], first: int, faults: TextFaults) -> li
     return [None if row in bad else value for row, value in enumerate(values)] if bad else values
 
 
-def _arrays(values: list[Any], kind: Any = None) -> list[Any]:
+def _arrays(values: list[Any], kind: Any = None, *, lists: bool = False) -> list[Any]:
     """Values as Arrow arrays of one type."""
     try:
         array = pyarrow.array(values, kind)
     except NOT_ARROW:
-        texts = [value if value is None or text_fault(value) is None else _as_text(value) for value in values]
-        array = pyarrow.array(texts, pyarrow.string())
+        if lists and any(isinstance(value, list | tuple) for value in values):
+            array = _list_array(values)
+        else:
+            array = pyarrow.array(list(map(_as_text, values)), pyarrow.string())
     return array.chunks if isinstance(array, pyarrow.ChunkedArray) else [array]
 
 
-def _as_text(value: Any) -> str:
-    """A value as JSON; as Python writes it where JSON has no form for it, such as a dict whose keys are tuples."""
+def _list_array(values: list[Any]) -> Any:
+    """Values as an Arrow array of lists, in which any other value is a list of one."""
+    lists = [list(value) if isinstance(value, list | tuple) else None if value is None else [value] for value in values]
+    try:
+        return pyarrow.array(lists)
+    except NOT_ARROW:
+        texts = [None if items is None else list(map(_as_text, items)) for items in lists]
+        return pyarrow.array(texts, pyarrow.list_(pyarrow.string()))
+
+
+def _as_text(value: Any) -> str | None:
+    """A text, or None, as it is; else a value as JSON, or as Python writes it where JSON has no form for it."""
+    if value is None or text_fault(value) is None:
+        return value
     try:
         return json.dumps(value, default=str)
     except (TypeError, ValueError):
         return ascii(value)
 
 
-def _unified(parts: list[Any]) -> Any:
+def _unified(parts: list[Any], *, lists: bool) -> Any:
     """Arrays one after the other, in a type that holds all of their values."""
     kinds = {part.type for part in parts if part.type != pyarrow.null()}
     if len(kinds) > 1:
-        parts = _arrays([value for part in parts for value in cell_values(part)])
+        parts = _arrays([value for part in parts for value in cell_values(part)], lists=lists)
         return pyarrow.chunked_array(parts)
     kind = kinds.pop() if kinds else pyarrow.null()
     return pyarrow.chunked_array([part if part.type == kind else part.cast(kind) for part in parts], kind)
 
 
-def _joined(tables: list[tuple[str, Any]]) -> Any:
-    """The tables of files as one."""
+def _joined(tables: list[tuple[str, Any]], lists: Sequence[str]) -> Any:
+    """The tables of files as one; `lists` are columns of lists."""
     (path, first), *others = tables
     for other, table in others:
         if set(table.column_names) != set(first.column_names):
@@ -208,7 +236,7 @@ def _joined(tables: list[tuple[str, Any]]) -> Any:
     if not others:
         return first
     parts = {name: [part for _, table in tables for part in table[name].chunks] for name in first.column_names}
-    joined = pyarrow.table({name: _unified(arrays) for name, arrays in parts.items()})
+    joined = pyarrow.table({name: _unified(arrays, lists=name in lists) for name, arrays in parts.items()})
     return joined.replace_schema_metadata(first.schema.metadata if _class_labels(first) else None)
 
 

@@ -62,6 +62,10 @@ class MultiLabel(TaskKind):
                 f"task {spec.name!r}: label_delimiter {mark!r} is part of the label {parted[0]!r}; wanted another"
             )
 
+    def list_columns(self, spec: TaskSpec) -> tuple[str, ...]:
+        """That of the labels, unless there is one for each."""
+        return () if spec.label_columns else (spec.label_column,)
+
     def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
         """See `TaskKind`; says what numbers mean. *Shape:* (rows, labels)"""
         absent = [column for column in spec.columns_of_labels if column not in rows.column_names]

@@ -54,6 +54,10 @@ class TokenClassification(TaskKind):
                 f"that go on with it, 'I-' or 'E-', and {what}; write metrics: [token_accuracy]"
             )
 
+    def list_columns(self, spec: TaskSpec) -> tuple[str, ...]:
+        """Those of the words and of the tags."""
+        return (*spec.text_columns, spec.label_column)
+
     def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
         """The tags of every row's words, as indices; NaN for those of a row of "test" without tags.
 

@@ -17,6 +17,7 @@ from ..errors import InputError, unknown_name_error
 from ..model.heads import Head, register_head
 from ..model.pipeline_inputs import Texts, Words
 from ..validation import check_unregistered
+from .columns import Columns
 from .metric_names import set_first_metrics
 from .row_errors import RowErrors
 from .spec import KIND_CHECKS, TaskSpec
@@ -47,6 +48,10 @@ class TaskKind:
                 takers = [kind for kind, each in KINDS.items() if name in each.options]
                 for_whom = f"; it is for {', '.join(takers)}" if takers else ""
                 raise InputError(f"task {spec.name!r}: a task of kind {spec.kind!r} has no {name}{for_whom}")
+
+    def list_columns(self, spec: TaskSpec) -> tuple[str, ...]:
+        """The columns whose cells may be lists; those of words, unless overridden."""
+        return spec.text_columns if self.head.takes_words else ()
 
     def texts(self, spec: TaskSpec, columns: Mapping[str, Sequence[Any]]) -> list[Texts]:
         """What the head encodes of each row.
@@ -151,6 +156,12 @@ def register_kind(name: str) -> Callable[[KindClass], KindClass]:
         return kind
 
     return register
+
+
+def columns_of(spec: TaskSpec) -> Columns:
+    """What a task reads in the columns of a table."""
+    delimited = (spec.label_column,) if spec.label_delimiter else ()
+    return Columns(spec.string_columns, spec.columns_of_labels, kind_of(spec).list_columns(spec), delimited)
 
 
 def kind_of(spec: TaskSpec) -> TaskKind:

@@ -107,12 +107,15 @@ def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowEr
 
 
 def _items(cell: Any, delimiter: str | None) -> list[Any] | None:
-    """The names or indices in a cell; None where it says nothing. Of a text without a delimiter, the text."""
+    """The names or indices in a cell; None where it says nothing. A delimiter parts texts, also those of a list."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
-    if isinstance(cell, str):
-        return [piece.strip() for piece in (cell.split(delimiter) if delimiter else [cell]) if piece.strip()]
-    return list(cell) if isinstance(cell, list | tuple | np.ndarray) else [cell]
+    items: list[Any] = list(cell) if isinstance(cell, list | tuple | np.ndarray) else [cell]
+    return [piece for item in items for piece in (_pieces(item, delimiter) if isinstance(item, str) else [item])]
+
+
+def _pieces(text: str, delimiter: str | None) -> list[str]:
+    return [piece.strip() for piece in (text.split(delimiter) if delimiter else [text]) if piece.strip()]
 
 
 def _says_nothing(items: list[Any] | None, names: ClassNames) -> bool:

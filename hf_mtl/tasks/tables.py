@@ -11,6 +11,7 @@ import re
 import sys
 import zlib
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice, tee
 from threading import Lock
 from typing import Any
@@ -212,12 +213,27 @@ def plain(column: Any) -> Any:
         column = column.cast(pyarrow.large_string())
     if types.is_binary_view(column.type):
         column = column.cast(pyarrow.large_binary())
+    if _is_list(column.type) and _is_unusual_text(column.type.value_type):
+        with suppress(pyarrow.ArrowInvalid):  # of bytes that are no UTF-8
+            column = column.cast(pyarrow.large_list(pyarrow.large_string()))
     if types.is_string(column.type) or types.is_large_string(column.type):
         try:
             column.validate(full=True)
         except pyarrow.ArrowInvalid:
             column = column.cast(pyarrow.large_binary())
     return column
+
+
+def _is_list(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_unusual_text(kind: Any) -> bool:
+    """Whether a type holds strings in another way than strings."""
+    types = pyarrow.types
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_bytes or types.is_string_view(kind) or types.is_dictionary(kind))
 
 
 def cell_values(column: Any) -> list[Any]:
