@@ -175,6 +175,36 @@ def test_one_task_s_text_may_be_the_label_of_another(tmp_path, tokenizer):
             load_task_data(tasks, tokenizer, splits=["train"])
 
 
+def test_a_column_that_is_not_the_same_to_two_tasks_is_read_for_each(tmp_path, tokenizer):
+    rows = [{"text": "a film", "both": 3 if row % 2 else "x", "lists": ["x"] if row % 2 else "y"} for row in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    frame = pd.DataFrame({"text": ["a film"] * 6, "sets": ["x", "y", None] * 2})
+    lines, cells = ({"train": write(tmp_path / "rows.csv", frame)}, {"train": str(tmp_path / "rows.jsonl")})[::-1]
+    one, any_number = {"kind": "classification"}, {"kind": "multi_label", "labels": ("x", "y")}
+    pairs = [
+        # A number is a label to one, and no text to the other.
+        (
+            spec("label", lines, label_column="both", labels=("3", "x"), **one),
+            spec("text", lines, text_columns=("both",), label_column="text", labels=("a film", "b"), **one),
+        ),
+        # Where some cells are lists, others are lists of one; unless told, they are texts of JSON.
+        (
+            spec("label", lines, label_column="lists", labels=('["x"]', "y"), **one),
+            spec("sets", lines, label_column="lists", **any_number),
+        ),
+        # An empty cell is no label, and a row without names.
+        (
+            spec("label", cells, label_column="sets", **any_number),
+            spec("sets", cells, label_column="sets", label_delimiter="|", **any_number),
+        ),
+    ]
+    sizes = []
+    for tasks in pairs:
+        data = assert_as_alone(tasks, tokenizer, splits=["train"], on_bad_row="skip")
+        sizes.append([len(rows) for rows in data["train"].values()])
+    assert sizes == [[6, 3], [6, 6], [4, 6]]
+
+
 def test_a_bad_text_is_told_to_the_task_that_reads_it(tmp_path, tokenizer):
     rows = [{"text": "a film", "other": 5 if row == 2 else "a", "label": row % 2} for row in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
