@@ -140,7 +140,7 @@ def _rows_of_others(spec: TaskSpec, rows: Dataset, split: str) -> set[int]:
             f"{where}: none of the {len(rows)} rows of {source_of(spec, split)} has a label in column {columns}, and "
             "missing_label is 'skip'; wanted one with a label"
         )
-    logger.info("%s: %d of %d rows have a label and are its own", where, num_labelled, len(rows))
+    logger.info("%s: %d of %d rows have a label", where, num_labelled, len(rows))
     return set(np.flatnonzero(missing).tolist())
 
 
@@ -210,7 +210,9 @@ def _say_what_is_skipped(spec: TaskSpec, rows: Dataset, split: str, bad: RowErro
     listed = []
     for row in sorted(bad)[:LISTED]:
         path, number = place_of(spec, rows, split, row)
-        listed.append(f"row {number}{f' of {path}' if files > 1 else ''}: {''.join(bad[row]).removesuffix(SKIP_MISSING)}")
+        listed.append(
+            f"row {number}{f' of {path}' if files > 1 else ''}: {''.join(bad[row]).removesuffix(SKIP_MISSING)}"
+        )
     if len(bad) == num_rows:
         raise InputError(f"{where}: none of the {num_rows} rows of {source} can be used; {listed[0]}")
     more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""

@@ -77,17 +77,18 @@ def find_sets(spec: TaskSpec, rows: Dataset) -> FoundLabels:
 
 
 def _read_columns(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, None]:
-    sets, bad = np.full((len(rows), len(spec.label_columns)), np.nan), RowErrors()
+    sets, wrong, nothing = np.full((len(rows), len(spec.label_columns)), np.nan), RowErrors(), RowErrors()
     for place, column in enumerate(spec.label_columns):
         for row, cell in enumerate(_cells(rows, column)):
             value = _zero_or_one(cell)
             if value is not None:
                 sets[row, place] = value
-            elif not (split == "test" and _is_nothing(cell)):
-                hint = SKIP_MISSING if _is_nothing(cell) else ""
-                bad.setdefault(row, (f"label {shown(cell)} of column {column!r}", f" is not 0 or 1{hint}"))
+            elif not _is_nothing(cell):
+                wrong.setdefault(row, (f"label {shown(cell)} of column {column!r}", " is not 0 or 1"))
+            elif split != "test":
+                nothing.setdefault(row, (f"label {shown(cell)} of column {column!r}", f" is not 0 or 1{SKIP_MISSING}"))
     sets[np.isnan(sets).any(axis=1)] = np.nan
-    return sets, bad, None
+    return sets, {**nothing, **wrong}, None
 
 
 def _cells(rows: Dataset, column: str) -> list[Any]:
