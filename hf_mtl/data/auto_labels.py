@@ -66,7 +66,8 @@ def _resolved(spec: TaskSpec, given: GivenRows | None, heads: Mapping[str, HeadS
     except InputError as error:
         columns = ", ".join(map(repr, spec.columns_of_labels))
         raise InputError(f"{error}; {key} is {AUTO!r}, and this is from column {columns} of {origin}") from error
-    logger.info("task %s: %s is %s, from %s", spec.name, key, _listed(value), origin)
+    what = "labels are" if key == "labels" else "label_range is"
+    logger.info("task %s: %s %s, from %s", spec.name, what, _listed(value), origin)
     return known
 
 
