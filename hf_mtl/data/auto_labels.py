@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,8 @@ def _resolved(spec: TaskSpec, given: GivenRows | None, heads: Mapping[str, HeadS
         raise InputError(f"{error}; {key} is {AUTO!r}, and this is from column {columns} of {origin}") from error
     what = "labels are" if key == "labels" else "label_range is"
     logger.info("task %s: %s %s, from %s", spec.name, what, _listed(value), origin)
+    if alike := _differ_in_case(known.names):
+        logger.warning("task %s: these labels differ in case alone, and are classes of their own: %s", spec.name, alike)
     return known
 
 
@@ -89,6 +92,12 @@ def _found(spec: TaskSpec, key: str, given: GivenRows | None, reads: SharedReads
 def without_source(spec: TaskSpec) -> TaskSpec:
     """A task whose rows were given, without the dataset or the files that are not read."""
     return dataclasses.replace(spec, dataset=None, config=None, files={})
+
+
+def _differ_in_case(names: Sequence[str]) -> str:
+    """The names that others have in another case, for a message."""
+    counts = Counter(name.casefold() for name in names)
+    return ", ".join(repr(name) for name in names if counts[name.casefold()] > 1)
 
 
 def _listed(values: Sequence[Any]) -> str:

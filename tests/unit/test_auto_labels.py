@@ -4,6 +4,8 @@ import dataclasses
 import datetime
 import json
 import logging
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -185,6 +187,11 @@ def test_the_log_says_which_names_and_where_from(tmp_path, caplog):
     assert len(said) == 4
 
 
+def test_names_that_differ_in_case_alone_are_told(caplog):
+    assert found(["Good", "good", "bad"]) == ("Good", "bad", "good")
+    assert "task t: these labels differ in case alone, and are classes of their own: 'Good', 'good'" in caplog.text
+
+
 def test_a_task_with_labels_is_as_it_was_and_its_rows_are_not_read(tmp_path):
     spec = task(labels=("a", "b"), files={"train": str(tmp_path / "nowhere.csv")})
     assert resolve_tasks([spec])[0] is spec
@@ -300,3 +307,27 @@ def test_a_dataset_dict_in_memory():
     rows = DatasetDict(train=Dataset.from_dict({"text": ["x", "y"], "label": ["q", "p"]}))
     (spec,) = resolve_tasks([task()], rows={"t": rows})
     assert spec.labels == ("p", "q") and spec.dataset is None
+
+
+def test_the_example_of_the_docs(tmp_path, tokenizer):
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yml\n(.*?)```", page, flags=re.S)
+    (tmp_path / "tasks.yaml").write_text(example)
+    frame = pd.DataFrame(
+        {
+            "text": TEXTS,
+            "topic": ["film", None, "book", "film", "book"],
+            "urgent": ["no", "yes", None, None, "no"],
+            "anger": [0, 10, 2.5, None, None],
+        }
+    )
+    for name in ("tickets", "tickets_dev"):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    tasks = resolve_tasks(load_tasks(str(tmp_path / "tasks.yaml")))
+    data = load_task_data(tasks, tokenizer)["validation"]
+    found = {task.name: (task.labels_in_words, data[task.name]["labels"][:]) for task in tasks}
+    assert found == {
+        "topic": ("book, film", [1, 0, 1, 0]),
+        "urgent": ("no, yes", [0, 1, 0]),
+        "anger": ("0 to 10", [0, 10, 2.5]),
+    }
