@@ -84,10 +84,11 @@ class SharedReads:
                 groups.append([other])
             else:
                 fitting.append(other)
+        own = columns_of(spec)
         for group in groups:
-            if spec.name in [other.name for other in group]:
+            if any(other.name == spec.name and columns_of(other) == own for other in group):
                 return _union(group), len(group) > 1 or spec.name in self._again
-        return columns_of(spec), False
+        return own, False
 
 
 def _source(spec: TaskSpec, paths: tuple[str, ...]) -> Hashable:

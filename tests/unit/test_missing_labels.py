@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_mtl import InputError, TaskSpec, load_task_data, load_tasks
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.data.task_report import describe_task, format_task
+from hf_mtl.plugins import load_plugin
 from hf_mtl.tasks.labels import read_labels
 
 TEXTS = ["the film", "the plot", "the cast", "a book", "a tale"]
@@ -236,3 +238,15 @@ def test_tasks_that_label_other_rows_of_one_file_share_its_tokens(tmp_path, toke
         alone = load_task_data([each], tokenizer, splits=["train"])["train"][each.name]
         assert alone.features == data[each.name].features
         assert alone.with_format("arrow")[:].equals(data[each.name].with_format("arrow")[:])
+
+
+def test_a_kind_of_ones_own_looks_for_nothing_unless_it_knows_better(tmp_path, plugins_of_this_test):
+    load_plugin(Path(__file__).parents[2] / "examples" / "plugins" / "label_set.py")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"text": "x", "label": cell}) for cell in (["p"], None, [], ["q", "p"])))
+    changes = {"kind": "label_set", "labels": ("p", "q")}
+    assert read(task(path, **changes)) == [("x", 1, 0), ("x", 0, 0), ("x", 1, 1)]
+    with pytest.raises(InputError, match="label None in row 1"):
+        read(task(path, missing_label="error", **changes))
+    with pytest.raises(InputError, match=r"labels is 'auto', which is for classification.*; wanted a list of names"):
+        task(path, kind="label_set", labels="auto")

@@ -13,7 +13,11 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl import InputError, TaskSpec, load_task_data
+from hf_mtl.data.raw_rows import read_split
+from hf_mtl.data.shared_reads import SharedReads
+from hf_mtl.data.task_report import describe_task
 from hf_mtl.tasks import tables
+from hf_mtl.tasks.kinds import KINDS
 
 WORDS = ["the film is good", "the plot is dull", "a book", "the cast works", "nothing works", "the ending drags"]
 FRAME = pd.DataFrame(
@@ -321,3 +325,35 @@ def test_rows_in_memory_that_tasks_share_are_converted_and_tokenised_once(tokeni
             assert_equal(together["train"][each.name], alone["train"][each.name])
     finally:
         datasets.enable_caching()
+
+
+def test_tasks_share_the_one_table_in_memory(tmp_path):
+    files = {"train": write(tmp_path / "rows.csv")}
+    tasks = [spec("mood", files, **MOOD), spec("other", files, text_columns=("other",), **TOPIC)]
+    reads = SharedReads(tasks)
+    one, other = (read_split(each, "train", reads=reads) for each in tasks)
+    assert one.source is other.source
+    alone = read_split(spec("another", files, **MOOD), "train", reads=reads)  # a task that `reads` does not know
+    assert alone.source is not one.source and alone.rows.to_list() == one.rows.to_list()
+
+
+def test_a_report_of_tasks_reads_their_file_once(tmp_path, tokenizer, opened):
+    files = {"train": write(tmp_path / "rows.csv"), "test": write(tmp_path / "test.csv")}
+    tasks = [spec("mood", files, **MOOD), spec("topic", files, **TOPIC)]
+    reads = SharedReads(tasks)
+    told = [describe_task(each, tokenizer, 64, reads) for each in tasks]
+    assert opened == {"rows.csv": 1, "test.csv": 1}
+    assert told == [describe_task(each, tokenizer, 64) for each in tasks]
+
+
+def test_what_other_code_than_the_packages_encodes_is_not_shared(tmp_path, tokenizer, monkeypatch, tokenised):
+    class WithName(KINDS["classification"].head):
+        @classmethod
+        def encode(cls, spec, rows, tokenizer, max_length):
+            return super().encode(spec, [(f"{spec.name} {row[0]}",) for row in rows], tokenizer, max_length)
+
+    monkeypatch.setattr(type(KINDS["classification"]), "head", WithName)
+    tasks = [spec(name, {"train": write(tmp_path / "rows.csv")}, **MOOD) for name in ("film", "book")]
+    data = load_task_data(tasks, tokenizer, splits=["train"])["train"]
+    assert tokenised == [f"{name} {text}" for name in ("film", "book") for text in WORDS * 4]
+    assert data["film"]["input_ids"][0] != data["book"]["input_ids"][0]
