@@ -80,6 +80,8 @@ class SplitRows(NamedTuple):
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
     """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
 
+    Where `missing_label` is "skip", they are those that have a label, but in "test".
+
     Args:
         spec: the task.
         split: of it.
@@ -89,8 +91,8 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
 
     Raises:
         InputError: when the data cannot be loaded, `splits` names one that is not there, the split is empty, a
-            declared text column is missing or no text, or a row is bad; bad labels are left to `read_labels` unless
-            rows are skipped.
+            declared text column is missing or no text, a row is bad, or none has a label; bad labels are left to
+            `read_labels` unless rows are skipped.
     """
     found = read_split(spec, split, on_bad_row, given)
     return None if found is None else found.rows
@@ -103,7 +105,15 @@ def read_split(
     given: GivenRows | None = None,
     reads: SharedReads | None = None,
 ) -> SplitRows | None:
-    """As `load_rows`, with the table that the rows are of, which tasks share that `reads` knows."""
+    """As `load_rows`, with the table that the rows are of.
+
+    Args:
+        spec: see `load_rows`.
+        split: see `load_rows`.
+        on_bad_row: see `load_rows`.
+        given: see `load_rows`.
+        reads: of all tasks that are read; those that read alike share a table.
+    """
     assert split in SPLITS and on_bad_row in ON_BAD_ROW
     found = find_rows(spec, split, given, reads or SharedReads())
     if found is None:
