@@ -60,7 +60,7 @@ def _resolved(spec: TaskSpec, given: GivenRows | None, heads: Mapping[str, HeadS
         found = _found(source, key, given, reads)
         value, origin = getattr(found, key), f"the training rows of {source_of(source, 'train')}"
         if found.of_class_label:
-            origin = f"the names that {origin} declare for column {spec.label_column!r}"
+            origin = f"the ClassLabel of column {spec.label_column!r} in {origin}"
     values: dict[str, Any] = {key: value}
     try:
         known = dataclasses.replace(spec, **values)

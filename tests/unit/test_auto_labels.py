@@ -180,7 +180,7 @@ def test_the_log_says_which_names_and_where_from(tmp_path, caplog):
     said = [message for message in caplog.messages if message.startswith("task ")]
     assert said[0] == f"task t: labels are 'a', 'b', from the training rows of {str(tmp_path / 'rows.csv')!r}"
     assert said[1].startswith(
-        "task u: labels are 'p', 'q', from the names that the training rows of the rows given declare"
+        "task u: labels are 'p', 'q', from the ClassLabel of column 'label' in the training rows of"
     )
     assert "'19' and 5 more, from the training rows of the rows given" in said[2]
     assert said[3] == "task w: label_range is 0.0, 24.0, from the training rows of the rows given"
