@@ -2,6 +2,7 @@
 
 from . import registration as auto
 from ._version import __version__
+from .data.auto_labels import resolve_tasks
 from .data.task_data import load_task_data
 from .data.task_shares import register_task_sampling
 from .errors import InputError
@@ -46,4 +47,5 @@ __all__ = [
     "register_kind",
     "register_metric",
     "register_task_sampling",
+    "resolve_tasks",
 ]

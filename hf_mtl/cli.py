@@ -11,19 +11,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
+from .data.auto_labels import resolve_tasks
+from .data.shared_reads import SharedReads
 from .data.task_data import DEFAULT_LENGTH
 from .data.task_report import describe_task, format_task, format_task_sets
 from .errors import CheckpointError, InputError, PushError
 from .hub.upload import push_folder
 from .inference.predict_command import predict
 from .model.configuration import MultiTaskConfig
+from .model.heads import HeadSpec
 from .model.input_length import encoder_max_length, saved_max_length
 from .plugins import load_plugins, split_plugins
 from .pretrained import load_config, load_tokenizer
@@ -117,7 +120,8 @@ def _add_tasks(tasks_parser: argparse.ArgumentParser) -> None:
     add("--dataset-name", help="Hub id or folder that replaces the set's dataset")
     add(
         "--model",
-        help="folder or Hub id whose tokenizer counts tokens; the default encoder, if it is in the cache, unless given",
+        help="folder or Hub id whose tokenizer counts tokens, and whose heads say what labels: auto is; the default "
+        "encoder, if it is in the cache, unless given",
     )
     add("--max-seq-length", type=int, help="inputs above it count as cut; as the model cuts unless given")
     add("--json", action="store_true", help="JSON instead of text")
@@ -144,8 +148,10 @@ def tasks(arguments: argparse.Namespace) -> None:
         print(json.dumps(names) if arguments.json else format_task_sets(sets))
         return
     specs = load_tasks(arguments.task_set, tasks=arguments.task, dataset=arguments.dataset_name)
-    tokenizer, limit = _token_counter(arguments.model, specs)
-    described = [describe_task(spec, tokenizer, arguments.max_seq_length or limit) for spec in specs]
+    tokenizer, limit, heads = _token_counter(arguments.model, specs)
+    reads = SharedReads(specs)
+    specs = resolve_tasks(specs, heads=heads, reads=reads)
+    described = [describe_task(spec, tokenizer, arguments.max_seq_length or limit, reads) for spec in specs]
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False))
         return
@@ -154,24 +160,26 @@ def tasks(arguments: argparse.Namespace) -> None:
         print(f"\ntoken lengths and how many rows would be cut: --model DIR_OR_ID ({DEFAULT_ENCODER} is not at hand)")
 
 
-def _token_counter(name: str | None, specs: Sequence[TaskSpec]) -> tuple[PreTrainedTokenizerBase | None, int]:
-    """A tokenizer and where its model cuts: of the model named, or what training would take, if it is at hand."""
+def _token_counter(
+    name: str | None, specs: Sequence[TaskSpec]
+) -> tuple[PreTrainedTokenizerBase | None, int, Mapping[str, HeadSpec]]:
+    """A tokenizer, where its model cuts, and the model's heads: of the model named, or of what training would take."""
     if name is None and all(spec.dataset == EMBEDDED for spec in specs):
-        return demo_tokenizer(), DEFAULT_LENGTH
+        return demo_tokenizer(), DEFAULT_LENGTH, {}
     options = {"local_files_only": name is None}
     try:
         tokenizer = load_tokenizer(name or DEFAULT_ENCODER, **options)
     except InputError:
         if name is not None:
             raise
-        return None, DEFAULT_LENGTH
+        return None, DEFAULT_LENGTH, {}
     try:
         config = load_config(name or DEFAULT_ENCODER, **options)
     except InputError:  # a tokenizer alone
-        return tokenizer, min(DEFAULT_LENGTH, tokenizer.model_max_length)
+        return tokenizer, min(DEFAULT_LENGTH, tokenizer.model_max_length), {}
     if isinstance(config, MultiTaskConfig):
-        return tokenizer, saved_max_length(config, tokenizer)
-    return tokenizer, min(DEFAULT_LENGTH, encoder_max_length(tokenizer, config))
+        return tokenizer, saved_max_length(config, tokenizer), config.heads
+    return tokenizer, min(DEFAULT_LENGTH, encoder_max_length(tokenizer, config)), {}
 
 
 def push(arguments: argparse.Namespace) -> None:

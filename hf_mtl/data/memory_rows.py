@@ -11,8 +11,7 @@ import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..errors import InputError, unknown_name_error
-from ..tasks.columns import TextFaults, table_rows, to_table, with_texts
-from ..tasks.kinds import columns_of
+from ..tasks.columns import Columns, TextFaults, table_rows, to_table, with_texts
 from ..tasks.spec import TaskSpec
 from ..tasks.tables import check_names
 
@@ -74,31 +73,26 @@ def _not_rows(rows: object) -> str:
     return f"wanted {WANTED}"
 
 
-def memory_rows(rows: Any, spec: TaskSpec, split: str) -> tuple[Dataset, TextFaults]:
+def memory_rows(rows: Any, columns: Columns) -> tuple[Dataset, TextFaults]:
     """The rows as a `Dataset`, and what is wrong with the texts of which.
 
     Args:
         rows: one of `WANTED`. Missing values of pandas are None.
-        spec: the task.
-        split: of the rows, for messages.
+        columns: those that tasks read.
 
     Raises:
         InputError: for rows that are no dicts, columns that are there twice, and a transform.
     """
-    where = f"task {spec.name!r}, split {split!r}"
     if isinstance(rows, Dataset):
         if rows.format["type"] == "custom":
-            raise InputError(f"{where}: the rows have a transform (set_transform), which would not be applied; use map")
+            raise InputError("the rows have a transform (set_transform), which would not be applied; use map")
         return rows.with_format(None), {}
-    try:
-        if isinstance(rows, pandas.DataFrame):
-            table, faults = _frame_table(rows, spec)
-        else:
-            _check_records(rows)
-            table, faults = to_table(_plain(rows), columns_of(spec))
-        return table_rows(table), faults
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    if isinstance(rows, pandas.DataFrame):
+        table, faults = _frame_table(rows, columns)
+    else:
+        _check_records(rows)
+        table, faults = to_table(_plain(rows), columns)
+    return table_rows(table), faults
 
 
 def _check_records(rows: Sequence[Any]) -> None:
@@ -108,15 +102,15 @@ def _check_records(rows: Sequence[Any]) -> None:
             raise InputError(f"row {number} (the first row is 0) is {row!r:.80}, wanted a dict of columns by name")
 
 
-def _frame_table(frame: Any, spec: TaskSpec) -> tuple[Any, TextFaults]:
+def _frame_table(frame: Any, columns: Columns) -> tuple[Any, TextFaults]:
     """A DataFrame's columns in Arrow's types, without its index; of mixed types, as those of records."""
     frame = frame.rename(columns=str)
     check_names(list(frame.columns))
     try:
-        return with_texts(pyarrow.Table.from_pandas(frame, preserve_index=False), spec.string_columns)
+        return with_texts(pyarrow.Table.from_pandas(frame, preserve_index=False), columns.texts)
     except NOT_ARROW:
         values = frame.astype(object)
-        return to_table(_plain(values.where(frame.notna(), None).to_dict("records")), columns_of(spec))
+        return to_table(_plain(values.where(frame.notna(), None).to_dict("records")), columns)
 
 
 def _plain(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -12,24 +12,26 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub import DatasetCard, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..hub.upload import TransportError
-from ..tasks.columns import TextFaults, read_files
+from ..tasks.columns import TextFaults
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
-from ..tasks.kinds import columns_of
 from ..tasks.label_column import item_feature, with_classes
-from ..tasks.labels import bad_labels
-from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
+from ..tasks.labels import bad_labels, missing_labels
+from ..tasks.row_errors import SKIP_MISSING, RowErrors, files_of, place_of, raise_first, set_files, source_of
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
 from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import about_quotes, format_of, is_packed
-from .memory_rows import GivenRows, memory_rows
+from .memory_rows import GivenRows
+from .shared_reads import SharedReads
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
@@ -48,8 +50,38 @@ class Files(NamedTuple):
 Splits = Mapping[str, Dataset | Files]
 
 
+class FoundRows(NamedTuple):
+    """The rows of a split as they are, bad ones too.
+
+    Attributes:
+        rows: all of them.
+        without_text: row -> what is wrong with its texts.
+        source: the same object for tasks that read their texts from the same table, row by row.
+    """
+
+    rows: Dataset
+    without_text: RowErrors
+    source: Dataset
+
+
+class SplitRows(NamedTuple):
+    """The rows of a split that are a task's.
+
+    Attributes:
+        rows: the task's own.
+        source: see `FoundRows`.
+        places: where the task's rows are among those of `source`; None where all are its own. *Shape:* (rows,)
+    """
+
+    rows: Dataset
+    source: Dataset
+    places: NDArray[np.int64] | None
+
+
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
     """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
+
+    Where `missing_label` is "skip", they are those that have a label, but in "test".
 
     Args:
         spec: the task.
@@ -60,14 +92,79 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
 
     Raises:
         InputError: when the data cannot be loaded, `splits` names one that is not there, the split is empty, a
-            declared text column is missing or no text, or a row is bad; bad labels are left to `read_labels` unless
-            rows are skipped.
+            declared text column is missing or no text, a row is bad, or none has a label; bad labels are left to
+            `read_labels` unless rows are skipped.
+    """
+    found = read_split(spec, split, on_bad_row, given)
+    return None if found is None else found.rows
+
+
+def read_split(
+    spec: TaskSpec,
+    split: str,
+    on_bad_row: str = "error",
+    given: GivenRows | None = None,
+    reads: SharedReads | None = None,
+) -> SplitRows | None:
+    """As `load_rows`, with the table that the rows are of.
+
+    Args:
+        spec: see `load_rows`.
+        split: see `load_rows`.
+        on_bad_row: see `load_rows`.
+        given: see `load_rows`.
+        reads: of all tasks that are read; those that read alike share a table.
     """
     assert split in SPLITS and on_bad_row in ON_BAD_ROW
-    found = _load(spec, split, given)
+    found = find_rows(spec, split, given, reads or SharedReads())
     if found is None:
         return None
-    rows, faults = found
+    rows, bad, others = found.rows, found.without_text, set[int]()
+    if spec.missing_label == "skip" and split != "test":
+        others = _rows_of_others(spec, rows, split)
+    if (others or on_bad_row == "skip") and split != "test":
+        if set(spec.columns_of_labels) <= set(rows.column_names):
+            bad = {**bad_labels(spec, rows, split), **bad}
+        bad = {row: fault for row, fault in bad.items() if row not in others}
+    if on_bad_row == "skip" and split != "test":
+        _say_what_is_skipped(spec, rows, split, bad, len(rows) - len(others))
+        others |= bad.keys()
+    else:
+        raise_first(spec, rows, split, bad)
+    if not others:
+        return SplitRows(rows, found.source, None)
+    places = np.array([row for row in range(len(rows)) if row not in others], dtype=np.int64)
+    return SplitRows(rows.select(places), found.source, places)
+
+
+def _rows_of_others(spec: TaskSpec, rows: Dataset, split: str) -> set[int]:
+    """The rows without a label, which `missing_label: skip` leaves to other tasks; says how many are left.
+
+    Raises:
+        InputError: where no row has a label.
+    """
+    missing = missing_labels(spec, rows, split)
+    where, num_labelled = f"task {spec.name!r}, split {split!r}", len(rows) - int(missing.sum())
+    if not num_labelled:
+        columns = ", ".join(map(repr, spec.columns_of_labels))
+        raise InputError(
+            f"{where}: none of the {len(rows)} rows of {source_of(spec, split)} has a label in column {columns}, and "
+            "missing_label is 'skip'; wanted one with a label"
+        )
+    logger.info("%s: %d of %d rows have a label", where, num_labelled, len(rows))
+    return set(np.flatnonzero(missing).tolist())
+
+
+def find_rows(spec: TaskSpec, split: str, given: GivenRows | None, reads: SharedReads) -> FoundRows | None:
+    """The rows of a split with their texts checked; None where the task has no such split.
+
+    Raises:
+        InputError: see `load_rows`; not for bad rows.
+    """
+    found = _load(spec, split, given, reads)
+    if found is None:
+        return None
+    rows, faults, source = found
     where = f"task {spec.name!r}, split {split!r}"
     if len(rows) == 0:
         raise InputError(f"{where}: the split is empty, wanted at least one row")
@@ -78,13 +175,8 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
         if not _holds_text(rows.features[column], words=column not in spec.string_columns):
             wanted = "text" if column in spec.string_columns else f"lists of words; {OF_LISTS}"
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted {wanted}")
-    bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
-    if on_bad_row == "skip" and split != "test":
-        if set(spec.columns_of_labels) <= set(rows.column_names):
-            bad = {**bad_labels(spec, rows, split), **bad}
-        return _skip(spec, rows, split, bad)
-    raise_first(spec, rows, split, bad)
-    return rows
+    no_strings = {row: (fault, "") for (row, column), fault in faults.items() if column in spec.text_columns}
+    return FoundRows(rows, {**_rows_without_text(spec, rows), **no_strings}, source)
 
 
 def _holds_text(feature: Any, *, words: bool) -> bool:
@@ -120,29 +212,33 @@ def _fault(text: str | list[str | None] | None) -> str | None:
     return "has no text" if text is None else None
 
 
-def _skip(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> Dataset:
-    """The rows that are not bad; says which are."""
+def _say_what_is_skipped(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors, num_rows: int) -> None:
+    """Say which of the rows are bad; InputError where all `num_rows` of the task are."""
     if not bad:
-        return rows
+        return
     where, files = f"task {spec.name!r}, split {split!r}", len(files_of(rows))
     source = place_of(spec, rows, split, 0)[0] if files < 2 else f"{files} files"
     listed = []
     for row in sorted(bad)[:LISTED]:
         path, number = place_of(spec, rows, split, row)
-        listed.append(f"row {number}{f' of {path}' if files > 1 else ''}: {''.join(bad[row])}")
-    if len(bad) == len(rows):
-        raise InputError(f"{where}: none of the {len(rows)} rows of {source} can be used; {listed[0]}")
+        listed.append(
+            f"row {number}{f' of {path}' if files > 1 else ''}: {''.join(bad[row]).removesuffix(SKIP_MISSING)}"
+        )
+    if len(bad) == num_rows:
+        raise InputError(f"{where}: none of the {num_rows} rows of {source} can be used; {listed[0]}")
     more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
     message = "%s: %d of %d rows of %s skipped (the first row is 0): %s%s"
-    logger.warning(message, where, len(bad), len(rows), source, "; ".join(listed), more)
-    return rows.select([row for row in range(len(rows)) if row not in bad])
+    logger.warning(message, where, len(bad), num_rows, source, "; ".join(listed), more)
 
 
-def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset, TextFaults] | None:
-    """The rows of a split, and what is wrong with the texts of which; None where there is no such split."""
+def _load(
+    spec: TaskSpec, split: str, given: GivenRows | None, reads: SharedReads
+) -> tuple[Dataset, TextFaults, Dataset] | None:
+    """The rows of a split, what is wrong with the texts of which, and `FoundRows.source`; None without such a split."""
     if spec.dataset == EMBEDDED:
-        return Dataset.from_dict(demo_rows(str(spec.config), split)), {}
-    own_name, splits = spec.splits.get(split, split), _find_splits(spec) if given is None else given
+        rows = Dataset.from_dict(demo_rows(str(spec.config), split))
+        return rows, {}, rows
+    own_name, splits = spec.splits.get(split, split), _splits_of(spec, reads) if given is None else given
     if own_name not in splits:
         if split in spec.splits:
             raise InputError(
@@ -152,16 +248,28 @@ def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset,
         return None
     found = splits[own_name]
     if given is not None:
-        return memory_rows(found, spec, split)
+        try:
+            rows, faults, _ = reads.memory(spec, found)
+        except InputError as error:
+            raise InputError(f"task {spec.name!r}, split {split!r}: {error}") from error
+        return rows, faults, rows
     if isinstance(found, Dataset):
-        return found, {}
+        return found, {}, found
     try:
-        rows, faults, first_rows = read_files(found.paths, columns_of(spec))
+        source, faults, first_rows = reads.files(spec, found.paths)
+        rows = source
         if spec.label_column in found.classes.keys() & set(rows.column_names):
             rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
-        return set_files(rows, first_rows), faults
+        return set_files(rows, first_rows), faults, source
     except ValueError as error:
         raise InputError(f"task {spec.name!r}: cannot load {error}") from error
+
+
+def _splits_of(spec: TaskSpec, reads: SharedReads) -> Splits:
+    """What `_find_splits` gives, found once for all tasks of one dataset."""
+    if spec.dataset is None:
+        return _find_splits(spec)
+    return reads.once(("splits", spec.dataset, spec.config, *sorted(spec.splits.items())), lambda: _find_splits(spec))
 
 
 def _find_splits(spec: TaskSpec) -> Splits:

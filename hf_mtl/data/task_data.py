@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,18 +11,21 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, unknown_name_error
+from ..tasks.kinds import kind_of
 from ..tasks.labels import read_labels
 from ..tasks.spec import SPLITS, TaskSpec
 from ..tasks.task_list import check_tasks
 from ..validation import check_number
+from .auto_labels import without_source
 from .memory_rows import GivenRows, rows_of_tasks
-from .raw_rows import ON_BAD_ROW, load_rows, split_names
-from .tokenization import tokenize
+from .raw_rows import ON_BAD_ROW, SplitRows, read_split, split_names
+from .shared_reads import SharedReads
+from .tokenization import tokenize_alike
 
 logger = logging.getLogger(__name__)
 DEFAULT_LENGTH = 512  # tokens
 TaskData = dict[str, dict[str, Dataset]]
-LabelledRows = tuple[Dataset, NDArray[Any]]  # raw rows and their checked labels
+LabelledRows = tuple[SplitRows, NDArray[Any]]  # raw rows and their checked labels
 
 
 def load_task_data(
@@ -34,14 +36,16 @@ def load_task_data(
     splits: Sequence[str] = ("train", "validation"),
     rows: Mapping[str, GivenRows] | None = None,
     on_bad_row: str = "error",
+    reads: SharedReads | None = None,
 ) -> TaskData:
     """Split -> task -> the rows that `MultiTaskTrainer` takes: token ids and checked labels.
 
     Every task needs a split "train" where that is asked for. A task without "validation" or "test" is left out there.
-    Rows of "test" may be without labels.
+    Rows of "test" may be without labels. Files that several tasks name are read once, and texts that they share are
+    tokenised once.
 
     Args:
-        tasks: what to load, from `load_tasks` or made in Python.
+        tasks: what to load, from `load_tasks`, `resolve_tasks` or made in Python.
         tokenizer: the encoder's own.
         max_length: longer inputs lose their end, in tokens, special ones included; at most what the tokenizer allows.
         splits: some of "train", "validation" and "test".
@@ -49,6 +53,7 @@ def load_task_data(
             the task, whose dataset or files are not read.
         on_bad_row: what to do with a row of "train" or "validation" that has no text or a label that its task does not
             declare: "error", or "skip", which counts and lists them.
+        reads: that of `resolve_tasks`, where it got one, for these tasks and rows.
 
     Raises:
         InputError: for what cannot be used, with the task, the split and the row.
@@ -57,7 +62,8 @@ def load_task_data(
     limit = _check_options(tokenizer, max_length, splits, on_bad_row)
     given = rows_of_tasks(rows, tasks)
     # All rows are read and checked before any are tokenised, which takes longer.
-    raw = {spec.name: _raw_splits(spec, splits, given.get(spec.name), on_bad_row) for spec in tasks}
+    reads = reads or SharedReads(tasks, given)
+    raw = {spec.name: _raw_splits(spec, splits, given.get(spec.name), on_bad_row, reads) for spec in tasks}
     _say_what_is_not_scored(tasks, raw, given)
     return {split: _tokenised(split, tasks, raw, tokenizer, limit) for split in splits}
 
@@ -78,7 +84,7 @@ def _check_options(tokenizer: PreTrainedTokenizerBase, max_length: int, splits: 
 
 
 def _raw_splits(
-    spec: TaskSpec, splits: Sequence[str], given: GivenRows | None, on_bad_row: str
+    spec: TaskSpec, splits: Sequence[str], given: GivenRows | None, on_bad_row: str, reads: SharedReads
 ) -> dict[str, LabelledRows]:
     """Split -> raw rows and checked labels, for the splits that the task has.
 
@@ -86,12 +92,12 @@ def _raw_splits(
         InputError: for a task without "train" where that is asked for, and for a bad row.
     """
     if given is not None:
-        spec = dataclasses.replace(spec, dataset=None, config=None, files={})
+        spec = without_source(spec)
     found: dict[str, LabelledRows] = {}
     for split in splits:
-        rows = load_rows(spec, split, on_bad_row, given)
+        rows = read_split(spec, split, on_bad_row, given, reads)
         if rows is not None:
-            found[split] = rows, read_labels(spec, rows, split)
+            found[split] = rows, read_labels(spec, rows.rows, split)
         elif split == "test":
             logger.warning("task %s has no test split: no predictions for it", spec.name)
         elif split == "train":
@@ -126,5 +132,9 @@ def _tokenised(
     max_length: int,
 ) -> dict[str, Dataset]:
     """Task -> the split's rows as token ids, with their labels."""
-    found = {spec.name: (spec, *raw[spec.name][split]) for spec in tasks if split in raw[spec.name]}
-    return {name: tokenize(spec, rows, tokenizer, max_length, labels) for name, (spec, rows, labels) in found.items()}
+    found = [(spec, *raw[spec.name][split]) for spec in tasks if split in raw[spec.name]]
+    rows = tokenize_alike([(spec, rows) for spec, rows, _ in found], tokenizer, max_length)
+    return {
+        spec.name: kind_of(spec).add_labels(spec, tokens, labels)
+        for (spec, _, labels), tokens in zip(found, rows, strict=True)
+    }

@@ -18,18 +18,22 @@ from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label, read_labels
 from ..tasks.metric_names import is_of_one_class
 from ..tasks.spec import SPLITS, TaskSpec
-from .raw_rows import load_rows
+from .raw_rows import SplitRows, read_split
+from .shared_reads import SharedReads
 
 Facts = dict[str, Any]
 
 
-def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Facts:
+def describe_task(
+    spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max_length: int, reads: SharedReads | None = None
+) -> Facts:
     """A task as declared, and each of its splits as found; ready for JSON.
 
     Args:
-        spec: the task.
+        spec: the task, whose labels are known.
         tokenizer: counts tokens; without one, there are no token lengths.
         max_length: a row counts as truncated when one of its sequences has more tokens.
+        reads: of all tasks that are described.
 
     Raises:
         InputError: when rows or labels are not what the task declares.
@@ -42,8 +46,9 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         "label_column": None if spec.label_columns else spec.label_column,
         "label_columns": list(spec.label_columns) or None,
         "label_delimiter": spec.label_delimiter,
-        "labels": list(spec.labels) if spec.labels else None,
+        "labels": list(spec.names) or None,
         "label_range": list(spec.label_range) if spec.label_range else None,
+        "missing_label": spec.missing_label if spec.missing_label == "skip" else None,
         "metrics": list(spec.metrics),
         "main_metric": spec.main_metric,
         "positive_label": _positive_label(spec),
@@ -51,7 +56,7 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         "loss_weight": spec.loss_weight,
         "sampling_weight": spec.sampling_weight,
     }
-    splits = {split: rows for split in SPLITS if (rows := load_rows(spec, split)) is not None}
+    splits = {split: rows for split in SPLITS if (rows := read_split(spec, split, reads=reads)) is not None}
     return {
         **{key: value for key, value in declared.items() if value is not None},
         "splits": {name: _describe_split(spec, name, rows, tokenizer, max_length) for name, rows in splits.items()},
@@ -61,14 +66,17 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
 def _positive_label(spec: TaskSpec) -> str | None:
     """The class that some of the task's metrics are of."""
     is_read = spec.positive_label is not None or any(map(is_of_one_class, spec.metrics))
-    return spec.labels[spec.positive_class] if spec.labels and is_read and spec.positive_class is not None else None
+    return spec.names[spec.positive_class] if is_read and spec.positive_class is not None else None
 
 
 def _describe_split(
-    spec: TaskSpec, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase | None, max_length: int
+    spec: TaskSpec, split: str, found: SplitRows, tokenizer: PreTrainedTokenizerBase | None, max_length: int
 ) -> Facts:
+    rows = found.rows
     labels = read_labels(spec, rows, split)
     facts: Facts = {"rows": len(rows), "columns": rows.column_names, "labels": _distribution(spec, labels)}
+    if len(rows) < len(found.source):
+        facts["rows_without_label"] = len(found.source) - len(rows)
     if tokenizer is not None:
         lengths = token_lengths(spec, rows, tokenizer)
         facts["tokens"] = {
@@ -126,7 +134,8 @@ def format_task(task: Mapping[str, Any]) -> str:
     if options := [f"{name} {task[name]}" for name in OPTIONS if name in task]:
         lines.append(f"  head: {', '.join(options)}")
     for split, facts in task["splits"].items():
-        lines.append(f"  {split}: {facts['rows']:,} rows; columns {', '.join(facts['columns'])}")
+        others = f", and {facts['rows_without_label']:,} without a label" if "rows_without_label" in facts else ""
+        lines.append(f"  {split}: {facts['rows']:,} rows{others}; columns {', '.join(facts['columns'])}")
         lines.append(f"    labels: {_pairs(facts['labels'])}")
         if "tokens" in facts:
             tokens = {key: value for key, value in facts["tokens"].items() if key != "truncated_share"}

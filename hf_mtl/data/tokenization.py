@@ -7,11 +7,12 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow  # type: ignore[import-untyped]
 import tokenizers
 import transformers
@@ -22,8 +23,10 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..model.encoding import ENCODING_VERSION
 from ..plugins import plugins_digest
-from ..tasks.kinds import kind_of
+from ..tasks.columns import table_rows
+from ..tasks.kinds import TaskKind, kind_of
 from ..tasks.spec import TaskSpec
+from .raw_rows import SplitRows
 
 logger = logging.getLogger(__name__)
 Rows = dict[str, Any]
@@ -49,6 +52,70 @@ def tokenize(
     Returns:
         Columns: the tokenizer's inputs, "length" (tokens) and, with labels, "labels".
     """
+    tokenised = _without_cut(spec, _encoded(spec, rows, tokenizer, max_length), max_length)
+    return tokenised if labels is None else kind_of(spec).add_labels(spec, tokenised, labels)
+
+
+def tokenize_alike(
+    tasks: Sequence[tuple[TaskSpec, SplitRows]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[Dataset]:
+    """What `tokenize` gives each task, without labels; texts that several tasks encode alike are tokenised once.
+
+    Args:
+        tasks: tasks, each with its rows of a split.
+        tokenizer: as in `tokenize`.
+        max_length: as in `tokenize`.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for number, (spec, rows) in enumerate(tasks):
+        groups.setdefault(_encoding_of(spec, rows), []).append(number)
+    found: dict[int, Dataset] = {}
+    for numbers in groups.values():
+        members = [tasks[number] for number in numbers]
+        places = _union([rows.places for _, rows in members])
+        source = members[0][1].source
+        # Alone, the rows are as they are: those of a part of the table have a cache file of their own.
+        texts = members[0][1].rows if len(members) == 1 else source if places is None else source.select(places)
+        encoded = _encoded(members[0][0], texts, tokenizer, max_length)
+        for number, (spec, rows) in zip(numbers, members, strict=True):
+            own = encoded
+            if rows.places is not None and len(rows.places) < len(encoded):
+                own = _part(encoded, np.isin(np.arange(len(source)) if places is None else places, rows.places))
+            found[number] = _without_cut(spec, own, max_length)
+    return [found[number] for number in range(len(tasks))]
+
+
+def _encoding_of(spec: TaskSpec, rows: SplitRows) -> Hashable:
+    """The same for tasks whose rows, of the same table, become the same tokens."""
+    kind = kind_of(spec)
+    # What other code than hf_mtl's makes of a row may depend on the whole task.
+    encode: Any = kind.head.encode
+    is_known = _own_code(encode.__func__) is None and type(kind).texts is TaskKind.texts
+    how = kind.head.encoding_key(spec.head) if is_known else spec.name
+    return id(rows.source), spec.text_columns, kind.head.takes_words, how
+
+
+def _union(places: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+    """The places that are in one of them, in their order; None for all. *Shape:* (rows,)"""
+    known = [each for each in places if each is not None]
+    return np.unique(np.concatenate(known)) if len(known) == len(places) else None
+
+
+def _part(rows: Dataset, chosen: NDArray[np.bool_]) -> Dataset:
+    """The chosen rows, as a table of their own. *Shape:* (rows,)"""
+    return table_rows(rows.with_format("arrow")[:].filter(pyarrow.array(chosen)))
+
+
+def _without_cut(spec: TaskSpec, encoded: Dataset, max_length: int) -> Dataset:
+    """The rows without the column that tells whether one was cut; says how many were."""
+    num_cut = sum(encoded["cut"])
+    if num_cut:
+        logger.info("%s: %d of %d rows are longer than %d tokens, cut", spec.name, num_cut, len(encoded), max_length)
+    return encoded.remove_columns("cut")
+
+
+def _encoded(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """The tokenizer's inputs, "length" (tokens), and "cut": whether the row lost its end."""
     kind = kind_of(spec)
 
     def encode_batch(batch: Mapping[str, list[Any]], numbers: list[int]) -> Rows:
@@ -70,13 +137,7 @@ def tokenize(
         desc=f"tokenising {spec.name}",
     )
     tokenised = _kept(make, _cache_file(spec, texts, tokenizer, max_length), len(texts))
-    if tokenised is None:
-        tokenised = make(keep_in_memory=True, load_from_cache_file=False)
-    num_cut = sum(tokenised["cut"])
-    if num_cut:
-        logger.info("%s: %d of %d rows are longer than %d tokens, cut", spec.name, num_cut, len(rows), max_length)
-    tokenised = tokenised.remove_columns("cut")
-    return tokenised if labels is None else kind.add_labels(spec, tokenised, labels)
+    return make(keep_in_memory=True, load_from_cache_file=False) if tokenised is None else tokenised
 
 
 def _kept(make: Callable[..., Dataset], file: Path | None, num_rows: int) -> Dataset | None:

@@ -27,7 +27,7 @@ MANY = 1000  # columns
 NOT_ARROW = (pyarrow.ArrowException, OverflowError, ValueError, TypeError, RecursionError)  # of values
 # What `datasets` raises for a type that it has no name for.
 NO_FEATURE = (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException)
-TextFaults = dict[int, str]  # row -> what is wrong with its text
+TextFaults = dict[tuple[int, str], str]  # row and column -> what is wrong with the text there
 
 
 class Columns(NamedTuple):
@@ -64,7 +64,7 @@ def read_files(paths: Sequence[str], columns: Columns) -> tuple[Dataset, TextFau
         table, found = _read_file(path, columns)
         for column in columns.delimited if format_of(path) in ("csv", "tsv") else ():
             table = _with_empty_lists(path, table, column)
-        faults.update({row + rows: fault for row, fault in found.items()})
+        faults.update({(row + rows, column): fault for (row, column), fault in found.items()})
         first_rows.append((path, rows))
         rows += len(table)
         if len(table) or (number == len(paths) - 1 and not tables):
@@ -100,13 +100,25 @@ def _check_type(field: Any) -> None:
         ) from error
 
 
+def first_names(path: str, columns: Columns) -> list[str]:
+    """The columns of a file's first row, as a task that reads `columns` finds them; none of a file without rows."""
+    form = format_of(path)
+    assert form is not None
+    return list(next(read_records(path, form, _wanted(columns)), ()))
+
+
+def _wanted(columns: Columns) -> tuple[Sequence[str], Sequence[str]]:
+    """The sets of columns by which a file is known to be read rightly, the best one first."""
+    return [*columns.texts, *columns.labels], columns.texts
+
+
 def _read_file(path: str, columns: Columns) -> tuple[Any, TextFaults]:
     form = format_of(path)
     assert form is not None
     if form != "parquet":
-        wanted = [*columns.texts, *columns.labels]
-        records = read_records(path, form, (wanted, columns.texts))
-        return to_table(_known_columns(path, records, wanted), columns)
+        wanted = _wanted(columns)
+        records = read_records(path, form, wanted)
+        return to_table(_known_columns(path, records, wanted[0]), columns)
     try:
         return with_texts(_mapped(path), columns.texts)
     except InputError as error:
@@ -176,7 +188,7 @@ def to_table(records: Iterable[Record], columns: Columns) -> tuple[Any, TextFaul
 def _texts(column: str, values: list[Any], first: int, faults: TextFaults) -> list[str | None]:
     """The values that are texts, None for others; `faults` gets what is wrong with these. `first` is a row's number."""
     bad = {row: fault for row, value in enumerate(values) if value is not None and (fault := text_fault(value))}
-    faults.update({row + first: f"column {column!r} {fault}" for row, fault in bad.items()})
+    faults.update({(row + first, column): f"column {column!r} {fault}" for row, fault in bad.items()})
     return [None if row in bad else value for row, value in enumerate(values)] if bad else values
 
 

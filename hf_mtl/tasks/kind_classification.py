@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..model.head_classification import ClassificationHead
+from .found_labels import FoundLabels, found_names
 from .kinds import register_kind
-from .label_column import LabelColumn, read_classes
+from .label_column import LabelColumn, cells_of, read_classes
 from .metrics import accuracy
 from .number_kind import NumberKind
 from .row_errors import RowErrors, told
@@ -27,28 +28,33 @@ class Classification(NumberKind):
 
     head = ClassificationHead
     metrics = (accuracy.__name__,)
+    auto: ClassVar[tuple[str, ...]] = ("labels",)
     dtype = np.int64
     by_index = "none of the data's classes is declared"
 
     def read_column(self, spec: TaskSpec, rows: Dataset) -> LabelColumn:
         """The labels as they were written, and as indices, unchecked."""
-        return read_classes(rows, spec.label_column, spec.labels or ())
+        return read_classes(rows, spec.label_column, spec.names)
+
+    def find_labels(self, spec: TaskSpec, rows: Dataset) -> FoundLabels:
+        """The names in the label column."""
+        return found_names(rows.features[spec.label_column], cells_of(rows, spec.label_column))
 
     def admits(self, spec: TaskSpec, label: float) -> bool:
         """Whether a number is the index of a class."""
-        return float(label).is_integer() and 0 <= label < len(spec.labels or ())
+        return float(label).is_integer() and 0 <= label < len(spec.names)
 
     def wanted(self, spec: TaskSpec) -> str:
         """The names."""
-        return f"one of {list(spec.labels or ())}"
+        return f"one of {list(spec.names)}"
 
     def wanted_numbers(self, spec: TaskSpec) -> str:
         """The indices, with the names."""
-        return f"one of {', '.join(f'{index} ({name})' for index, name in enumerate(spec.labels or ()))}"
+        return f"one of {', '.join(f'{index} ({name})' for index, name in enumerate(spec.names))}"
 
     def check_column(self, spec: TaskSpec, rows: Dataset, split: str, values: Sequence[Any], bad: RowErrors) -> None:
         """Raise InputError where the indices count from 1."""
-        num_classes = len(spec.labels or ())
+        num_classes = len(spec.names)
         numbers = {value for value in values if value is not None and value != -1 and not math.isnan(value)}
         if {1, num_classes} <= numbers <= set(range(1, num_classes + 1)):
             raise InputError(
@@ -58,10 +64,10 @@ class Classification(NumberKind):
 
     def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
         """The names of the predicted classes."""
-        names = spec.labels or ()
+        names = spec.names
         return [names[int(index)] for index in predictions]
 
     def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
         """Rows per class."""
         counts = Counter(int(label) for label in labels)
-        return {name: counts[index] for index, name in enumerate(spec.labels or ())}
+        return {name: counts[index] for index, name in enumerate(spec.names)}

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..model.head_multi_label import MultiLabelHead
+from .found_labels import FoundLabels
 from .kinds import TaskKind, register_kind
-from .label_sets import read_sets, wanted_names
+from .label_sets import find_sets, missing_sets, read_sets, wanted_names
 from .metrics import micro_f1
 from .row_errors import RowErrors, raise_first
 from .spec import TaskSpec
@@ -43,11 +44,12 @@ class MultiLabel(TaskKind):
     head = MultiLabelHead
     metrics = (micro_f1.__name__,)
     options = ("label_columns", "label_delimiter")
+    auto = ("labels",)
 
     def check(self, spec: TaskSpec) -> None:
         """Raise InputError for columns that are not one for each label, and for a delimiter that parts a name."""
         super().check(spec)
-        labels, columns, mark = spec.labels or (), spec.label_columns, spec.label_delimiter
+        labels, columns, mark = spec.names, spec.label_columns, spec.label_delimiter
         if columns and (len(columns) != len(labels) or len(set(columns)) < len(columns)):
             raise InputError(
                 f"task {spec.name!r}: label_columns is {list(columns)}, wanted a column for each of {list(labels)}"
@@ -71,7 +73,7 @@ class MultiLabel(TaskKind):
         """See `TaskKind`; says what numbers mean. *Shape:* (rows, labels)"""
         absent = [column for column in spec.columns_of_labels if column not in rows.column_names]
         if split == "test" and len(absent) == len(spec.columns_of_labels):
-            return np.full((len(rows), len(spec.labels or ())), np.nan)
+            return np.full((len(rows), len(spec.names)), np.nan)
         if absent:
             raise InputError(
                 f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}, and there is "
@@ -87,13 +89,21 @@ class MultiLabel(TaskKind):
                 logger.info("%s: numbers in column %r are indices: %s", where, spec.label_column, pairs)
         return sets if split == "test" else sets.astype(np.int64)
 
+    def find_labels(self, spec: TaskSpec, rows: Dataset) -> FoundLabels:
+        """The names in the lists or texts of the label column."""
+        return find_sets(spec, rows)
+
+    def missing_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
+        """Which rows have nothing where their labels, or one of them, would be. *Shape:* (rows,)"""
+        return missing_sets(spec, rows)
+
     def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
         """Row -> what is wrong with its labels."""
         return read_sets(spec, rows, split)[1]
 
     def check_labels(self, spec: TaskSpec, labels: Any, where: str, *, labelled: bool) -> NDArray[Any] | None:
         """0 or 1 for each label, NaN where a row has none; None where they are that already. *Shape:* (rows, labels)"""
-        width, wanted = len(spec.labels or ()), f"wanted 0 or 1 for each of {wanted_names(spec.labels or ())}"
+        width, wanted = len(spec.names), f"wanted 0 or 1 for each of {wanted_names(spec.names)}"
         found = _matrix(labels, width)
         if found is None:
             raise InputError(
@@ -115,7 +125,7 @@ class MultiLabel(TaskKind):
 
         Where they could not be told apart again, as that is part of a name, each row is a JSON list of names.
         """
-        names, mark = spec.labels or (), spec.label_delimiter or BAR
+        names, mark = spec.names, spec.label_delimiter or BAR
         mark = BAR if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in mark) else mark
         rows = ([name for name, there in zip(names, row, strict=True) if there] for row in predictions)
         if any((name + mark).index(mark) < len(name) for name in names):  # as "a:" and "::" have it, too
@@ -124,7 +134,7 @@ class MultiLabel(TaskKind):
 
     def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
         """Rows per label, and rows that have none of them."""
-        counts = dict(zip(spec.labels or (), map(int, labels.sum(axis=0)), strict=True))
+        counts = dict(zip(spec.names, map(int, labels.sum(axis=0)), strict=True))
         return {**counts, "without_any": int((labels.sum(axis=1) == 0).sum())}
 
 

@@ -44,3 +44,5 @@ class Ordinal(Classification):
 
     head = OrdinalHead
     metrics = (quadratic_kappa.__name__,)
+    auto = ()
+    why_not_auto = "the names from the lowest to the highest, an order that the rows do not tell"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..model.head_regression import RegressionHead
 from ..model.heads import Head
 from .cells import number_of
+from .found_labels import FoundLabels, found_range
 from .kinds import register_kind
 from .label_column import LabelColumn, read_values
 from .metrics import pearson
@@ -24,12 +25,17 @@ class Regression(NumberKind):
 
     head: ClassVar[type[Head]] = RegressionHead
     metrics: ClassVar[tuple[str, ...]] = (pearson.__name__,)
+    auto = ("label_range",)
     dtype = np.float64
     by_index = "the data has classes, not values"
 
     def read_column(self, spec: TaskSpec, rows: Dataset) -> LabelColumn:
         """The labels as they were written, and as values, unchecked."""
         return read_values(rows, spec.label_column, _range(spec))
+
+    def find_labels(self, spec: TaskSpec, rows: Dataset) -> FoundLabels:
+        """The lowest and the highest value."""
+        return found_range(rows, spec.label_column)
 
     def admits(self, spec: TaskSpec, label: float) -> bool:
         """Whether a number is in the range."""
@@ -60,5 +66,5 @@ class Regression(NumberKind):
 
 
 def _range(spec: TaskSpec) -> tuple[float, float]:
-    assert spec.label_range is not None  # the head has checked it
+    assert isinstance(spec.label_range, tuple)  # the head has checked it
     return spec.label_range

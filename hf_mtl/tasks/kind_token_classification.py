@@ -16,10 +16,11 @@ from ..model.encoding import NO_LABEL, WORD_NUMBERS
 from ..model.head_token_classification import TokenClassificationHead
 from ..model.tag_scheme import TagScheme
 from .cells import shown
+from .found_labels import FoundLabels
 from .kinds import TaskKind, register_kind
-from .row_errors import RowErrors, raise_first
+from .row_errors import SKIP_MISSING, RowErrors, raise_first
 from .spec import TaskSpec
-from .tag_column import NO_LIST, NO_TAG, TagColumn, list_lengths, lists_of, no_tags, read_tags
+from .tag_column import NO_LIST, NO_TAG, TagColumn, find_tags, list_lengths, lists_of, no_tags, read_tags
 from .tag_metrics import entity_f1, token_accuracy
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,15 @@ class TokenClassification(TaskKind):
 
     head = TokenClassificationHead
     metrics = (entity_f1.__name__, token_accuracy.__name__)
+    auto = ("labels",)
     pipeline_tag = "token-classification"
 
     def check(self, spec: TaskSpec) -> None:
         """Raise InputError for `entity_f1` of tags that mark no entities."""
         super().check(spec)
-        scheme = TagScheme(spec.labels or ())
+        scheme = TagScheme(spec.names)
+        if spec.is_auto:
+            return
         if entity_f1.__name__ in spec.metrics and not scheme.is_known:
             what = f"{scheme.without_prefix[0]!r} is none" if scheme.without_prefix else "no entity can begin"
             raise InputError(
@@ -73,6 +77,17 @@ class TokenClassification(TaskKind):
             found[row] = tags.values[end - length : end] if length > 0 else np.full(words[row], np.nan)
         return found
 
+    def find_labels(self, spec: TaskSpec, rows: Dataset) -> FoundLabels:
+        """The names in the lists of tags."""
+        try:
+            return find_tags(rows, spec.label_column)
+        except InputError as error:
+            raise InputError(f"task {spec.name!r}, split 'train': {error}") from error
+
+    def missing_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
+        """Which rows have no list of tags, or an empty one. *Shape:* (rows,)"""
+        return np.asarray(self._read(spec, rows, split).lengths <= 0)
+
     def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
         """Row -> what is wrong with its tags."""
         return self._bad(spec, rows, split, self._read(spec, rows, split), self._num_words(spec, rows))
@@ -81,7 +96,7 @@ class TokenClassification(TaskKind):
         if spec.label_column not in rows.column_names:  # of "test"
             return no_tags(len(rows))
         try:
-            return read_tags(rows, spec.label_column, spec.labels or ())
+            return read_tags(rows, spec.label_column, spec.names)
         except InputError as error:
             raise InputError(f"task {spec.name!r}, split {split!r}: {error}") from error
 
@@ -97,13 +112,13 @@ class TokenClassification(TaskKind):
             place = number - int(ends[row] - tags.lengths[row])
             bad[row] = (
                 f"tag {shown(cell)} of word {place} (the first word is 0)",
-                f" is not one of {list(spec.labels or ())}",
+                f" is not one of {list(spec.names)}",
             )
         for row in np.flatnonzero(tags.lengths != words).tolist():
             length = int(tags.lengths[row])
             if length <= 0 and split == "test":
                 continue
-            bad[row] = (f"column {spec.label_column!r} has no tags", "")
+            bad[row] = (f"column {spec.label_column!r} has no tags", SKIP_MISSING if length <= 0 else "")
             if length > 0:
                 bad[row] = (f"{length} tags for {max(0, int(words[row]))} words", ", wanted a tag for each word")
         return bad
@@ -120,15 +135,15 @@ class TokenClassification(TaskKind):
 
     def _say_what_is_loose(self, spec: TaskSpec, tags: TagColumn, split: str) -> None:
         """Count the tags that go on with an entity that did not begin, as in IOB1, where B is for a second one only."""
-        scheme, values = TagScheme(spec.labels or ()), tags.values.astype(np.int64)
+        scheme, values = TagScheme(spec.names), tags.values.astype(np.int64)
         if not scheme.is_known or not len(values):
             return
         before = np.concatenate([[0], values[:-1]])
         lengths = tags.lengths[tags.lengths > 0]
-        before[np.cumsum(lengths) - lengths] = len(spec.labels or ())
+        before[np.cumsum(lengths) - lengths] = len(spec.names)
         loose = np.array(scheme.is_loose())[before, values]
         if loose.any():
-            where, name = f"task {spec.name!r}, split {split!r}", (spec.labels or ())[int(values[np.argmax(loose)])]
+            where, name = f"task {spec.name!r}, split {split!r}", (spec.names)[int(values[np.argmax(loose)])]
             logger.warning(
                 "%s: %d tags go on with an entity that did not begin, such as %s, and are outside of every entity; "
                 "wanted IOB2, in which each one begins with B-, or BIOES",
@@ -142,7 +157,7 @@ class TokenClassification(TaskKind):
         of_rows = (
             f"wanted a list for each row: {NO_LABEL}, or for the first token of a word one of {spec.labels}, as 0 to"
         )
-        wanted = f"{of_rows} {len(spec.labels or ()) - 1}"
+        wanted = f"{of_rows} {len(spec.names) - 1}"
         if not (pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type)) or not pa.types.is_integer(
             labels.type.value_type
         ):
@@ -152,7 +167,7 @@ class TokenClassification(TaskKind):
             raise InputError(f"{where}: no label in row {row} (the first row is 0), {wanted}")
         flat = pc.list_flatten(labels)
         is_null, values = np.asarray(flat.is_null()), flat.fill_null(NO_TAG).to_numpy(zero_copy_only=False)
-        bad = (values != NO_LABEL) & ((values < 0) | (values >= len(spec.labels or ())))
+        bad = (values != NO_LABEL) & ((values < 0) | (values >= len(spec.names)))
         if bad.any():
             number = int(np.argmax(bad))
             row = int(np.searchsorted(np.cumsum(list_lengths(labels)), number, side="right"))
@@ -178,7 +193,7 @@ class TokenClassification(TaskKind):
 
     def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
         """The tags of each row's words, with blanks between, up to the last word that has a token."""
-        names = [*(spec.labels or ()), NO_WORD]
+        names = [*(spec.names), NO_WORD]
         ends = [int(np.flatnonzero(row != NO_LABEL)[-1:].sum() + (row != NO_LABEL).any()) for row in predictions]
         return [
             " ".join(names[max(int(tag), -1)] for tag in row[:end]) for row, end in zip(predictions, ends, strict=True)
@@ -186,5 +201,5 @@ class TokenClassification(TaskKind):
 
     def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
         """Words per tag."""
-        counts = np.bincount(np.concatenate(labels).astype(np.int64), minlength=len(spec.labels or ()))
-        return {name: int(count) for name, count in zip(spec.labels or (), counts, strict=True)}
+        counts = np.bincount(np.concatenate(labels).astype(np.int64), minlength=len(spec.names))
+        return {name: int(count) for name, count in zip(spec.names, counts, strict=True)}

@@ -17,10 +17,12 @@ from ..errors import InputError, unknown_name_error
 from ..model.heads import Head, register_head
 from ..model.pipeline_inputs import Texts, Words
 from ..validation import check_unregistered
+from .cells import is_missing
 from .columns import Columns
+from .found_labels import FoundLabels
 from .metric_names import set_first_metrics
 from .row_errors import RowErrors
-from .spec import KIND_CHECKS, TaskSpec
+from .spec import AUTO, KIND_CHECKS, TaskSpec
 
 DATA_OPTIONS = ("label_columns", "label_delimiter")
 KindClass = TypeVar("KindClass", bound="type[TaskKind]")
@@ -33,12 +35,16 @@ class TaskKind:
         head: the class of the kind's heads.
         metrics: names of metrics, the default first; `register_metric` adds more for a kind.
         options: of "label_columns" and "label_delimiter", those that a task of this kind may have.
+        auto: of "labels" and "label_range", those that may be "auto"; `find_labels` finds them.
+        why_not_auto: what is wanted instead, for the message to a task of a kind where nothing may be.
         pipeline_tag: the Hub's word for what a model does that has tasks of this kind only.
     """
 
     head: ClassVar[type[Head]]
     metrics: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
+    auto: ClassVar[tuple[str, ...]] = ()
+    why_not_auto: ClassVar[str] = "a list of names"
     pipeline_tag: ClassVar[str] = "text-classification"
 
     def check(self, spec: TaskSpec) -> None:
@@ -48,6 +54,12 @@ class TaskKind:
                 takers = [kind for kind, each in KINDS.items() if name in each.options]
                 for_whom = f"; it is for {', '.join(takers)}" if takers else ""
                 raise InputError(f"task {spec.name!r}: a task of kind {spec.kind!r} has no {name}{for_whom}")
+        for key in ("labels", "label_range"):
+            if getattr(spec, key) == AUTO and key not in self.auto:
+                for_whom = ", ".join(kind for kind, each in KINDS.items() if key in each.auto)
+                raise InputError(
+                    f"task {spec.name!r}: {key} is {AUTO!r}, which is for {for_whom}; wanted {self.why_not_auto}"
+                )
 
     def list_columns(self, spec: TaskSpec) -> tuple[str, ...]:
         """The columns whose cells may be lists; those of words, unless overridden."""
@@ -76,6 +88,26 @@ class TaskKind:
             InputError: for the first label that is not one the task declares; `row_errors.raise_first` makes it.
         """
         raise NotImplementedError
+
+    def find_labels(self, spec: TaskSpec, rows: Dataset) -> FoundLabels:
+        """What "auto" of a task stands for.
+
+        Args:
+            spec: the task, whose labels or range are "auto".
+            rows: its raw training rows; the label column is there.
+
+        Raises:
+            InputError: for a column that has no labels of the kind at all.
+        """
+        raise NotImplementedError
+
+    def missing_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
+        """Which rows have no label, for `missing_label: skip`; not those that have a wrong one. *Shape:* (rows,)
+
+        Unless overridden, those that have nothing in a column of labels; see `cells.is_missing`.
+        """
+        columns = [rows[column][:] for column in spec.columns_of_labels]
+        return np.array([any(map(is_missing, cells)) for cells in zip(*columns, strict=True)], dtype=bool)
 
     def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
         """Row -> what is wrong with its label, for `--on_bad_row skip`; unless overridden, such rows stop the run."""

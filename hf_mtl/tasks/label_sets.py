@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .cells import is_missing, number_of, shown, truth_of
 from .class_names import ClassNames, truth_of_name
+from .found_labels import FoundLabels, found_names
 from .label_column import LabelColumn, as_classes, cells_of, item_feature
-from .row_errors import RowErrors, source_of
+from .row_errors import SKIP_MISSING, RowErrors, source_of
 from .spec import TaskSpec
 
 LISTED = 20  # names in a message
@@ -43,20 +44,51 @@ def wanted_names(labels: Sequence[str]) -> str:
     return f"{list(labels[:LISTED])}{more}"
 
 
+def missing_sets(spec: TaskSpec, rows: Dataset) -> NDArray[np.bool_]:
+    """Which rows have nothing where their labels would be, and nothing wrong there. *Shape:* (rows,)
+
+    Of a column for each label, nothing in one of them is enough.
+    """
+    if not spec.label_columns:
+        names = ClassNames(spec.names)
+        lists = (_items(cell, spec.label_delimiter) for cell in cells_of(rows, spec.label_column))
+        return np.array([_says_nothing(items, names) for items in lists], dtype=bool)
+    columns = [_cells(rows, column) for column in spec.label_columns]
+    wrong = [[_zero_or_one(cell) is None for cell in cells] for cells in zip(*columns, strict=True)]
+    nothing = [list(map(_is_nothing, cells)) for cells in zip(*columns, strict=True)]
+    return np.array([any(bad) and bad == none for bad, none in zip(wrong, nothing, strict=True)], dtype=bool)
+
+
+def find_sets(spec: TaskSpec, rows: Dataset) -> FoundLabels:
+    """The names that the lists in the label column have.
+
+    Raises:
+        InputError: where the lists are not of names but of 0 and 1 for every label.
+    """
+    lists = [_items(cell, spec.label_delimiter) for cell in cells_of(rows, spec.label_column)]
+    longest = max((len(items) for items in lists if items), default=0)
+    if longest > 1:
+        _check_no_vectors(spec, "train", lists, ClassNames([f"label {place}" for place in range(longest)]))
+    items = (item for items in lists for item in items or ())
+    return found_names(item_feature(rows.features[spec.label_column]), items)
+
+
 # ---- a column for each label ----
 
 
 def _read_columns(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, None]:
-    sets, bad = np.full((len(rows), len(spec.label_columns)), np.nan), RowErrors()
+    sets, wrong, nothing = np.full((len(rows), len(spec.label_columns)), np.nan), RowErrors(), RowErrors()
     for place, column in enumerate(spec.label_columns):
         for row, cell in enumerate(_cells(rows, column)):
             value = _zero_or_one(cell)
             if value is not None:
                 sets[row, place] = value
-            elif not (split == "test" and (is_missing(cell) or number_of(cell) == -1)):
-                bad.setdefault(row, (f"label {shown(cell)} of column {column!r}", " is not 0 or 1"))
+            elif not _is_nothing(cell):
+                wrong.setdefault(row, (f"label {shown(cell)} of column {column!r}", " is not 0 or 1"))
+            elif split != "test":
+                nothing.setdefault(row, (f"label {shown(cell)} of column {column!r}", f" is not 0 or 1{SKIP_MISSING}"))
     sets[np.isnan(sets).any(axis=1)] = np.nan
-    return sets, bad, None
+    return sets, {**nothing, **wrong}, None
 
 
 def _cells(rows: Dataset, column: str) -> list[Any]:
@@ -79,7 +111,7 @@ def _zero_or_one(cell: Any) -> float | None:
 
 
 def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, LabelColumn]:
-    labels = spec.labels or ()
+    labels = spec.names
     lists = [_items(cell, spec.label_delimiter) for cell in cells_of(rows, spec.label_column)]
     names = ClassNames(labels)
     if split == "test":
@@ -95,6 +127,7 @@ def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowEr
             sets[row, int(value)] = 1.0
         else:
             hint = hints[cell] if isinstance(cell, str) else ""
+            hint = SKIP_MISSING if _says_nothing(lists[row], names) else hint
             bad.setdefault(row, (f"label {shown(cell)}", f" is not one of {wanted_names(labels)}{hint}"))
     for row, items in enumerate(lists):
         if items is None:
@@ -123,7 +156,11 @@ def _says_nothing(items: list[Any] | None, names: ClassNames) -> bool:
     if items is None:
         return True
     is_one = len(items) == 1 and names.by_name(items[0]) is None
-    return is_one and (is_missing(items[0]) or number_of(items[0]) == -1)
+    return is_one and _is_nothing(items[0])
+
+
+def _is_nothing(cell: Any) -> bool:
+    return is_missing(cell) or number_of(cell) == -1
 
 
 class _Hints(dict[Any, str]):
@@ -153,7 +190,7 @@ def _what_is_no_label(spec: TaskSpec) -> str:
     way = "an empty list or text is a row without labels"
     if spec.label_delimiter is None:
         way += ", and with label_delimiter an empty cell of csv is one"
-    return f" is no list of names from {wanted_names(spec.labels or ())}; {way}"
+    return f" is no list of names from {wanted_names(spec.names)}; {way}{SKIP_MISSING}"
 
 
 def _check_no_vectors(spec: TaskSpec, split: str, lists: Sequence[list[Any] | None], names: ClassNames) -> None:
@@ -176,7 +213,7 @@ def _check_no_vectors(spec: TaskSpec, split: str, lists: Sequence[list[Any] | No
 
 def _check_count_from_1(spec: TaskSpec, split: str, column: LabelColumn) -> None:
     """Raise InputError where the indices count from 1."""
-    most, numbers = len(spec.labels or ()), set(column.values)
+    most, numbers = len(spec.names), set(column.values)
     if not column.has_names and {1, most} <= numbers <= set(range(1, most + 1)):
         raise InputError(
             f"task {spec.name!r}, split {split!r}: the labels in column {spec.label_column!r} of "

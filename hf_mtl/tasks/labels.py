@@ -9,6 +9,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .found_labels import FoundLabels
 from .kind_classification import Classification
 from .kind_multi_label import MultiLabel
 from .kind_ordinal import Ordinal
@@ -37,13 +38,32 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
     Raises:
         InputError: for the first label that is not one the task declares; it names the row and what was wanted.
     """
+    spec.check_resolved()
+    if split != "test":
+        _check_columns(spec, rows, split)
+    return kind_of(spec).read_labels(spec, rows, split)
+
+
+def _check_columns(spec: TaskSpec, rows: Dataset, split: str) -> None:
+    """Raise InputError unless every column of labels is there."""
     absent = [column for column in spec.columns_of_labels if column not in rows.column_names]
-    if split != "test" and absent:
+    if absent:
         columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
         raise InputError(
             f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; the columns are {columns}"
         )
-    return kind_of(spec).read_labels(spec, rows, split)
+
+
+def find_labels(spec: TaskSpec, rows: Dataset) -> FoundLabels:
+    """What "auto" of a task stands for, in its raw training rows; InputError where they have no label column."""
+    _check_columns(spec, rows, "train")
+    return kind_of(spec).find_labels(spec, rows)
+
+
+def missing_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
+    """Which rows have no label, not even a wrong one. *Shape:* (rows,)"""
+    _check_columns(spec, rows, split)
+    return kind_of(spec).missing_labels(spec, rows, split)
 
 
 def bad_labels(spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:

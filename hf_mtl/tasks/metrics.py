@@ -180,7 +180,7 @@ def task_scores(
     for name in spec.metrics:
         given = scores_of_rows if METRICS[name].of_scores else predictions
         assert given is not None  # a kind's head gives what its metrics take
-        options = score_options(name, spec.positive_class, spec.labels)
+        options = score_options(name, spec.positive_class, spec.names)
         if references.ndim > 1:  # lists of lists would take many times the memory
             scores[name] = float(METRICS[name].score(given, references, **options))
             continue

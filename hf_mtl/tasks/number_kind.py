@@ -16,7 +16,7 @@ from ..errors import InputError
 from .cells import Number, is_missing, number_of, shown
 from .kinds import TaskKind
 from .label_column import LabelColumn
-from .row_errors import RowErrors, raise_first
+from .row_errors import SKIP_MISSING, RowErrors, raise_first
 from .spec import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,12 @@ class NumberKind(TaskKind):
         self._say_what_indices_mean(spec, column, split)
         return np.asarray(values, dtype=np.float64 if unlabelled else self.dtype)
 
+    def missing_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
+        """Which rows have nothing, or -1, where neither is a label of the task. *Shape:* (rows,)"""
+        column = self.read_column(spec, rows)
+        is_label = [value is not None and self.admits(spec, value) for value in column.values]
+        return ~np.array(is_label, dtype=bool) & np.array(list(map(_says_nothing, column.cells)), dtype=bool)
+
     def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
         """Row -> what is wrong with its label."""
         return self._checked(spec, rows, self.read_column(spec, rows), split)[1]
@@ -82,10 +88,11 @@ class NumberKind(TaskKind):
         for row, (value, cell) in enumerate(zip(values, column.cells, strict=True)):
             if value is not None and self.admits(spec, value):
                 continue
-            if split == "test" and (is_missing(cell) or number_of(cell) == -1):
+            if split == "test" and _says_nothing(cell):
                 values[row] = np.nan
             else:
-                bad[row] = f"label {shown(cell)}", f"{ending}{self.hint(cell)}"
+                hint = SKIP_MISSING if _says_nothing(cell) else self.hint(cell)
+                bad[row] = f"label {shown(cell)}", f"{ending}{hint}"
         if not column.has_names:
             self.check_column(spec, rows, split, values, bad)
         return values, bad
@@ -137,3 +144,8 @@ class NumberKind(TaskKind):
             distinct = np.array([float(str(value)) for value in distinct])
         fits = [not math.isnan(value) and self.admits(spec, value) for value in distinct.tolist()]
         return np.array(fits, dtype=bool)[places]
+
+
+def _says_nothing(cell: Any) -> bool:
+    """Whether a cell that is no label of the task says that there is none; -1 does, as in GLUE's test splits."""
+    return is_missing(cell) or number_of(cell) == -1

@@ -11,6 +11,7 @@ from .spec import TaskSpec, file_list
 
 FirstRows = Sequence[tuple[str, int]]  # files, and the number of the first row of each among the rows of all
 RowErrors = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
+SKIP_MISSING = "; missing_label: skip in the task file leaves rows without a label out"
 
 
 def raise_first(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> None:

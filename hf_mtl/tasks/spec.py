@@ -17,6 +17,8 @@ from .text_files import format_of, is_packed
 EMBEDDED = "embedded:demo"
 FILE_FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 SPLITS = ("train", "validation", "test")
+AUTO = "auto"  # labels, or a label_range, that the training rows tell; see `resolve_tasks`
+MISSING_LABEL = ("error", "skip")
 KIND_CHECKS: dict[str, Callable[[TaskSpec], None]] = {}  # kind -> what its tasks' declarations are checked by
 
 
@@ -38,8 +40,11 @@ class TaskSpec(HeadOptions):
         label_delimiter: what stands between the names in a cell of `label_column` (multi_label).
         labels: class names in the order of their indices (classification, multi_label). Data may write them in another
             case where that is unambiguous, or have the indices instead; but where names spell numbers or truth values,
-            such as "-1" or "true", these in the data mean the names. The names of `label_columns` unless given.
-        label_range: lowest and highest label (regression).
+            such as "-1" or "true", these in the data mean the names. The names of `label_columns` unless given. "auto"
+            for those of the training rows, which `resolve_tasks` puts in its place.
+        label_range: lowest and highest label (regression); "auto" for those of the training rows.
+        missing_label: what a training or validation row without a label is: "error", a bad row, or "skip", none of
+            this task's rows.
         metrics: names of the metrics to report, see `metric_names`; the kind's default unless given.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
         positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
@@ -61,8 +66,9 @@ class TaskSpec(HeadOptions):
     label_column: str = "label"
     label_columns: tuple[str, ...] = ()
     label_delimiter: str | None = None
-    labels: tuple[str, ...] | None = None
-    label_range: tuple[float, float] | None = None
+    labels: tuple[str, ...] | str | None = None
+    label_range: tuple[float, float] | str | None = None
+    missing_label: str = "error"
     metrics: tuple[str, ...] = ()
     main_metric: str = ""
     positive_label: str | None = None
@@ -77,17 +83,20 @@ class TaskSpec(HeadOptions):
         for key in ("text_columns", "label_columns", "label_range", "class_weights", "thresholds"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
-        if self.labels is None and self.label_range is None and self.label_columns:
+        if self.labels in (None, AUTO) and self.label_range is None and self.label_columns:
             object.__setattr__(self, "labels", self.label_columns)
-        if self.labels is not None:
+        if self.labels is not None and self.labels != AUTO:
             check_class_names(self.name, self.labels)
             object.__setattr__(self, "labels", tuple(self.labels))
-        self.head  # noqa: B018  (a HeadSpec checks name, kind, labels, range and number of texts)
+        if self.missing_label not in MISSING_LABEL:
+            raise unknown_name_error(f"missing_label of task {self.name!r}:", self.missing_label, MISSING_LABEL)
+        self._head_of(*self._stand_ins())  # checks name, kind, labels, range and number of texts
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(self.metrics)) or metric_names(self.kind)[:1])
         object.__setattr__(self, "main_metric", self.main_metric or self.metrics[0])
-        check_metrics(self.name, self.kind, self.labels, self.metrics, self.main_metric)
-        labels = list(self.labels or ())
-        if self.positive_label is not None and (len(labels) != 2 or self.positive_label not in labels):
+        check_metrics(self.name, self.kind, self.names or None, self.metrics, self.main_metric)
+        labels = list(self.names)
+        is_known = self.labels != AUTO
+        if self.positive_label is not None and is_known and (len(labels) != 2 or self.positive_label not in labels):
             raise InputError(
                 f"task {self.name!r}: positive_label is {self.positive_label!r}, wanted one of two labels; they "
                 f"are {labels}"
@@ -120,12 +129,44 @@ class TaskSpec(HeadOptions):
 
     @property
     def head(self) -> HeadSpec:
-        """The part of the task that a model saves."""
+        """The part of the task that a model saves; InputError where its labels are still "auto"."""
+        self.check_resolved()
+        assert not isinstance(self.labels, str) and not isinstance(self.label_range, str)
+        return self._head_of(self.labels, self.label_range)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether its labels, or their range, are still those that the training rows have."""
+        return AUTO in (self.labels, self.label_range)
+
+    def check_resolved(self) -> None:
+        """Raise InputError where the labels, or their range, are not known yet."""
+        if self.is_auto:
+            key = "labels" if self.labels == AUTO else "label_range"
+            raise InputError(
+                f"task {self.name!r}: {key} is still {AUTO!r}; tasks = hf_mtl.resolve_tasks(tasks) takes them from the "
+                "training rows, or with heads= from a saved model; call it before a model is made or rows are loaded"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names; none where the task has no such, or they are still "auto"."""
+        return () if self.labels is None or isinstance(self.labels, str) else self.labels
+
+    def _stand_ins(self) -> tuple[tuple[str, ...] | None, tuple[float, float] | None]:
+        """Labels and range; where they are "auto", some that suit the other keys."""
+        labels, bounds = self.labels, self.label_range
+        numbers = [each for each in (self.class_weights, self.thresholds) if isinstance(each, tuple)]
+        if isinstance(labels, str):
+            labels = tuple(f"label{place}" for place in range(len(numbers[0]) if numbers else 2))
+        return labels, (0.0, 1.0) if isinstance(bounds, str) and bounds == AUTO else bounds  # type: ignore[return-value]
+
+    def _head_of(self, labels: tuple[str, ...] | None, label_range: tuple[float, float] | None) -> HeadSpec:
         return HeadSpec(
             name=self.name,
             kind=self.kind,
-            labels=self.labels,
-            label_range=self.label_range,
+            labels=labels,
+            label_range=label_range,
             num_texts=len(self.text_columns),
             **{name: getattr(self, name) for name in OPTIONS},
         )
@@ -143,23 +184,25 @@ class TaskSpec(HeadOptions):
     @property
     def positive_class(self) -> int | None:
         """Index of the class that f1, precision and recall are of; None unless there are two classes."""
-        if self.labels is None or len(self.labels) != 2:
+        if len(self.names) != 2:
             return None
-        return 1 if self.positive_label is None else self.labels.index(self.positive_label)
+        return 1 if self.positive_label is None else self.names.index(self.positive_label)
 
     def metric_title(self, metric: str) -> str:
         """A metric for people, with the class that it is of, or its unit where it is no fraction."""
-        if is_of_one_class(metric) and self.labels is not None and self.positive_class is not None:
-            return f"{metric} of {self.labels[self.positive_class]}"
+        if is_of_one_class(metric) and self.positive_class is not None:
+            return f"{metric} of {self.names[self.positive_class]}"
         # Of classes in an order, the unit of the label is a step from one to the next.
-        unit = "steps" if self.labels and unit_of(metric) == "label unit" else unit_of(metric)
+        unit = "steps" if self.names and unit_of(metric) == "label unit" else unit_of(metric)
         return f"{metric} ({unit})" if unit else metric
 
     @property
     def labels_in_words(self) -> str:
         """The declared labels for people: names, a range, or a dash where the kind declares neither."""
-        if self.labels:
-            return ", ".join(self.labels)
+        if self.is_auto:
+            return AUTO
+        if self.names:
+            return ", ".join(self.names)
         return "-" if self.label_range is None else "{:g} to {:g}".format(*self.label_range)
 
 

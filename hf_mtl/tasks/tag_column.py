@@ -13,7 +13,8 @@ from datasets import Dataset, Features
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .label_column import read_classes
+from .found_labels import FoundLabels, found_names
+from .label_column import cells_of, read_classes
 
 NO_LIST = -1  # the length of a list that is not there
 NO_TAG = -1  # the index of a cell that is no tag
@@ -54,19 +55,41 @@ def read_tags(rows: Dataset, column: str, labels: Sequence[str]) -> TagColumn:
     array = lists_of(rows, column)
     if array is None:
         return no_tags(len(rows))
-    feature = rows.features[column]
-    feature = feature[0] if isinstance(feature, list) else feature.feature
-    flat = pc.list_flatten(array)
-    if pa.types.is_nested(flat.type):
-        raise InputError(f"column {column!r} is {rows.features[column]}, wanted lists of tags")
-    encoded = flat.dictionary_encode()
-    distinct = Dataset.from_dict({column: encoded.dictionary.to_pylist()}, Features({column: feature}))
+    encoded, distinct = _encoded(rows, column, array)
     found = read_classes(distinct, column, labels)
     is_tag = [each is not None and float(each).is_integer() and 0 <= each < len(labels) for each in found.values]
     indices = [int(each or 0) if there else NO_TAG for each, there in zip(found.values, is_tag, strict=True)]
     places = encoded.indices.fill_null(len(indices)).to_numpy(zero_copy_only=False).astype(np.int64)
     values = np.array([*indices, NO_TAG], dtype=np.int64)[places]
     return TagColumn(values, places, [*found.cells, None], list_lengths(array), found.by_index, found.has_names)
+
+
+def find_tags(rows: Dataset, column: str) -> FoundLabels:
+    """The names of the tags in the lists of a column.
+
+    Raises:
+        InputError: for a column of anything but lists of tags.
+    """
+    array = lists_of(rows, column)
+    if array is None:
+        return FoundLabels(())
+    _, distinct = _encoded(rows, column, array)
+    return found_names(distinct.features[column], cells_of(distinct, column))
+
+
+def _encoded(rows: Dataset, column: str, array: Any) -> tuple[Any, Dataset]:
+    """The tags of all rows, one after another, as an Arrow array with a dictionary; and its different cells, as rows.
+
+    Raises:
+        InputError: for lists of anything but tags.
+    """
+    feature = rows.features[column]
+    feature = feature[0] if isinstance(feature, list) else feature.feature
+    flat = pc.list_flatten(array)
+    if pa.types.is_nested(flat.type):
+        raise InputError(f"column {column!r} is {rows.features[column]}, wanted lists of tags")
+    encoded = flat.dictionary_encode()
+    return encoded, Dataset.from_dict({column: encoded.dictionary.to_pylist()}, Features({column: feature}))
 
 
 def no_tags(num_rows: int) -> TagColumn:

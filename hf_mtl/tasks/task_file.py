@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, unknown_name_error
-from .spec import TaskSpec, check_metric_names
+from .spec import AUTO, TaskSpec, check_metric_names
 
 TASK_SETS = Path(__file__).parent / "sets"
 
@@ -104,6 +104,7 @@ def read_task_file(path: Path) -> list[TaskSpec]:
 
 _KEYS = {field.name: field for field in dataclasses.fields(TaskSpec)}
 _TUPLES = ("text_columns", "label_columns", "labels", "label_range", "metrics")
+_FOUND = ("labels", "label_range")  # may be "auto"
 _MAPPINGS = ("files", "splits")
 _NUMBERS = ("loss_weight", "sampling_weight", "label_smoothing")
 _PER_LABEL = {"class_weights": "balanced", "thresholds": "fit"}  # a word, or numbers
@@ -152,6 +153,8 @@ def _checked(name: object, key: str, value: Any) -> Any:
         if not isinstance(value, dict) or not all(_is_entry(key, entry) for entry in value.values()):
             raise InputError(f"{error}split: name pairs, e.g. {{train: train, validation: dev}}")
         return value
+    if key in _FOUND and value == AUTO:
+        return AUTO
     if key in _TUPLES:
         items = value if isinstance(value, list) else [value]
         if key == "label_range":

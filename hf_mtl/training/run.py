@@ -14,6 +14,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from ..data.auto_labels import resolve_tasks
+from ..data.shared_reads import SharedReads
 from ..data.task_data import TaskData, load_task_data, splits_there
 from ..distributed import on_main_process
 from ..errors import InputError
@@ -27,7 +29,7 @@ from .glue_submission import submit
 from .output_folder import check_output_folder
 from .progress import BarHandler
 from .recipes import with_recipe
-from .run_model import load_model_and_tokenizer, refuse_fresh_heads
+from .run_model import heads_to_keep, load_model_and_tokenizer, refuse_fresh_heads
 from .run_results import closing_table, write_predictions
 from .trainer import MultiTaskTrainer
 from .watched_metric import go_without_evaluations
@@ -53,10 +55,14 @@ def main(argv: Sequence[str], *, command: str = SCRIPT) -> None:
     tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
     if not args.do_train:
         refuse_fresh_heads(model_args, args, tasks)
+    reads = SharedReads(tasks)
+    with args.main_process_first(desc="reading what labels there are"):
+        tasks = resolve_tasks(tasks, heads=heads_to_keep(model_args, args, tasks), reads=reads)
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = training_max_length(data_args.max_seq_length, tokenizer, model.config.encoder_config)
     model.config.max_seq_length = limit
-    data = load_data(tasks, tokenizer, limit, data_args, args)
+    data = load_data(tasks, tokenizer, limit, data_args, args, reads)
+    del reads  # and the tables with it
     trainer = MultiTaskTrainer(
         model=model,
         args=args,
@@ -118,6 +124,7 @@ def load_data(
     max_length: int,
     data_args: DataArguments,
     args: MultiTaskTrainingArguments,
+    reads: SharedReads,
 ) -> TaskData:
     """The rows of the splits that the run needs.
 
@@ -128,7 +135,9 @@ def load_data(
     wanted = {"train": args.do_train, "validation": args.do_train or args.do_eval, "test": args.do_predict}
     splits = [split for split, needed in wanted.items() if needed]
     with args.main_process_first(desc="loading the data"):  # the others read what it kept
-        data = load_task_data(tasks, tokenizer, max_length=max_length, splits=splits, on_bad_row=data_args.on_bad_row)
+        data = load_task_data(
+            tasks, tokenizer, max_length=max_length, splits=splits, on_bad_row=data_args.on_bad_row, reads=reads
+        )
     if "validation" in data and not data["validation"]:
         there = "; ".join(f"task {spec.name!r}: {splits_there(spec)}" for spec in tasks)
         if not args.do_train:

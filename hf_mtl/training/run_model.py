@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..model.configuration import MultiTaskConfig
+from ..model.heads import HeadSpec
 from ..model.modeling import MultiTaskModel
 from ..pretrained import fit_embeddings, load_config, load_model, load_tokenizer
 from ..tasks.demo import demo_encoder_config, demo_tokenizer
@@ -39,6 +40,18 @@ def load_model_and_tokenizer(
     tokenizer = load_tokenizer(name, **hub)
     fit_embeddings(model, tokenizer, name, model_args.resize_embeddings)
     return model, tokenizer
+
+
+def heads_to_keep(
+    model_args: ModelArguments, args: MultiTaskTrainingArguments, tasks: list[TaskSpec]
+) -> dict[str, HeadSpec]:
+    """Task -> head, of the checkpoint or the saved model that a run goes on from, where some task wants its labels."""
+    name = args.resume_from_checkpoint or model_args.model_name_or_path
+    if not any(spec.is_auto for spec in tasks) or name == EMBEDDED:
+        return {}
+    options = {} if args.resume_from_checkpoint else hub_options(model_args)
+    config = load_config(name, **options)
+    return config.heads if isinstance(config, MultiTaskConfig) else {}
 
 
 def refuse_fresh_heads(model_args: ModelArguments, args: MultiTaskTrainingArguments, tasks: list[TaskSpec]) -> None:

@@ -1,0 +1,75 @@
+"""What `labels: auto` and `label_range: auto` stand for: the names, or the borders, that training rows have."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Dataset
+
+from .cells import is_missing, number_of
+from .label_column import read_values
+
+
+class FoundLabels(NamedTuple):
+    """What was found in the rows of a task.
+
+    Attributes:
+        labels: the names in the order of their indices; None of a kind that has values.
+        label_range: the lowest and the highest value; None of a kind that has names, and where there is no value.
+        of_class_label: whether the data declares the names, in their order.
+    """
+
+    labels: tuple[str, ...] | None = None
+    label_range: tuple[float, float] | None = None
+    of_class_label: bool = False
+
+
+def found_names(feature: Any, cells: Iterable[Any]) -> FoundLabels:
+    """Those of a `ClassLabel`, in its order; else the different ones that cells have, sorted.
+
+    They are sorted by number where each of them spells one, else as texts, by code points.
+
+    Args:
+        feature: of each cell.
+        cells: any. What is missing, or can be no name, such as a list, is passed over.
+    """
+    if isinstance(feature, ClassLabel):
+        return FoundLabels(tuple(feature.names), of_class_label=True)
+    different = {name for cell in cells if (name := _name_of(cell)) is not None}
+    # Of names that look alike, the one that is first in the order of texts.
+    seen: dict[str, str] = {}
+    for name in sorted(different):
+        seen.setdefault(unicodedata.normalize("NFC", name), name)
+    numbers = {name: number for name in seen.values() if (number := number_of(name)) is not None}
+    if len(numbers) < len(seen):
+        return FoundLabels(tuple(sorted(seen.values())))
+    return FoundLabels(tuple(sorted(numbers, key=lambda name: (numbers[name], name))))
+
+
+def found_range(rows: Dataset, column: str) -> FoundLabels:
+    """The smallest and the largest number in a column."""
+    values = [value for value in read_values(rows, column, (-math.inf, math.inf)).values if value is not None]
+    return FoundLabels(label_range=(float(min(values)), float(max(values))) if values else None)
+
+
+def _name_of(cell: Any) -> str | None:
+    """The class that a cell names: a text without the blanks around it, a number or a truth value as JSON has it."""
+    if is_missing(cell):
+        return None
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            return None
+    if isinstance(cell, str):
+        return cell.strip()
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, datetime.date | datetime.time):
+        return str(cell)
+    number = number_of(cell)
+    return None if number is None else str(int(number)) if number == int(number) else repr(float(number))
