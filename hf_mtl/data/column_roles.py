@@ -122,9 +122,10 @@ def _mark(cells: Counter[str], most: int) -> str | None:
     """What stands between the labels in the cells of a column; None where they are no lists of labels."""
     for mark in MARKS:
         parted = [[piece.strip() for piece in cell.split(mark)] for cell in cells]
-        pieces = {piece for part in parted for piece in part if piece}
+        pieces = Counter(piece for part in parted for piece in set(part) if piece)
         is_short = all(len(piece.split()) <= 3 for piece in pieces)
-        if is_short and any(len(part) > 1 for part in parted) and len(pieces) < min(len(cells), MOST_CLASSES, most):
+        come_again = max(pieces.values(), default=0) > 1 and len(pieces) <= min(len(cells), MOST_CLASSES, most)
+        if is_short and come_again and any(len(part) > 1 for part in parted):
             return mark
     return None
 
