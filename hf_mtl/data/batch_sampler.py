@@ -116,6 +116,12 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         for quota in self.quotas(self.epoch):
             yield [next(stream) for stream, rows in zip(streams, quota, strict=True) for _ in range(rows)]
 
+    def passes(self, epochs: float) -> Floats:
+        """How often each task's rows come in that many epochs of the run: 0.5 is half of them once. *Shape:* (K,)."""
+        whole = int(epochs)
+        part = self.quotas(whole)[: round((epochs - whole) * self.num_batches)].sum(axis=0)
+        return np.asarray((self._starts(whole) + part) / np.asarray(self.sizes))
+
     def _starts(self, epoch: int) -> Ints:
         """Rows of each task that all epochs before this one take. *Shape:* (K,)."""
         while len(self._epoch_starts) <= epoch:
