@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from datasets import Dataset
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, unknown_name_error
@@ -16,6 +14,7 @@ from ..tasks.labels import read_labels
 from ..tasks.spec import SPLITS, TaskSpec
 from ..tasks.task_list import check_tasks
 from ..validation import check_number
+from .data_checks import LabelledRows, say_what_is_odd
 from .memory_rows import GivenRows, rows_of_tasks
 from .raw_rows import ON_BAD_ROW, load_rows, split_names
 from .tokenization import tokenize
@@ -23,7 +22,6 @@ from .tokenization import tokenize
 logger = logging.getLogger(__name__)
 DEFAULT_LENGTH = 512  # tokens
 TaskData = dict[str, dict[str, Dataset]]
-LabelledRows = tuple[Dataset, NDArray[Any]]  # raw rows and their checked labels
 
 
 def load_task_data(
@@ -59,6 +57,7 @@ def load_task_data(
     # All rows are read and checked before any are tokenised, which takes longer.
     raw = {spec.name: _raw_splits(spec, splits, given.get(spec.name), on_bad_row) for spec in tasks}
     _say_what_is_not_scored(tasks, raw, given)
+    say_what_is_odd(tasks, raw)
     return {split: _tokenised(split, tasks, raw, tokenizer, limit) for split in splits}
 
 
