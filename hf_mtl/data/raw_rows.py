@@ -27,6 +27,7 @@ from ..tasks.label_column import item_feature, with_classes
 from ..tasks.labels import bad_labels
 from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
+from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import about_quotes, format_of, is_packed
 from .memory_rows import GivenRows, memory_rows
 
@@ -75,7 +76,7 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
             columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
             raise InputError(f"{where}: no column {column!r}; the columns are {columns}")
         if not _holds_text(rows.features[column], words=column not in spec.string_columns):
-            wanted = "text" if column in spec.string_columns else "lists of words"
+            wanted = "text" if column in spec.string_columns else f"lists of words; {OF_LISTS}"
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted {wanted}")
     bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
     if on_bad_row == "skip" and split != "test":

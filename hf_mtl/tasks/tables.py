@@ -45,7 +45,7 @@ def read_records(path: str, form: str, wanted: Sequence[Sequence[str]] = ()) -> 
     Raises:
         InputError: for what is not of the format; it names the file and the row.
     """
-    number = 0
+    number, wanted = 0, [names for names in wanted if names]
     try:
         for record in _parquet_records(path) if form == "parquet" else _text_records(path, form, wanted):
             yield record
@@ -89,8 +89,8 @@ def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]]) -> Iter
 
 
 def _json_records(text: Text, form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
-    values = json_values(text)
-    ahead = list(islice(values, 1))
+    values, is_array = json_values(text)
+    ahead = list(islice(values, 0 if is_array else 1))  # an item of an array is a row, whatever is in it
     if ahead and (table := table_in(ahead[0], wanted, lists=form == "json")) is not None:
         ahead += islice(values, 1)
         ahead = table if len(ahead) == 1 else ahead
