@@ -312,7 +312,7 @@ def test_what_a_task_sampling_says_itself_stays_as_it_is():
         raise InputError("weights is 3, wanted a mapping")
 
     register_task_sampling("refusing")(refuse)
-    with pytest.raises(InputError, match="^weights is 3, wanted a mapping$"):
+    with pytest.raises(InputError, match=r"^weights is 3, wanted a mapping$"):
         task_shares("refusing", {"a": 10}, [1.0], 8)
 
 
