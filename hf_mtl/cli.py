@@ -1,4 +1,4 @@
-"""The command `hf-mtl`: train, predict with a saved model, look at tasks, push a folder.
+"""The command `hf-mtl`: draft a task file, train, predict with a saved model, look at tasks, push a folder.
 
 Exit codes: 0 done; 2 an argument, file or row that cannot be used; 1 an upload that failed, or a full disk; 130 stopped
 by the user.
@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
 from .data.auto_labels import resolve_tasks
+from .data.draft_sources import draft_file
 from .data.shared_reads import SharedReads
 from .data.task_data import DEFAULT_LENGTH
 from .data.task_report import describe_task, format_task, format_task_sets
@@ -78,8 +79,9 @@ def parser() -> argparse.ArgumentParser:
     """Every command and flag."""
     top = argparse.ArgumentParser(prog="hf-mtl", description="Multi-task models from the command line.")
     top.add_argument("--version", action="version", version=f"hf_mtl {__version__}")
-    commands = top.add_subparsers(required=True, metavar="{train,predict,tasks,push}")
+    commands = top.add_subparsers(required=True, metavar="{init,train,predict,tasks,push}")
     recipes = ", ".join(recipe_names())
+    _add_init(commands.add_parser("init", help="draft a task file from files, a folder or a data set of the Hub"))
     commands.add_parser("train", help=f"train, evaluate, predict: a recipe ({recipes}) or FILE.yaml, then flags")
     _add_predict(commands.add_parser("predict", help="answers for a text, a pair, or every row of a file"))
     _add_tasks(commands.add_parser("tasks", help="list tasks; show what a YAML file was understood to mean"))
@@ -92,6 +94,13 @@ def parser() -> argparse.ArgumentParser:
             help="files of your own that register kinds",
         )
     return top
+
+
+def _add_init(init_parser: argparse.ArgumentParser) -> None:
+    init_parser.set_defaults(command=init, plugin=None)
+    add = init_parser.add_argument
+    add("data", nargs="+", metavar="FILE_OR_FOLDER_OR_HUB_ID", help="several files of one data set are its splits")
+    add("--output", help="the task file to write, FILE.yaml; standard output unless given")
 
 
 def _add_predict(predict_parser: argparse.ArgumentParser) -> None:
@@ -134,6 +143,22 @@ def _add_push(push_parser: argparse.ArgumentParser) -> None:
     add("repo_id", help="user/name")
     add("--private", action="store_true", help="where the repository is made now")
     add("--revision", help="branch to commit to, made where there is none")
+
+
+def init(arguments: argparse.Namespace) -> None:
+    """Draft a task file, and say what to do with it."""
+    if arguments.output is None:
+        print(draft_file(arguments.data, Path()), end="")
+        return
+    path = Path(arguments.output)
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--output is {arguments.output!r}, wanted FILE.yaml")
+    if path.exists():
+        raise InputError(f"{arguments.output!r} is there already; wanted the name of a new file")
+    content = draft_file(arguments.data, path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    print(f"wrote {path}; read it, mend what is guessed, then: hf-mtl tasks {path}", file=sys.stderr)
 
 
 def tasks(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from ..seeding import seeded_generator
 from .task_shares import Floats, task_quotas
 
 Ints = NDArray[np.int64]
+Lengths = NDArray[np.integer[Any]]
+AT_ONCE = 4096  # rows
 GROUPED_BATCHES = 400  # batches whose rows are sorted by length together
 
 
@@ -28,7 +31,7 @@ def epoch_batches(sizes: Sequence[int], shares: Floats, num_processes: int = 1) 
     return num_batches + -num_batches % num_processes
 
 
-def permuted_rows(lengths: Ints, pass_index: int, *, seed: int, task: int, quota: int, grouped: bool) -> Ints:
+def permuted_rows(lengths: Lengths, pass_index: int, *, seed: int, task: int, quota: int, grouped: bool) -> Ints:
     """One pass over a task's rows in the order in which they are trained on. *Shape:* (rows,).
 
     Args:
@@ -45,7 +48,6 @@ def permuted_rows(lengths: Ints, pass_index: int, *, seed: int, task: int, quota
     if not grouped or quota < 2:
         return order
     head = -pass_index * len(lengths) % quota  # rows that fill the batch which the pass before began
-    batches = [order[:head]]
     stretch = quota * GROUPED_BATCHES
     for start in range(head, len(order), stretch):
         rows = order[start : start + stretch]
@@ -53,8 +55,8 @@ def permuted_rows(lengths: Ints, pass_index: int, *, seed: int, task: int, quota
         pieces = [rows[i : i + quota] for i in range(0, len(rows), quota)]
         last = [pieces.pop()] if len(pieces[-1]) < quota else []  # only the pass's last batch may be short
         shuffled = torch.randperm(len(pieces), generator=generator).tolist()
-        batches += [pieces[i] for i in shuffled] + last
-    return np.concatenate(batches)
+        order[start : start + stretch] = np.concatenate([pieces[i] for i in shuffled] + last)
+    return order
 
 
 class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
@@ -76,7 +78,7 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Mapping[str, Ints],
+        lengths: Mapping[str, Lengths],
         *,
         batch_size: int,
         shares: Callable[[int], Floats],
@@ -116,6 +118,12 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         for quota in self.quotas(self.epoch):
             yield [next(stream) for stream, rows in zip(streams, quota, strict=True) for _ in range(rows)]
 
+    def passes(self, epochs: float) -> Floats:
+        """How often each task's rows come in that many epochs of the run: 0.5 is half of them once. *Shape:* (K,)."""
+        whole = int(epochs)
+        part = self.quotas(whole)[: round((epochs - whole) * self.num_batches)].sum(axis=0)
+        return np.asarray((self._starts(whole) + part) / np.asarray(self.sizes))
+
     def _starts(self, epoch: int) -> Ints:
         """Rows of each task that all epochs before this one take. *Shape:* (K,)."""
         while len(self._epoch_starts) <= epoch:
@@ -143,5 +151,6 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
                 quota=self._usual_quota(task, pass_index * self.sizes[task]),
                 grouped=self.grouped,
             )
-            yield from (order[skip:] + self._index_starts[task]).tolist()
+            for start in range(skip, len(order), AT_ONCE):  # all at once, Python's numbers would take 40 bytes a row
+                yield from (order[start : start + AT_ONCE] + self._index_starts[task]).tolist()
             pass_index, skip = pass_index + 1, 0

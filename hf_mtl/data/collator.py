@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..model.encoding import NO_LABEL, SEQUENCE_LENGTHS, SEQUENCES_PER_ROW, WORD_NUMBERS, padding_values
-from .ragged_column import Columns, RaggedColumn
+from .ragged_column import RaggedColumn
 from .task_rows import Rows
+
+Columns = Mapping[str, NDArray[Any] | RaggedColumn]
 
 
 class TaskCollator:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
@@ -17,7 +18,6 @@ from ..errors import InputError, unknown_name_error
 from ..model.encoding import NO_LABEL, SEQUENCE_LENGTHS, WORD_NUMBERS
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
-from .ragged_column import RaggedColumn, from_arrow
 
 WAY = "load_task_data(tasks, tokenizer, max_length=...) makes such rows"
 TAKEN = ("task", "batches")  # what the model's forward calls something else
@@ -87,8 +87,9 @@ def checked_rows(
     _check_names(table.column_names, where, of_tokens if inputs else [], labelled)
     if inputs:
         _check_columns(table, where, inputs)
-        ids = _check_lengths(table, where, inputs)
-        _check_tokens(ids, _longest_sequences(table, ids, where), where, vocab_size, positions)
+        lengths = _check_lengths(table, where, inputs)
+        _check_positions(_longest_sequences(table, lengths, where), where, positions)
+        _check_tokens(table["input_ids"], where, vocab_size)
     if "labels" not in table.column_names:
         return rows
     labels = kind_of(spec).check_labels(spec, table["labels"].combine_chunks(), where, labelled=labelled)
@@ -158,7 +159,7 @@ def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
             bad[name] = str(kind)
         elif column.null_count and name != "labels":
             bad[name] = f"no value in row {_first(column.is_null())}"
-        elif _is_list(kind) and name not in padded and np.ptp(_ragged(column.drop_null()).lengths):
+        elif _is_list(kind) and name not in padded and np.ptp(_lengths(column.drop_null())):
             bad[name] = "lists of unequal length"
     needed = [name for name in bad if name in ("input_ids", "length")]
     if needed:
@@ -171,10 +172,9 @@ def _check_columns(table: pa.Table, where: str, inputs: Sequence[str]) -> None:
         )
 
 
-def _ragged(column: pa.ChunkedArray) -> RaggedColumn:
-    cells = from_arrow(column)
-    assert isinstance(cells, RaggedColumn)
-    return cells
+def _lengths(column: pa.ChunkedArray) -> NDArray[np.int32]:
+    """How long the lists of a column are. *Shape:* (rows,)"""
+    return np.asarray(pc.list_value_length(column).to_numpy(), dtype=np.int32)
 
 
 def _first(flags: Any) -> int:
@@ -182,61 +182,75 @@ def _first(flags: Any) -> int:
     return int(np.argmax(np.asarray(flags)))
 
 
-def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> RaggedColumn:
-    """The token ids; InputError for the first row without any, or of which another column is for more or fewer."""
+def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> NDArray[np.int32]:
+    """Tokens of each row; InputError for one without any, or of which another column is for more or fewer.
+
+    *Shape:* (rows,)
+    """
     kind = table.schema.field("input_ids").type
-    ids = _ragged(table["input_ids"]) if _is_list(kind) else None
-    if ids is None or ids.values.dtype.kind not in "iu":
+    if not _is_list(kind) or not pa.types.is_integer(kind.value_type):
         raise InputError(f"{where}: column 'input_ids' holds {kind}, wanted lists of token ids; {WAY}")
-    if not ids.lengths.all():
-        raise InputError(f"{where}: row {_first(ids.lengths == 0)} (the first row is 0) has no tokens; {WAY}")
+    of_rows = _lengths(table["input_ids"])
+    if not of_rows.all():
+        raise InputError(f"{where}: row {_first(of_rows == 0)} (the first row is 0) has no tokens; {WAY}")
     labels = ["labels"] if WORD_NUMBERS in table.column_names and not _null_count(table, "labels") else []
     per_token = [name for name in (*inputs, WORD_NUMBERS, *labels) if name in table.column_names]
-    lengths = {name: _ragged(table[name]).lengths for name in per_token if _is_list(table[name].type)}
-    lengths["length"] = np.asarray(table["length"].to_numpy())
-    for name, found in lengths.items():
-        if (found != ids.lengths).any():
-            row = _first(found != ids.lengths)
+    for name in [*(name for name in per_token if _is_list(table[name].type)), "length"]:
+        found = np.asarray(table[name].to_numpy()) if name == "length" else _lengths(table[name])
+        if (found != of_rows).any():
+            row = _first(found != of_rows)
             raise InputError(
                 f"{where}: in row {row} (the first row is 0), {name!r} is for {found[row]} tokens and there are "
-                f"{ids.lengths[row]}; {WAY}"
+                f"{of_rows[row]}; {WAY}"
             )
-    return ids
+    return of_rows
 
 
 def _null_count(table: pa.Table, name: str) -> int:
     return int(table[name].null_count) if name in table.column_names else 0
 
 
-def _longest_sequences(table: pa.Table, ids: RaggedColumn, where: str) -> NDArray[np.int64]:
+def _longest_sequences(table: pa.Table, lengths: NDArray[np.int32], where: str) -> NDArray[np.int32]:
     """The tokens of each row's longest sequence; InputError where sequences are not all of a row. *Shape:* (rows,)"""
     if SEQUENCE_LENGTHS not in table.column_names:
-        return ids.lengths
-    sequences = _ragged(table[SEQUENCE_LENGTHS])
+        return lengths
+    column = table[SEQUENCE_LENGTHS]
+    sequences = [row for chunk in column.chunks for row in np.split(chunk.flatten().to_numpy(), _ends(chunk))]
     sums = np.array([row.sum() if (row > 0).all() else -1 for row in sequences])
-    if (sums != ids.lengths).any():
-        row = _first(sums != ids.lengths)
+    if (sums != lengths).any():
+        row = _first(sums != lengths)
         raise InputError(
-            f"{where}: in row {row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {list(sequences)[row].tolist()} and "
-            f"there are {ids.lengths[row]} tokens; {WAY}"
+            f"{where}: in row {row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {sequences[row].tolist()} and there "
+            f"are {lengths[row]} tokens; {WAY}"
         )
-    return np.array([row.max() for row in sequences])
+    return np.array([row.max() for row in sequences], dtype=np.int32)
 
 
-def _check_tokens(
-    ids: RaggedColumn, longest: NDArray[np.int64], where: str, vocab_size: int | None, positions: int | None
-) -> None:
-    """Raise InputError for the first row that is longer than the encoder takes, or has tokens that it lacks."""
+def _ends(chunk: pa.Array) -> NDArray[np.int64]:
+    """Where the lists of an array end, but for the last. *Shape:* (rows - 1,)"""
+    return np.cumsum(np.diff(np.asarray(chunk.offsets)))[:-1]
+
+
+def _check_positions(longest: NDArray[np.int32], where: str, positions: int | None) -> None:
+    """Raise InputError for the first row that is longer than the encoder takes."""
     if positions is not None and longest.max() > positions:
         row = _first(longest > positions)
         raise InputError(
             f"{where}: row {row} (the first row is 0) has {longest[row]} tokens, and the encoder takes {positions}"
             "; cut in tokenize, by max_length"
         )
-    bad = (ids.values < 0) | (ids.values >= (np.inf if vocab_size is None else vocab_size))
-    if bad.any():
-        row = int(np.searchsorted(np.cumsum(ids.lengths), _first(bad), side="right"))
-        raise InputError(
-            f"{where}: row {row} (the first row is 0) has the token id {ids.values[_first(bad)]}, and the encoder has "
-            f"{vocab_size} of them, from 0; the rows were made with another encoder's tokenizer"
-        )
+
+
+def _check_tokens(ids: pa.ChunkedArray, where: str, vocab_size: int | None) -> None:
+    """Raise InputError for the first row that has tokens that the encoder lacks."""
+    most, before = np.inf if vocab_size is None else vocab_size - 1, 0
+    for chunk in ids.chunks:
+        flat = chunk.flatten().to_numpy()
+        if len(flat) and (flat.min() < 0 or flat.max() > most):
+            bad = _first((flat < 0) | (flat > most))
+            row = before + int(np.searchsorted(np.cumsum(np.diff(np.asarray(chunk.offsets))), bad, side="right"))
+            raise InputError(
+                f"{where}: row {row} (the first row is 0) has the token id {flat[bad]}, and the encoder has "
+                f"{vocab_size} of them, from 0; the rows were made with another encoder's tokenizer"
+            )
+        before += len(chunk)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..hub.upload import TransportError
-from ..tasks.columns import TextFaults
+from ..tasks.columns import Columns, TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
 from ..tasks.label_column import item_feature, with_classes
@@ -193,6 +193,21 @@ def split_names(spec: TaskSpec) -> list[str]:
         InputError: when the data cannot be found.
     """
     return list(_find_splits(spec))
+
+
+def all_splits(spec: TaskSpec) -> dict[str, Dataset]:
+    """The rows of every split under the data's own name, whatever columns they have.
+
+    Raises:
+        InputError: when the data cannot be loaded.
+    """
+    found = {}
+    for split, rows in _find_splits(spec).items():
+        try:
+            found[split] = rows if isinstance(rows, Dataset) else read_files(rows.paths, Columns(()))[0]
+        except ValueError as error:
+            raise InputError(f"cannot load {error}") from error
+    return found
 
 
 def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:

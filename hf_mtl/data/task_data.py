@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from datasets import Dataset
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, unknown_name_error
@@ -17,15 +15,15 @@ from ..tasks.spec import SPLITS, TaskSpec
 from ..tasks.task_list import check_tasks
 from ..validation import check_number
 from .auto_labels import without_source
+from .data_checks import LabelledRows, say_what_is_odd
 from .memory_rows import GivenRows, rows_of_tasks
-from .raw_rows import ON_BAD_ROW, SplitRows, read_split, split_names
+from .raw_rows import ON_BAD_ROW, read_split, split_names
 from .shared_reads import SharedReads
 from .tokenization import tokenize_alike
 
 logger = logging.getLogger(__name__)
 DEFAULT_LENGTH = 512  # tokens
 TaskData = dict[str, dict[str, Dataset]]
-LabelledRows = tuple[SplitRows, NDArray[Any]]  # raw rows and their checked labels
 
 
 def load_task_data(
@@ -65,6 +63,7 @@ def load_task_data(
     reads = reads or SharedReads(tasks, given)
     raw = {spec.name: _raw_splits(spec, splits, given.get(spec.name), on_bad_row, reads) for spec in tasks}
     _say_what_is_not_scored(tasks, raw, given)
+    say_what_is_odd(tasks, raw)
     return {split: _tokenised(split, tasks, raw, tokenizer, limit) for split in splits}
 
 

@@ -11,9 +11,10 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .ragged_column import Columns, from_arrow
+from .ragged_column import from_arrow
 
 Rows = dict[str, Any]
+Cells = Mapping[str, Sequence[Any] | NDArray[Any]]  # column -> its cells, in the order of the rows
 
 
 class TaskRows(torch.utils.data.Dataset[Rows]):
@@ -34,7 +35,7 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
         tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
         self._columns = {name: {c: from_arrow(table[c]) for c in table.column_names} for name, table in tables.items()}
-        self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int64) for name, c in self._columns.items()}
+        self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int32) for name, c in self._columns.items()}
         self._names = list(self.tasks)
         self._ends = np.cumsum(list(self.sizes.values()))
         self._starts = self._ends - list(self.sizes.values())
@@ -53,11 +54,11 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
                 rows[row] = {"task": task, **dict(zip(columns, values, strict=True))}
         return rows
 
-    def _picked(self, indices: Sequence[int]) -> dict[str, tuple[NDArray[np.int64], Columns]]:
-        """Task -> which of `indices` are its rows, and the columns of these."""
+    def _picked(self, indices: Sequence[int]) -> dict[str, tuple[NDArray[np.int64], Cells]]:
+        """Task -> which of `indices` are its rows, and the cells of these by column."""
         owners = np.searchsorted(self._ends, indices, side="right")
         places = np.asarray(indices) - self._starts[owners]
-        picked: dict[str, tuple[NDArray[np.int64], Columns]] = {}
+        picked: dict[str, tuple[NDArray[np.int64], Cells]] = {}
         for owner in np.unique(owners).tolist():
             where, task = np.flatnonzero(owners == owner), self._names[owner]
             picked[task] = where, {name: column[places[where]] for name, column in self._columns[task].items()}

@@ -24,6 +24,13 @@ from .pooling import POOLINGS
 HeadClass = TypeVar("HeadClass", bound="type[Head]")
 Kept = Tensor | tuple[Tensor, ...]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def is_task_name(name: object) -> bool:
+    """Whether a task, and so its head, may be called so."""
+    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and not hasattr(nn.ModuleDict, name)
+
+
 PAIR_ENCODINGS = ("joint", "separate")
 _OF_TRAINING: dict[str, Any] = dict.fromkeys(("class_weights", "label_smoothing", "thresholds"))
 
@@ -75,7 +82,7 @@ class HeadSpec(HeadOptions):
     num_texts: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or hasattr(nn.ModuleDict, self.name):
+        if not is_task_name(self.name):
             raise InputError(
                 f"task name {self.name!r} cannot be used: wanted a letter, then letters, digits, '_' or '-', at most "
                 "64 in all, and no method of torch.nn.ModuleDict"

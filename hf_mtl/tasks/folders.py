@@ -199,3 +199,11 @@ def _check_parts(folder: Path, split: str, files: list[_Found]) -> None:
 
 def _list(files: Iterable[_Found]) -> str:
     return ", ".join(str(file.path) for file in files)
+
+
+def split_of_file(path: Path) -> tuple[str, str]:
+    """The split that a file's name tells, "train" where it tells none; and what of the name is before that."""
+    for split, pattern in IN_FILE.items():
+        if match := pattern.fullmatch(path.name):
+            return split, match[1]
+    return "train", _stem(path)

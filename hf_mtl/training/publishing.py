@@ -34,6 +34,7 @@ class RunRecord:
         weights_step: the step whose weights the model has.
         sizes: split -> task -> number of rows.
         conflicts: share of the steps in which two tasks' gradients conflicted; None without a step.
+        passes: task -> how often its rows were seen.
         changes: of settings when the run was resumed, as [step, setting, before, now].
         unfreezing: step -> what trains from there on, in words.
     """
@@ -44,6 +45,7 @@ class RunRecord:
     weights_step: int
     sizes: Mapping[str, Mapping[str, int]]
     conflicts: float | None
+    passes: Mapping[str, float]
     changes: Sequence[Sequence[Any]]
     unfreezing: Mapping[float, str]
 
@@ -118,6 +120,9 @@ class Publisher:
     def card_facts(self, record: RunRecord) -> CardFacts:
         """What the model card tells of a run."""
         setup = describe_setup(self.args, self.config, record.step) if record.step else {}
+        if record.passes:
+            seen = ", ".join(f"{task} {passes:.3g}" for task, passes in record.passes.items())
+            setup["how often each row was seen"] = seen
         return CardFacts(
             repo_id=record.repo_id,
             tasks=self.tasks,

@@ -169,7 +169,7 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
     metrics.pop("step", None)
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():
-        print(closing_table(list(trainer.tasks.values()), metrics))
+        print(closing_table(list(trainer.tasks.values()), metrics, trainer.passes()))
 
 
 def load_test_rows(

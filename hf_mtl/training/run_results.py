@@ -12,19 +12,28 @@ from ..tasks.metric_names import shown_score
 from ..tasks.spec import TaskSpec
 
 
-def closing_table(tasks: Sequence[TaskSpec], metrics: Mapping[str, float]) -> str:
-    """A table of every task's scores on validation and on the training sample: per cent, errors in label units."""
+def closing_table(tasks: Sequence[TaskSpec], metrics: Mapping[str, float], passes: Mapping[str, float]) -> str:
+    """A table of every task's scores on validation and on the training sample: per cent, errors in label units.
+
+    Args:
+        tasks: in their order.
+        metrics: "eval_<task>_<metric>" and "train_<task>_<metric>" -> score.
+        passes: task -> how often its rows were seen in training, which the last column says; empty without a training.
+    """
 
     def cell(key: str, metric: str = "") -> str:
         return f"{shown_score(metric, metrics[key]) if key in metrics else '-':>12}"
 
     titles = {(spec.name, metric): spec.metric_title(metric) for spec in tasks for metric in spec.metrics}
     width = max([24, *(len(title) + 2 for title in titles.values())])
-    lines = [f"{'task':<16}{'metric':<{width}}{'validation':>12}{'training':>12}"]
+    seen = {(spec.name, spec.metrics[0]): f"{passes[spec.name]:.3g} times" for spec in tasks if spec.name in passes}
+    last = 14 if seen else 0
+    lines = [f"{'task':<16}{'metric':<{width}}{'validation':>12}{'training':>12}{'rows seen' if seen else '':>{last}}"]
     for (task, metric), title in titles.items():
-        cells = (cell(f"{prefix}_{task}_{metric}", metric) for prefix in ("eval", "train"))
-        lines.append(f"{task:<16}{title:<{width}}{''.join(cells)}")
-    lines.append(f"{'average':<16}{'of the main metrics':<{width}}{cell('eval_average')}{cell('train_average')}")
+        cells = [cell(f"{prefix}_{task}_{metric}", metric) for prefix in ("eval", "train")]
+        lines.append(f"{task:<16}{title:<{width}}{''.join(cells)}{seen.get((task, metric), ''):>{last}}")
+    average = f"{cell('eval_average')}{cell('train_average')}{'':>{last}}"
+    lines.append(f"{'average':<16}{'of the main metrics':<{width}}{average}")
     rule = "-" * len(lines[0])
     return "\n".join([rule, lines[0], rule, *lines[1:-1], rule, lines[-1], rule])
 

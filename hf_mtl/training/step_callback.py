@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,10 @@ from ..data.batch_sampler import TaskBatchSampler
 from .checkpoint_callbacks import CheckpointManager
 from .run_settings import RunSettings
 from .step import MultiTaskStep
+from .unfreezing import steps_per_epoch
+
+logger = logging.getLogger(__name__)
+MANY_PASSES = 20
 
 
 class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
@@ -42,6 +47,20 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base
         if self.checkpoints.resumed_from is not None:
             state.compute_steps(args, state.max_steps)
             self.settings.apply_to_loaded(optimizer, lr_scheduler, own_groups=self.own_groups)
+        self._say_what_comes_often(state.max_steps / steps_per_epoch(args, len(self.sampler()) // args.world_size))
+
+    def _say_what_comes_often(self, epochs: float) -> None:
+        """Name the tasks whose rows come more than `MANY_PASSES` times in the run."""
+        sampler = self.sampler()
+        for task, size, passes in zip(self.settings.tasks, sampler.sizes, sampler.passes(epochs), strict=True):
+            if passes > MANY_PASSES:
+                logger.warning(
+                    "%s: %s rows, %.0f times each in this run; a smaller sampling_weight of the task, or "
+                    "--task_sampling proportional, repeats them less",
+                    task,
+                    f"{size:,}",
+                    passes,
+                )
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed in mid-epoch on several processes, the Trainer sets the epoch of a wrapper instead of the sampler.

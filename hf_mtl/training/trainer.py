@@ -237,6 +237,13 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """What the batches of a run follow from, beside its data."""
         return data_order(self.batch_sampler, self.tasks, self.args, self._train_batch_size)
 
+    def passes(self) -> dict[str, float]:
+        """Task -> how often its rows were seen in training: 0.5 is half of them once. Empty without a training."""
+        sampler = getattr(self, "batch_sampler", None)
+        if sampler is None or not self.state.global_step:
+            return {}
+        return dict(zip(self.tasks, sampler.passes(self.state.epoch or 0.0).tolist(), strict=True))
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
@@ -528,6 +535,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             weights_step=step_of_weights(history, state.global_step, best, best_is_loaded=args.load_best_model_at_end),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=self.step.statistics.conflict_share(history),
+            passes=self.passes(),
             changes=self.settings.changes,
             unfreezing={}
             if schedule is None or sampler is None

@@ -139,7 +139,7 @@ def test_an_error_cannot_be_the_main_metric(metric, row):
 def test_errors_are_shown_in_their_unit_and_scores_with_their_class():
     tasks = [task("mail", metrics=("f1",)), task("stars", None, metrics=("r2", "mae", "mse"))]
     scores = {"eval_mail_f1": 0.5, "eval_stars_r2": 0.25, "eval_stars_mae": 0.75, "eval_stars_mse": 1.5}
-    table = closing_table(tasks, {**scores, "eval_average": 0.375})
+    table = closing_table(tasks, {**scores, "eval_average": 0.375}, {})
     lines = [" ".join(line.split()) for line in table.splitlines()]
     for line in ("mail f1 of spam 50.00 -", "stars r2 25.00 -", "stars mae (label unit) 0.75 -", "average of the main"):
         assert any(line in each for each in lines), line

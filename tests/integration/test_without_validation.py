@@ -49,7 +49,8 @@ def test_without_any_it_trains_and_says_once_that_nothing_is_scored(run, tmp_pat
 
 def test_the_tasks_that_have_one_are_scored(run, tmp_path, capsys):
     said = run(SOME, "--do_train", "--do_eval", "--save_strategy", "best")
-    assert len(said) == 1 and "task b has no validation split, so it is not scored; it has 'train'" in said[0]
+    assert len(said) == 2 and "task b has no validation split, so it is not scored; it has 'train'" in said[0]
+    assert "task 'a': 24 of the 24 rows of 'validation' have texts that rows of 'train' have too" in said[1]
     results = (tmp_path / "out" / "all_results.json").read_text()
     assert "eval_a_accuracy" in results and "eval_average" in results and "eval_b" not in results
     table = capsys.readouterr().out

@@ -324,3 +324,14 @@ def test_a_pass_is_a_permutation(size, quota, pass_index, grouped):
     lengths = np.arange(size)[::-1] % 7
     order = permuted_rows(lengths, pass_index, seed=3, task=1, quota=quota, grouped=grouped)
     assert Counter(order.tolist()) == Counter(range(size))
+
+
+@pytest.mark.parametrize("sampling", ["equal", "proportional", "annealed"])
+@pytest.mark.parametrize("epochs", [0.25, 1, 2.5])
+def test_passes_count_the_rows_that_are_dealt(sampling, epochs):
+    batches = sampler(sampling=sampling)
+    dealt = [batch for number in range(3) for batch in epoch(batches, number)][: round(epochs * len(batches))]
+    counts = [len(rows) for rows in task_streams(dealt)]
+    assert batches.passes(round(epochs * len(batches)) / len(batches)).tolist() == pytest.approx(
+        [count / size for count, size in zip(counts, SIZES.values(), strict=True)]
+    )

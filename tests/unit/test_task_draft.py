@@ -1,0 +1,229 @@
+"""Task files drafted from tables as people have them."""
+
+import json
+import random
+
+import pandas
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from table_files import folder
+
+from hf_mtl import InputError
+from hf_mtl.cli import main
+from hf_mtl.data.column_roles import role_of
+from hf_mtl.data.draft_sources import draft_file, find_sources
+from hf_mtl.data.task_draft import draft_tasks
+
+RANDOM = random.Random(0)
+N = 60
+TEXTS = [f"ticket {number} {RANDOM.choice(['came', 'went'])} and the screen stayed dark" for number in range(N)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def pick(*values):
+    return [values[number % len(values)] for number in range(N)]
+
+
+def drafted(columns, features=None, **others):
+    """Task -> key -> value, of a training split with these columns and of other splits."""
+    splits = {"train": Dataset.from_dict(columns, features=features), **others}
+    drafts, _ = draft_tasks("source", splits)
+    return {draft.name: {key: value for key, (value, _) in draft.keys.items()} for draft in drafts}
+
+
+CLASSES = {"kind": "classification", "text_columns": ["text"], "label_column": "label"}
+LABELS = {"kind": "multi_label", "text_columns": ["text"], "label_column": "label"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        (pick("good", "bad"), {**CLASSES, "labels": ["bad", "good"]}),
+        (pick(0, 1, 2), {**CLASSES, "labels": ["0", "1", "2"]}),
+        (pick(1.0, 0.0, None), {**CLASSES, "labels": ["0", "1"], "missing_label": "skip"}),  # integers in pandas
+        (pick("1", "2"), {**CLASSES, "labels": ["1", "2"]}),
+        (pick(True, False), {**CLASSES, "labels": ["false", "true"]}),
+        (pick("yes", "no", ""), {**CLASSES, "labels": ["no", "yes"], "missing_label": "skip"}),
+        (pick("sport|art", "art", "war|sport"), {**LABELS, "label_delimiter": "|", "labels": ["art", "sport", "war"]}),
+        (pick(["sport", "art"], [], ["war"]), {**LABELS, "labels": ["art", "sport", "war"]}),
+        (pick([0, 2], [1], []), {**LABELS, "labels": ["0", "1", "2"]}),
+        ([n / 7 for n in range(N)], {**CLASSES, "kind": "regression", "label_range": [0, 10]}),
+        ([n / 7 - 3 for n in range(N)], {**CLASSES, "kind": "regression", "label_range": [-3, 6]}),
+    ],
+)
+def test_a_label_column_tells_its_kind(cells, wanted):
+    found = drafted({"text": TEXTS, "label": cells})["source"]
+    assert found == {**wanted, "validation_fraction": 0.1}
+
+
+def test_classes_that_the_data_names_keep_their_order():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["pos", "neg"])})
+    assert drafted({"text": TEXTS, "label": pick(0, 1)}, features)["source"]["labels"] == ["pos", "neg"]
+
+
+def test_several_label_columns_are_several_tasks():
+    found = drafted({"message": TEXTS, "id": list(range(N)), "mood": pick("good", "bad"), "topic": pick("a", "b", "c")})
+    assert {name: each["label_column"] for name, each in found.items()} == {"mood": "mood", "topic": "topic"}
+    assert all(each["text_columns"] == ["message"] for each in found.values())
+
+
+def test_columns_of_0_and_1_are_labels_of_one_task():
+    found = drafted({"text": TEXTS, "toxic": pick(0, 1), "rude": pick(0, 0, 1), "spam": pick(1, 0, 0, 0)})
+    assert found["source"]["kind"] == "multi_label"
+    assert found["source"]["label_columns"] == ["toxic", "rude", "spam"] and "labels" not in found["source"]
+
+
+def test_words_and_lists_of_the_same_lengths_are_words_and_tags():
+    words = [[f"w{number}", f"x{number}", "."] for number in range(N)]
+    found = drafted({"tokens": words, "ner_tags": pick(["B-X", "I-X", "O"]), "chunks": pick(["a", "b"])})
+    assert list(found) == ["ner_tags"]
+    assert found["ner_tags"] == {
+        "kind": "token_classification",
+        "text_columns": ["tokens"],
+        "label_column": "ner_tags",
+        "labels": ["B-X", "I-X", "O"],
+        "validation_fraction": 0.1,
+    }
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-X", "I-X"]))})
+    assert drafted({"tokens": words, "tags": pick([1, 2, 0])}, features)["tags"]["labels"] == ["O", "B-X", "I-X"]
+
+
+def test_two_texts_and_a_number_are_similarity_where_the_texts_are_of_a_kind():
+    numbers = [n / 12 for n in range(N)]
+    alike = drafted({"sentence1": TEXTS, "sentence2": TEXTS[::-1], "score": numbers})["source"]
+    assert (alike["kind"], alike["label_range"], alike["metrics"]) == ("similarity", [0, 5], ["pearson", "spearman"])
+    unlike = drafted({"title": TEXTS, "body": [f"{text} for days" for text in TEXTS], "score": numbers})["source"]
+    assert (unlike["kind"], unlike["text_columns"]) == ("regression", ["title", "body"])
+
+
+def test_of_many_texts_a_pair_or_else_the_longest_is_read():
+    columns = {"premise": TEXTS, "note": [f"{text} today" for text in TEXTS], "hypothesis": TEXTS[::-1]}
+    assert drafted({**columns, "label": pick(0, 1, 2)})["source"]["text_columns"] == ["premise", "hypothesis"]
+    columns = {
+        "title": TEXTS,
+        "body": [f"{text} for days on end" for text in TEXTS],
+        "author": [f"N{n} N" for n in range(N)],
+    }
+    assert drafted({**columns, "label": pick(0, 1)})["source"]["text_columns"] == ["body"]
+
+
+def test_a_scale_is_ordinal():
+    found = drafted({"text": TEXTS, "stars": pick(1, 2, 3, 4, 5)})["stars"]
+    assert (found["kind"], found["labels"]) == ("ordinal", ["1", "2", "3", "4", "5"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("id", list(range(N))),
+        ("n", list(range(100, 100 + N))),
+        ("user_id", pick(1, 2, 3)),
+        ("url", [f"http://a.b/{n}" for n in range(N)]),
+        ("date", [f"2024-01-{n % 28 + 1:02d}" for n in range(N)]),
+        ("constant", pick("x")),
+        ("constant", pick(3)),
+        ("empty", pick(None)),
+        ("dicts", pick({"a": 1})),
+        ("Unnamed: 0", list(range(N))),
+    ],
+)
+def test_what_nobody_learns_from_is_left_out(name, cells):
+    rows = Dataset.from_dict({name: cells})
+    assert role_of(name, rows.features[name], cells).role == "other"
+    _, remarks = draft_tasks("s", {"train": Dataset.from_dict({"text": TEXTS, "label": pick(0, 1), name: cells})})
+    assert len(remarks) == 1 and repr(name) in remarks[0]
+
+
+def test_splits_are_found_by_their_names():
+    def rows(number):
+        return Dataset.from_dict({"text": TEXTS[:number], "label": pick("a", "b")[:number]})
+
+    columns = {"text": TEXTS, "label": pick("a", "b")}
+    found = drafted(columns, validation_matched=rows(20), validation_mismatched=rows(20), test_matched=rows(10))[
+        "source"
+    ]
+    assert found["splits"] == {"validation": "validation_matched", "test": "test_matched"}
+    assert "validation_fraction" not in found
+    assert "splits" not in drafted(columns, validation=rows(20), unlabelled=rows(20))["source"]
+    drafts, _ = draft_tasks("s", {"corpus": rows(60), "dev": rows(10)})
+    assert drafts[0].keys["splits"][0] == {"train": "corpus", "validation": "dev"}
+
+
+def test_labels_that_only_validation_has_are_among_the_names():
+    validation = Dataset.from_dict({"text": ["x"], "label": ["c"]})
+    found = drafted({"text": TEXTS, "label": pick("a", "b")}, validation=validation)["source"]
+    assert found["labels"] == ["a", "b", "c"]
+
+
+def test_what_is_not_sure_is_called_guessed(tmp_path):
+    frame = pandas.DataFrame({"message": TEXTS, "topic": pick("a", "b"), "floor": pick(1, 2)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    lines = draft_file([str(tmp_path / "t.csv")], tmp_path).splitlines()
+    about = {line.split(":")[0].strip(): line for line in lines}
+    assert "guessed" not in about["text_columns"]
+    assert [("guessed" in line) for line in lines if "label_column:" in line] == [False, True]
+
+
+# ---- sources ----
+
+
+def test_files_named_after_splits_are_one_data_set(tmp_path):
+    content = "".join(json.dumps({"text": text, "label": n % 2}) + "\n" for n, text in enumerate(TEXTS))
+    place = folder(tmp_path, **{"a_train.jsonl": content, "a_dev.jsonl": content, "b.jsonl": content})
+    sources = find_sources([f"{place}/a_dev.jsonl", f"{place}/b.jsonl", f"{place}/a_train.jsonl"])
+    assert [(source.name, source.keys["files"]) for source in sources] == [
+        ("a", {"train": f"{place}/a_train.jsonl", "validation": f"{place}/a_dev.jsonl"}),
+        ("b", {"train": f"{place}/b.jsonl"}),
+    ]
+    with pytest.raises(InputError, match="may both be the rows of 'train' of one data set"):
+        find_sources([f"{place}/b.jsonl", f"{place}/b.jsonl"])
+
+
+def test_paths_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    frame = pandas.DataFrame({"text": TEXTS, "label": pick("a", "b")})
+    frame.to_csv(tmp_path / "data" / "t.csv", index=False)
+    DatasetDict({"train": Dataset.from_pandas(frame)}).save_to_disk(tmp_path / "saved")
+    monkeypatch.chdir(tmp_path)
+    found = yaml.safe_load(draft_file(["data/t.csv", "saved"], tmp_path / "tasks"))["tasks"]
+    assert found["t"]["files"] == {"train": "../data/t.csv"} or "files" in found["t"]
+    found = yaml.safe_load(draft_file(["data/t.csv"], tmp_path.relative_to(tmp_path) / "tasks"))["tasks"]
+    assert found["t"]["files"] == {"train": "../data/t.csv"}
+    found = yaml.safe_load(draft_file(["saved"], tmp_path.relative_to(tmp_path)))["tasks"]
+    assert found["saved"]["dataset"] == "./saved"
+
+
+def test_standard_output_holds_the_file_alone(tmp_path, monkeypatch, capsys):
+    pandas.DataFrame({"text": TEXTS, "label": pick("a", "b")}).to_csv(tmp_path / "t.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "t.csv"]) == 0
+    out = capsys.readouterr().out
+    assert main(["init", "t.csv", "--output", "new/tasks.yaml"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "" and "hf-mtl tasks new/tasks.yaml" in told.err
+    written = (tmp_path / "new" / "tasks.yaml").read_text()
+    assert written == out.replace("{train: t.csv}", "{train: ../t.csv}")
+    assert main(["init", "t.csv", "--output", "new/tasks.yaml"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "new" / "tasks.yaml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("text,label\n", "is empty"),
+        ("a,b\n1,2\n3,4\n5,4\n", "no column seems to hold texts"),
+        ("text,id\nthe first of all,1\nthe second of all,2\nthe third one,3\n", "no column seems to hold labels"),
+    ],
+)
+def test_data_that_is_no_task_is_told_with_its_columns(tmp_path, capsys, content, told):
+    path = folder(tmp_path, **{"t.csv": content}) + "/t.csv"
+    assert main(["init", path]) == 2
+    assert told in capsys.readouterr().err
+    assert main(["init", f"{path}.none.csv"]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
