@@ -6,16 +6,18 @@ import hashlib
 import logging
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict
 from huggingface_hub import DatasetCard, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..hub.upload import TransportError
@@ -25,10 +27,14 @@ from ..tasks.folders import folder_splits
 from ..tasks.kinds import columns_of
 from ..tasks.label_column import item_feature, with_classes
 from ..tasks.labels import bad_labels
-from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, set_files
-from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
+from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, selected, set_files
+from ..tasks.sources import file_list, find_files
+from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec
+from ..tasks.split_names import own_splits, takes_slices
 from ..tasks.text_files import about_quotes, format_of, is_packed
+from .cut_rows import PARTS, at_most, check_uncut, rows_held_out
 from .memory_rows import GivenRows, memory_rows
+from .slices import Found, SliceError, sliced
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
@@ -50,9 +56,19 @@ Splits = Mapping[str, Dataset | Files]
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
     """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
 
+    See `load_splits`.
+    """
+    return load_splits(spec, (split,), on_bad_row, given).get(split)
+
+
+def load_splits(
+    spec: TaskSpec, splits: Sequence[str], on_bad_row: str = "error", given: GivenRows | None = None
+) -> dict[str, Dataset]:
+    """Split -> its raw rows, of the splits that the task has.
+
     Args:
         spec: the task.
-        split: of it.
+        splits: some of "train", "validation" and "test".
         on_bad_row: what to do with a row that has no text or a label that the task does not declare: "error", or
             "skip", which counts and lists them. In "test" every row has to be sound: predictions are numbered.
         given: split -> rows in memory, of a task without dataset and files.
@@ -60,12 +76,93 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
     Raises:
         InputError: when the data cannot be loaded, `splits` names one that is not there, the split is empty, a
             declared text column is missing or no text, or a row is bad; bad labels are left to `read_labels` unless
-            rows are skipped.
+            rows are skipped or cut off as validation rows.
     """
-    assert split in SPLITS and on_bad_row in ON_BAD_ROW
-    found = _load(spec, split, given)
-    if found is None:
+    assert set(splits) <= set(SPLITS) and on_bad_row in ON_BAD_ROW
+    data = _Data(spec, _find_splits(spec) if given is None else given, given is not None)
+    if spec.validation_fraction is not None:
+        check_uncut(spec, data.splits)
+    found: dict[str, Dataset] = {}
+    for split in splits:
+        is_part = spec.validation_fraction is not None and split in PARTS
+        rows = data.checked("train" if is_part else split, on_bad_row)
+        if rows is not None:
+            found[split] = at_most(spec, split, data.part(split, rows) if is_part else rows)
+    return found
+
+
+class _Data:
+    """What a task's rows are made of; each of the data's own splits is read and checked once.
+
+    Args:
+        spec: the task.
+        splits: the data's own name of a split -> where its rows are, or the rows.
+        in_memory: whether they are rows that a user gave.
+    """
+
+    def __init__(self, spec: TaskSpec, splits: Mapping[str, Any], in_memory: bool) -> None:
+        self.spec, self.splits, self.in_memory = spec, splits, in_memory
+        self._loaded: dict[str, Found] = {}
+        self._checked: dict[str, Dataset | None] = {}
+        self._is_held_out: NDArray[np.bool_] | None = None
+
+    def checked(self, split: str, on_bad_row: str) -> Dataset | None:
+        """The rows of a split of the data, or of slices of some; None where there is none."""
+        if split not in self._checked:
+            found = self.load(split)
+            self._checked[split] = None if found is None else _checked_rows(self.spec, split, on_bad_row, found)
+        return self._checked[split]
+
+    def part(self, split: str, rows: Dataset) -> Dataset:
+        """The part of the training rows that is "train", or "validation"."""
+        if self._is_held_out is None:
+            self._is_held_out = rows_held_out(self.spec, rows)
+        return selected(rows, np.flatnonzero(self._is_held_out == (split == "validation")).tolist())
+
+    def load(self, split: str) -> Found | None:
+        """The rows of a split, unchecked."""
+        spec, own_name = self.spec, self.spec.splits.get(split, split)
+        if takes_slices(own_name, self.splits):
+            try:
+                return sliced(own_name, {name: self._load_own(split, name) for name in own_splits(own_name)})
+            except SliceError as error:
+                raise InputError(f"task {spec.name!r}, split {split!r}: {error}") from error
+        if own_name in self.splits:
+            return self._load_own(split, own_name)
+        if split in spec.splits:
+            raise InputError(
+                f"task {spec.name!r}: splits names {own_name!r} for {split!r}, and there is none; the splits are "
+                f"{', '.join(self.splits)}"
+            )
         return None
+
+    def _load_own(self, split: str, name: str) -> Found:
+        """One of the data's own splits; `split` is what the task takes it for."""
+        if name not in self._loaded:
+            rows = self.splits[name]
+            found = memory_rows(rows, self.spec, split) if self.in_memory else _read(self.spec, name, rows)
+            self._loaded[name] = Found(*found)
+        return self._loaded[name]
+
+
+def _read(spec: TaskSpec, name: str, found: Dataset | Files) -> tuple[Dataset, TextFaults]:
+    """The rows of one of the data's own splits, and what is wrong with the texts of which."""
+    if spec.dataset == EMBEDDED:
+        return Dataset.from_dict(demo_rows(str(spec.config), name)), {}
+    if isinstance(found, Dataset):
+        return found, {}
+    try:
+        paths = find_files(spec.files, name) if spec.files else found.paths
+        rows, faults, first_rows = read_files(paths, columns_of(spec))
+        if spec.label_column in found.classes.keys() & set(rows.column_names):
+            rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
+        return set_files(rows, first_rows), faults
+    except ValueError as error:
+        raise InputError(f"task {spec.name!r}: cannot load {error}") from error
+
+
+def _checked_rows(spec: TaskSpec, split: str, on_bad_row: str, found: Found) -> Dataset:
+    """The rows of a split, checked, without the bad ones where these are to be skipped."""
     rows, faults = found
     where = f"task {spec.name!r}, split {split!r}"
     if len(rows) == 0:
@@ -134,33 +231,7 @@ def _skip(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> Dataset:
     more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
     message = "%s: %d of %d rows of %s skipped (the first row is 0): %s%s"
     logger.warning(message, where, len(bad), len(rows), source, "; ".join(listed), more)
-    return rows.select([row for row in range(len(rows)) if row not in bad])
-
-
-def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset, TextFaults] | None:
-    """The rows of a split, and what is wrong with the texts of which; None where there is no such split."""
-    if spec.dataset == EMBEDDED:
-        return Dataset.from_dict(demo_rows(str(spec.config), split)), {}
-    own_name, splits = spec.splits.get(split, split), _find_splits(spec) if given is None else given
-    if own_name not in splits:
-        if split in spec.splits:
-            raise InputError(
-                f"task {spec.name!r}: splits names {own_name!r} for {split!r}, and there is none; the splits are "
-                f"{', '.join(splits)}"
-            )
-        return None
-    found = splits[own_name]
-    if given is not None:
-        return memory_rows(found, spec, split)
-    if isinstance(found, Dataset):
-        return found, {}
-    try:
-        rows, faults, first_rows = read_files(found.paths, columns_of(spec))
-        if spec.label_column in found.classes.keys() & set(rows.column_names):
-            rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
-        return set_files(rows, first_rows), faults
-    except ValueError as error:
-        raise InputError(f"task {spec.name!r}: cannot load {error}") from error
+    return selected(rows, [row for row in range(len(rows)) if row not in bad])
 
 
 def _find_splits(spec: TaskSpec) -> Splits:
@@ -174,11 +245,12 @@ def _find_splits(spec: TaskSpec) -> Splits:
             f"task {spec.name!r} has neither dataset nor files, and no rows were given: load_task_data(tasks, "
             f"tokenizer, rows={{{spec.name!r}: {{'train': dataset}}}}) takes them"
         )
+    named = [own for name in spec.splits.values() for own in own_splits(name)]
     source = f"task {spec.name!r}: cannot load {spec.dataset!r}, configuration {spec.config!r}"
     try:
         if not Path(spec.dataset).exists():
-            return _hub_splits(spec.dataset, spec.config, spec.splits.values())
-        return _local_splits(Path(spec.dataset), spec.config, spec.splits.values())
+            return _hub_splits(spec.dataset, spec.config, named)
+        return _local_splits(Path(spec.dataset), spec.config, named)
     except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from ..tasks.spec import SPLITS, TaskSpec
 from ..tasks.task_list import check_tasks
 from ..validation import check_number
 from .memory_rows import GivenRows, rows_of_tasks
-from .raw_rows import ON_BAD_ROW, load_rows, split_names
+from .raw_rows import ON_BAD_ROW, load_splits, split_names
 from .tokenization import tokenize
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,10 @@ def _raw_splits(
     if given is not None:
         spec = dataclasses.replace(spec, dataset=None, config=None, files={})
     found: dict[str, LabelledRows] = {}
+    there = load_splits(spec, splits, on_bad_row, given)
     for split in splits:
-        rows = load_rows(spec, split, on_bad_row, given)
-        if rows is not None:
-            found[split] = rows, read_labels(spec, rows, split)
+        if split in there:
+            found[split] = there[split], read_labels(spec, there[split], split)
         elif split == "test":
             logger.warning("task %s has no test split: no predictions for it", spec.name)
         elif split == "train":

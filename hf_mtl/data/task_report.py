@@ -17,7 +17,7 @@ from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label, read_labels
 from ..tasks.metric_names import is_of_one_class
 from ..tasks.spec import SPLITS, TaskSpec
-from .raw_rows import load_rows
+from .raw_rows import load_splits
 
 Facts = dict[str, Any]
 
@@ -36,6 +36,10 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
     declared = {
         "name": spec.name,
         "kind": spec.kind,
+        "encoding": spec.encoding,
+        "validation_fraction": spec.validation_fraction,
+        "group_column": spec.group_column,
+        "max_rows": dict(spec.max_rows) or None,
         "source": dict(spec.files) or f"{spec.dataset}{f', {spec.config}' if spec.config else ''}",
         "text_columns": list(spec.text_columns),
         "label_column": None if spec.label_columns else spec.label_column,
@@ -49,7 +53,7 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         "loss_weight": spec.loss_weight,
         "sampling_weight": spec.sampling_weight,
     }
-    splits = {split: rows for split in SPLITS if (rows := load_rows(spec, split)) is not None}
+    splits = load_splits(spec, SPLITS)
     return {
         **{key: value for key, value in declared.items() if value is not None},
         "splits": {name: _describe_split(spec, name, rows, tokenizer, max_length) for name, rows in splits.items()},
@@ -117,6 +121,7 @@ def format_task(task: Mapping[str, Any]) -> str:
         f"{task['name']}: {task['kind']}, {labels}",
         f"  from {task['source']}",
         f"  reads {' and '.join(task['text_columns'])}; {_place_of_labels(task)}",
+        *_chosen_rows(task),
         f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average{positive}",
         f"  loss_weight {task['loss_weight']:g}, sampling_weight {task['sampling_weight']:g}",
     ]
@@ -128,6 +133,16 @@ def format_task(task: Mapping[str, Any]) -> str:
             lines.append(f"    tokens: {_pairs(tokens)}; {facts['tokens']['truncated_share']:.1%} of the rows are cut")
         lines.append(f"    first row: {facts['first_row']}")
     return "\n".join(lines)
+
+
+def _chosen_rows(task: Mapping[str, Any]) -> list[str]:
+    """A line about the rows that are cut off and sampled, where some are."""
+    by = f", by {task['group_column']}" if "group_column" in task else ""
+    told = [f"{task['validation_fraction']:.1%} of the training rows are for validation{by}"] * (
+        "validation_fraction" in task
+    )
+    told += [f"at most {number:,} rows of {split}" for split, number in task.get("max_rows", {}).items()]
+    return [f"  {'; '.join(told)}"] if told else []
 
 
 def _place_of_labels(task: Mapping[str, Any]) -> str:

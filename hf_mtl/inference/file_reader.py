@@ -6,10 +6,9 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-import pyarrow.parquet  # type: ignore[import-untyped]
-
 from ..errors import InputError
 from ..model.pipeline_inputs import Texts, Words
+from ..tasks.arrow_files import ARROW_FORMATS
 from ..tasks.tables import Record, read_records, text_fault
 from ..tasks.text_files import FORMATS, about_quotes, format_of
 
@@ -21,17 +20,12 @@ def file_format(path: str, named: str | None) -> str:
     found = named or ("jsonl" if path == "-" else format_of(path))
     if found not in FORMATS:
         raise InputError(f"input {path!r} is none of {', '.join(FORMATS)}; name its format with --format")
-    if path == "-" and found == "parquet":
-        raise InputError("parquet cannot be read from standard input; wanted a file")
+    if path == "-" and found in ARROW_FORMATS:
+        raise InputError(f"{found} cannot be read from standard input; wanted a file")
     return found
 
 
-def count_rows(path: str, form: str) -> int | None:
-    """The rows of a parquet file; None for what would have to be read through."""
-    return int(pyarrow.parquet.read_metadata(path).num_rows) if form == "parquet" else None
-
-
-def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator[Texts]:
+def read_texts(path: str, form: str, columns: Sequence[str] | None, encoding: str | None = None) -> Generator[Texts]:
     """The texts, pairs or lists of words of an input, one at a time.
 
     Args:
@@ -39,13 +33,14 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None) -> Generator
         form: one of `FORMATS`.
         columns: of the text or the words, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or
             the only one.
+        encoding: of a file of text, the name of a Python codec; UTF-8 unless given.
 
     Raises:
         InputError: when there are no rows, or the columns are not there or hold no text and no words; it names the row.
     """
     chosen, number = tuple(columns or ()), -1
     try:
-        with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS)) as records:
+        with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS, encoding)) as records:
             for number, record in enumerate(records):
                 chosen = chosen or _usual_columns(path, list(record))
                 if number == 0 and (absent := [column for column in chosen if column not in record]):

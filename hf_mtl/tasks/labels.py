@@ -37,13 +37,35 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
     Raises:
         InputError: for the first label that is not one the task declares; it names the row and what was wanted.
     """
+    if split != "test":
+        _check_columns(spec, rows, split)
+    return kind_of(spec).read_labels(spec, rows, split)
+
+
+def read_strata(spec: TaskSpec, rows: Dataset) -> NDArray[np.int64] | None:
+    """The class of each training row, of which a cut keeps the shares; None for labels that are no classes.
+
+    *Shape:* (rows,)
+
+    Args:
+        spec: the task.
+        rows: its raw training rows.
+
+    Raises:
+        InputError: as `read_labels`.
+    """
+    _check_columns(spec, rows, "train")
+    return kind_of(spec).strata(spec, rows)
+
+
+def _check_columns(spec: TaskSpec, rows: Dataset, split: str) -> None:
+    """Raise InputError where a column of labels is missing."""
     absent = [column for column in spec.columns_of_labels if column not in rows.column_names]
-    if split != "test" and absent:
+    if absent:
         columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
         raise InputError(
             f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; the columns are {columns}"
         )
-    return kind_of(spec).read_labels(spec, rows, split)
 
 
 def bad_labels(spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:

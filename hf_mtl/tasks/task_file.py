@@ -105,7 +105,7 @@ def read_task_file(path: Path) -> list[TaskSpec]:
 _KEYS = {field.name: field for field in dataclasses.fields(TaskSpec)}
 _TUPLES = ("text_columns", "label_columns", "labels", "label_range", "metrics")
 _MAPPINGS = ("files", "splits")
-_NUMBERS = ("loss_weight", "sampling_weight", "label_smoothing")
+_NUMBERS = ("loss_weight", "sampling_weight", "label_smoothing", "validation_fraction")
 _PER_LABEL = {"class_weights": "balanced", "thresholds": "fit"}  # a word, or numbers
 
 
@@ -152,6 +152,8 @@ def _checked(name: object, key: str, value: Any) -> Any:
         if not isinstance(value, dict) or not all(_is_entry(key, entry) for entry in value.values()):
             raise InputError(f"{error}split: name pairs, e.g. {{train: train, validation: dev}}")
         return value
+    if key == "max_rows" or (key == "validation_fraction" and value is None):
+        return value  # `TaskSpec` checks it
     if key in _TUPLES:
         items = value if isinstance(value, list) else [value]
         if key == "label_range":

@@ -1,0 +1,62 @@
+"""The training rows that are cut off as a task's validation rows, and the sample that it wants of a split's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from ..errors import InputError, unknown_name_error
+from ..tasks.labels import read_strata
+from ..tasks.row_errors import selected
+from ..tasks.spec import TaskSpec
+from .cuts import held_out, joined_groups, row_keys, sampled, text_keys
+
+PARTS = ("train", "validation")  # of the training rows
+
+
+def check_uncut(spec: TaskSpec, splits: Collection[str]) -> None:
+    """Raise InputError where data whose training rows are to be cut has validation rows of its own."""
+    if "validation" in splits:
+        raise InputError(
+            f"task {spec.name!r}: validation_fraction cuts validation rows off the training rows, and the data has a "
+            "split 'validation'; leave validation_fraction out"
+        )
+
+
+def rows_held_out(spec: TaskSpec, rows: Dataset) -> NDArray[np.bool_]:
+    """True for the training rows that are the task's validation rows. *Shape:* (rows,)
+
+    Raises:
+        InputError: for a bad label, a missing column of groups, and where one of the parts would have no row.
+    """
+    assert spec.validation_fraction is not None
+    group_column = spec.group_column
+    if group_column is not None and group_column not in rows.column_names:
+        raise unknown_name_error(f"group_column of task {spec.name!r}:", group_column, rows.column_names)
+    keys = text_keys(_texts(spec, rows))
+    groups = joined_groups(keys, None if group_column is None else rows[group_column][:])
+    found = held_out(keys, groups, read_strata(spec, rows), spec.validation_fraction)
+    if found.all() or not found.any():
+        raise InputError(
+            f"task {spec.name!r}, split 'train': validation_fraction {spec.validation_fraction:g} of {len(rows)} rows "
+            f"in {len(set(groups))} groups leaves no row for {'training' if found.all() else 'validation'}; rows of "
+            "equal texts or of one group stay together; wanted another fraction, or more rows"
+        )
+    return found
+
+
+def at_most(spec: TaskSpec, split: str, rows: Dataset) -> Dataset:
+    """The rows, or a random sample of them where the task wants fewer."""
+    number = spec.max_rows.get(split)
+    if number is None or len(rows) <= number:
+        return rows
+    return selected(rows, sampled(row_keys(_texts(spec, rows)), int(number)))
+
+
+def _texts(spec: TaskSpec, rows: Dataset) -> Iterator[tuple[Any, ...]]:
+    """Of each row what its text columns hold."""
+    return zip(*(rows[column][:] for column in spec.text_columns), strict=True)
