@@ -22,6 +22,7 @@ NO_ENCODINGS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_
 ESCAPE = "hf_mtl.escape"
 ESCAPED = re.compile("[\udc00-\udcff]+")
 USUAL = (UTF_8, "cp1252")  # what a file is likely to be that is said to be something else
+NAME_IT = "save the file as UTF-8, or name its encoding"
 AROUND = 12  # characters that are shown on each side of the one that is told
 
 
@@ -29,8 +30,9 @@ def check_encoding(encoding: object, where: str) -> None:
     """Raise InputError for what is no name of a text encoding; `where` begins the message."""
     if isinstance(encoding, str) and _is_encoding(encoding):
         return
-    names = {name.replace("_", "-") for name in (*aliases, *aliases.values())}
-    close = difflib.get_close_matches(str(encoding).lower().replace("_", "-"), sorted(names), n=3)
+    names, written = {name.replace("_", "-") for name in (*aliases, *aliases.values())}, str(encoding).lower()
+    swapped = sorted(name for name in names if sorted(name) == sorted(written))
+    close = [*swapped, *difflib.get_close_matches(written.replace("_", "-"), sorted(names), n=3)]
     near = next((f" (did you mean {name!r}?)" for name in close if _is_encoding(name)), "")
     raise InputError(
         f"{where}encoding is {encoding!r}, which Python knows no text encoding by{near}; wanted a name such as utf-8, "
@@ -41,7 +43,7 @@ def check_encoding(encoding: object, where: str) -> None:
 def _is_encoding(name: str) -> bool:
     try:
         codec = codecs.lookup(name).name
-        b"".decode(name)  # LookupError of a codec that makes no text, such as base64
+        "a".encode(name)  # LookupError of a codec that is for no text, such as base64
         return codec.replace("-", "_") not in NO_ENCODINGS
     except (LookupError, ValueError):
         return False
@@ -68,10 +70,9 @@ def stream_codec(encoding: str | None, head: bytes) -> tuple[str, bytes]:
         named = found if found is None or not head.startswith(MARKS[found]) else kind.lower()
         what_to_do = f"; its first bytes fit encoding: {named}" if named else ""
         other = " or a binary file" if kind != "UTF-8" else ""
-        raise InputError(
-            f"begins like {kind}{other}, wanted {_title(codec)} text; save the file as {_title(codec)}, or name its "
-            f"encoding{what_to_do}"
-        )
+        raise InputError(f"begins like {kind}{other}, wanted {_title(codec)} text; {NAME_IT}{what_to_do}")
+    if codec.startswith(("utf-16", "utf-32")) and head and b"\0" not in head:
+        raise InputError(f"begins like no {_title(codec)}, in which every line end has a zero byte; {NAME_IT}")
     mark = MARKS.get(codec, b"")
     return codec, mark if head.startswith(mark) else b""
 
@@ -130,8 +131,8 @@ def misfit(text: str, codec: str, offset: int) -> str | None:
     except UnicodeEncodeError as error:
         before, byte = num_bytes(text[: error.start], codec), ord(text[error.start]) & 0xFF
     return (
-        f"is no {_title(codec)}: byte 0x{byte:02x} at offset {offset + before} of the file, {before} of its line; save "
-        f"the file as UTF-8, or name its encoding{_proposal(text, codec, before)}"
+        f"is no {_title(codec)}: byte 0x{byte:02x} at offset {offset + before} of the file, {before} of its line; "
+        f"{NAME_IT}{_proposal(text, codec, before)}"
     )
 
 
