@@ -245,7 +245,7 @@ def _find_splits(spec: TaskSpec) -> Splits:
             f"task {spec.name!r} has neither dataset nor files, and no rows were given: load_task_data(tasks, "
             f"tokenizer, rows={{{spec.name!r}: {{'train': dataset}}}}) takes them"
         )
-    named = [own for name in spec.splits.values() for own in own_splits(name)]
+    named = [own for name in spec.splits.values() for own in (name, *own_splits(name))]
     source = f"task {spec.name!r}: cannot load {spec.dataset!r}, configuration {spec.config!r}"
     try:
         if not Path(spec.dataset).exists():

@@ -42,7 +42,7 @@ def sliced(name: str, splits: Mapping[str, Found]) -> Found:
     parts, faults, num_rows = [], TextFaults(), 0
     for split, first, end in slices:
         found = splits[split]
-        parts.append(found.rows.select(range(first, end)))
+        parts.append(found.rows.select(range(first, end) if first < end else []))
         faults.update({row - first + num_rows: fault for row, fault in found.faults.items() if first <= row < end})
         numbers[split] += [number_of_row(found.rows, row) for row in range(first, end)]
         num_rows += end - first
