@@ -132,7 +132,7 @@ def _of_folder(folder: Path, split: str) -> list[str]:
     """The tables of a folder, or the saved dataset that it is or has for the split."""
     if _is_saved(folder):
         return [str(folder)]
-    saved = sorted(path.parent.name for path in folder.glob("*/state.json"))
+    saved = sorted(path.parent.name for path in folder.glob("[!.]*/state.json"))
     if saved or any((folder / name).is_file() for name in SAVED):
         if split not in saved:
             raise InputError(
