@@ -13,14 +13,16 @@ from ..errors import InputError, unknown_name_error
 from ..tasks.labels import read_strata
 from ..tasks.row_errors import selected
 from ..tasks.spec import TaskSpec
+from ..tasks.split_names import own_splits
 from .cuts import held_out, joined_groups, row_keys, sampled, text_keys
 
 PARTS = ("train", "validation")  # of the training rows
 
 
 def check_uncut(spec: TaskSpec, splits: Collection[str]) -> None:
-    """Raise InputError where data whose training rows are to be cut has validation rows of its own."""
-    if "validation" in splits:
+    """Raise InputError where data whose training rows are to be cut has validation rows that the task takes as such."""
+    taken = [own for name in spec.splits.values() for own in own_splits(name)]  # for training or as a test
+    if "validation" in splits and "validation" not in taken:
         raise InputError(
             f"task {spec.name!r}: validation_fraction cuts validation rows off the training rows, and the data has a "
             "split 'validation'; leave validation_fraction out"

@@ -276,6 +276,11 @@ def test_a_cut_beside_a_validation_split_is_refused(tmp_path):
     for split in ("train", "validation"):
         with pytest.raises(InputError, match="and the data has a split 'validation'; leave validation_fraction out"):
             load_rows(task(dataset=str(tmp_path), validation_fraction=0.1), split)
+    as_test = task(
+        dataset=str(tmp_path), validation_fraction=0.1, splits={"test": "validation"}
+    )  # as is usual with GLUE
+    found = load_splits(as_test, ("train", "validation", "test"))
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 90, "validation": 10, "test": 100}
     with pytest.raises(InputError, match="and the data has a split 'validation'"):
         load_splits(task(**CUT), ("train",), given={"train": FRAME, "validation": FRAME})
 
