@@ -137,10 +137,10 @@ def format_task(task: Mapping[str, Any]) -> str:
 
 def _chosen_rows(task: Mapping[str, Any]) -> list[str]:
     """A line about the rows that are cut off and sampled, where some are."""
-    by = f", by {task['group_column']}" if "group_column" in task else ""
-    told = [f"{task['validation_fraction']:.1%} of the training rows are for validation{by}"] * (
-        "validation_fraction" in task
-    )
+    told = []
+    if "validation_fraction" in task:
+        by = f", by {task['group_column']}" if "group_column" in task else ""
+        told.append(f"{task['validation_fraction']:.1%} of the training rows are for validation{by}")
     told += [f"at most {number:,} rows of {split}" for split, number in task.get("max_rows", {}).items()]
     return [f"  {'; '.join(told)}"] if told else []
 

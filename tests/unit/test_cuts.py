@@ -337,6 +337,10 @@ def test_hf_mtl_tasks_tells_of_the_cut_and_of_samples(tmp_path):
     ]
     assert told["splits"]["train"]["rows"] == 50 and told["splits"]["validation"]["rows"] == 14
     text = format_task(told)
+    without = {
+        key: value for key, value in told.items() if key not in ("validation_fraction", "group_column", "max_rows")
+    }
+    assert "for validation" not in format_task(without) and "at most" not in format_task(without)
     assert "10.0% of the training rows are for validation, by author; at most 50 rows of train" in text
 
 
