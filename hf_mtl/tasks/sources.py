@@ -32,7 +32,8 @@ def check_entries(task: str, split: str, entries: Sequence[str]) -> None:
         if is_other and (is_packed(entry) or not glob.has_magic(entry)):
             what_to_do = "; unzip it" if is_packed(entry) else ", and no folder"
             raise InputError(f"task {task!r}: file {entry!r} is none of .{', .'.join(FILE_FORMATS)}{what_to_do}")
-    _check_once(entries, entries, f"task {task!r}: files names", split)
+    if twice := _twice(entries):
+        raise InputError(f"task {task!r}: files names {entries[twice[0]]!r} twice for {split!r}; wanted it once")
 
 
 def find_files(files: Mapping[str, str | Sequence[str]], split: str) -> list[str]:
@@ -48,21 +49,21 @@ def find_files(files: Mapping[str, str | Sequence[str]], split: str) -> list[str
         InputError: for an entry that stands for no file or for files of several formats, for a file that is there
             twice, and for one that a pattern or a folder shares with another split.
     """
-    entries = file_list(files[split])
-    found = [(path, entry) for entry in entries for path in _expanded(entry, split)]
+    found = [(path, entry) for entry in file_list(files[split]) for path in _expanded(entry, split)]
     paths = [path for path, _ in found]
-    _check_once(paths, [entry for _, entry in found], "", split)
+    if twice := _twice(paths):
+        by = " and ".join(repr(found[place][1]) for place in twice)
+        raise InputError(f"{paths[twice[0]]!r}: it is there twice for {split!r}, by {by}; wanted it once")
     _check_splits_differ(files, split, paths)
     return paths
 
 
-def _check_once(paths: Sequence[str], entries: Sequence[str], start: str, split: str) -> None:
-    real = list(map(os.path.realpath, paths))
-    for path, entry, file in zip(paths, entries, real, strict=True):
-        if real.count(file) > 1:
-            others = [e for e, f in zip(entries, real, strict=True) if f == file]
-            where = f", by {' and '.join(map(repr, dict.fromkeys(others)))}" if path != entry or start == "" else ""
-            raise InputError(f"{start or 'files names'} {path!r} twice for {split!r}{where}; wanted it once")
+def _twice(paths: Sequence[str]) -> list[int]:
+    """The places of the first file that is there more than once, if any is."""
+    places: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        places.setdefault(os.path.realpath(path), []).append(place)
+    return next((found for found in places.values() if len(found) > 1), [])
 
 
 def _check_splits_differ(files: Mapping[str, str | Sequence[str]], split: str, paths: Sequence[str]) -> None:
@@ -79,7 +80,7 @@ def _check_splits_differ(files: Mapping[str, str | Sequence[str]], split: str, p
         for path in paths:
             if os.path.realpath(path) in shared - named:
                 raise InputError(
-                    f"{path!r} is of the splits {split!r} and {other!r}, by {', '.join(map(repr, entries))} and "
+                    f"{path!r}: it is of the splits {split!r} and {other!r}, by {', '.join(map(repr, entries))} and "
                     f"{', '.join(map(repr, file_list(others)))}; wanted each file in one of them"
                 )
 
@@ -93,19 +94,29 @@ def _expanded_or_none(entries: Sequence[str], split: str) -> list[str]:
 
 
 def _expanded(entry: str, split: str) -> list[str]:
-    if os.path.isdir(entry):
-        return _of_folder(Path(entry), split)
-    if os.path.exists(entry) or not glob.has_magic(entry):
-        return [entry]
-    return _of_pattern(entry)
+    try:
+        if os.path.isdir(entry):
+            return _of_folder(Path(entry), split)
+        root, pattern = _pattern_in(Path(entry))
+        return [entry] if pattern is None or os.path.exists(entry) else _of_pattern(root, pattern)
+    except InputError as error:
+        raise InputError(f"{entry!r}: {error}") from error
 
 
-def _of_pattern(entry: str) -> list[str]:
-    """The tables and saved datasets that a pattern finds. Folders that are there are no part of the pattern."""
-    parts = Path(entry).parts
-    fixed = next(n for n in range(len(parts)) if glob.has_magic(parts[n]) and not Path(*parts[: n + 1]).is_dir())
-    root = Path(*parts[:fixed])
-    names = sorted(glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True), key=_in_order)
+def _pattern_in(path: Path) -> tuple[Path, str | None]:
+    """The folder before a pattern, and the pattern in it; None where there is none.
+
+    A folder that is there under its name is no pattern, whatever characters that has.
+    """
+    for place, part in enumerate(path.parts):
+        if glob.has_magic(part) and not Path(*path.parts[: place + 1]).is_dir():
+            return Path(*path.parts[:place]), str(Path(*path.parts[place:]))
+    return path, None
+
+
+def _of_pattern(root: Path, pattern: str) -> list[str]:
+    """The tables and saved datasets that a pattern finds in a folder."""
+    names = sorted(glob.glob(pattern, root_dir=root, recursive=True), key=_in_order)
     paths = [Path(name) for name in names]
     found = [path for path in paths if ((root / path).is_file() and is_data(path)) or _is_saved(root / path)]
     check_all_readable(root, [path for path in paths if (root / path).is_file()])
@@ -114,8 +125,8 @@ def _of_pattern(entry: str) -> list[str]:
         few = f"{', '.join(there[:FEW])}{f' and {len(there) - FEW} more' if len(there) > FEW else ''}"
         what = f"finds {str(paths[0])!r}, which is no table" if paths else "finds nothing"
         where = f"there is no folder {str(root)!r}" if not root.is_dir() else f"{str(root)!r} has {few or 'no file'}"
-        raise InputError(f"{entry!r} {what}; {where}; wanted files of .{', .'.join(FILE_FORMATS)}")
-    _check_one_format(repr(entry), root, found)
+        raise InputError(f"the pattern {what}; {where}; wanted files of .{', .'.join(FILE_FORMATS)}")
+    _check_one_format("the pattern", root, found)
     return [str(root / path) for path in found]
 
 

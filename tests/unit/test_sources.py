@@ -77,6 +77,8 @@ def test_brackets_in_the_name_of_a_folder_or_a_file_are_no_pattern(tmp_path):
     root = tables(tmp_path / "set[1]", "a*.csv", "ab.csv")
     assert texts_of(files={"train": str(root / "a*.csv")}) == ["a*.csv"]
     assert texts_of(files={"train": str(root / "*b.csv")}) == ["ab.csv"]
+    with pytest.raises(InputError, match=r"'.*/set\[1\]/gone.csv': cannot be read: No such file"):
+        texts_of(files={"train": str(root / "gone.csv")})
 
 
 def test_a_task_file_takes_patterns_and_folders_from_its_own_folder(tmp_path, monkeypatch):
@@ -112,7 +114,7 @@ def test_a_pattern_that_stands_for_no_table_of_one_format_is_told(tmp_path, patt
 
 def test_a_file_that_two_entries_stand_for_is_refused(tmp_path):
     root = tables(tmp_path / "set", "a.csv", "b.csv")
-    with pytest.raises(InputError, match=r"files names '.*/a.csv' twice for 'train', by '.*/\*.csv' and '.*/a.csv'"):
+    with pytest.raises(InputError, match=r"'.*/a.csv': it is there twice for 'train', by '.*/\*.csv' and '.*/a.csv'"):
         texts_of(files={"train": [str(root / "*.csv"), str(root / "a.csv")]})
 
 
@@ -121,7 +123,7 @@ def test_a_pattern_that_takes_a_file_of_another_split_is_refused(tmp_path):
     files = {"train": str(root / "*.csv"), "validation": str(root / "dev.csv")}
     for split in files:
         with pytest.raises(
-            InputError, match=r"'.*/dev.csv' is of the splits '\w+' and '\w+', by .*; wanted each file in"
+            InputError, match=r"'.*/dev.csv': it is of the splits '\w+' and '\w+', by .*; wanted each file in"
         ):
             texts_of(split, files=files)
     with pytest.raises(InputError, match="is of the splits"):
