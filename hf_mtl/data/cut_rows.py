@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
 from ..tasks.labels import read_strata
-from ..tasks.row_errors import selected
 from ..tasks.spec import TaskSpec
 from ..tasks.split_names import own_splits
 from .cuts import held_out, joined_groups, row_keys, sampled, text_keys
@@ -29,8 +28,8 @@ def check_uncut(spec: TaskSpec, splits: Collection[str]) -> None:
         )
 
 
-def rows_held_out(spec: TaskSpec, rows: Dataset) -> NDArray[np.bool_]:
-    """True for the training rows that are the task's validation rows. *Shape:* (rows,)
+def cut_rows(spec: TaskSpec, rows: Dataset) -> dict[str, NDArray[np.int64]]:
+    """Each of `PARTS` -> the numbers of the training rows that it has. *Shape of each:* (rows,)
 
     Raises:
         InputError: for a bad label, a missing column of groups, and where one of the parts would have no row.
@@ -48,15 +47,15 @@ def rows_held_out(spec: TaskSpec, rows: Dataset) -> NDArray[np.bool_]:
             f"in {len(set(groups))} groups leaves no row for {'training' if found.all() else 'validation'}; rows of "
             "equal texts or of one group stay together; wanted another fraction, or more rows"
         )
-    return found
+    return {"train": np.flatnonzero(~found), "validation": np.flatnonzero(found)}
 
 
-def at_most(spec: TaskSpec, split: str, rows: Dataset) -> Dataset:
-    """The rows, or a random sample of them where the task wants fewer."""
+def sample_rows(spec: TaskSpec, split: str, rows: Dataset) -> NDArray[np.int64] | None:
+    """The numbers of the rows that the task wants of a split, in order; None where it wants all. *Shape:* (rows,)"""
     number = spec.max_rows.get(split)
     if number is None or len(rows) <= number:
-        return rows
-    return selected(rows, sampled(row_keys(_texts(spec, rows)), int(number)))
+        return None
+    return np.array(sampled(row_keys(_texts(spec, rows)), int(number)), dtype=np.int64)
 
 
 def _texts(spec: TaskSpec, rows: Dataset) -> Iterator[tuple[Any, ...]]:

@@ -32,9 +32,9 @@ from ..tasks.sources import file_list, find_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec
 from ..tasks.split_names import own_splits, takes_slices
 from ..tasks.text_files import about_quotes, format_of, is_packed
-from .cut_rows import PARTS, at_most, check_uncut, rows_held_out
+from .cut_rows import PARTS, check_uncut, cut_rows, sample_rows
 from .memory_rows import GivenRows, memory_rows
-from .slices import Found, SliceError, sliced
+from .slices import sliced
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
@@ -64,11 +64,43 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
 def load_splits(
     spec: TaskSpec, splits: Sequence[str], on_bad_row: str = "error", given: GivenRows | None = None
 ) -> dict[str, Dataset]:
-    """Split -> its raw rows, of the splits that the task has.
+    """Split -> its raw rows, of the splits that the task has, with what it cuts off and samples.
 
     Args:
         spec: the task.
         splits: some of "train", "validation" and "test".
+        on_bad_row: see `own_rows`.
+        given: see `own_rows`.
+
+    Raises:
+        InputError: as `own_rows`; and where validation rows cannot be cut off, such as for a bad label.
+    """
+    if spec.validation_fraction is not None:
+        check_uncut(spec, _find_splits(spec) if given is None else given)
+    whole: dict[str, Dataset | None] = {}
+    parts: dict[str, NDArray[np.int64]] = {}
+    found: dict[str, Dataset] = {}
+    for split in splits:
+        own = "train" if spec.validation_fraction is not None and split in PARTS else split
+        if own not in whole:
+            whole[own] = own_rows(spec, own, on_bad_row, given)
+        rows = whole[own]
+        if rows is None:
+            continue
+        if spec.validation_fraction is not None and split in PARTS:
+            parts = parts or cut_rows(spec, rows)
+            rows = selected(rows, parts[split])
+        sample = sample_rows(spec, split, rows)
+        found[split] = rows if sample is None else selected(rows, sample)
+    return found
+
+
+def own_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
+    """The raw rows of one split of the data, or None when the task has no such split.
+
+    Args:
+        spec: the task.
+        split: of it.
         on_bad_row: what to do with a row that has no text or a label that the task does not declare: "error", or
             "skip", which counts and lists them. In "test" every row has to be sound: predictions are numbered.
         given: split -> rows in memory, of a task without dataset and files.
@@ -76,93 +108,12 @@ def load_splits(
     Raises:
         InputError: when the data cannot be loaded, `splits` names one that is not there, the split is empty, a
             declared text column is missing or no text, or a row is bad; bad labels are left to `read_labels` unless
-            rows are skipped or cut off as validation rows.
+            rows are skipped.
     """
-    assert set(splits) <= set(SPLITS) and on_bad_row in ON_BAD_ROW
-    data = _Data(spec, _find_splits(spec) if given is None else given, given is not None)
-    if spec.validation_fraction is not None:
-        check_uncut(spec, data.splits)
-    found: dict[str, Dataset] = {}
-    for split in splits:
-        is_part = spec.validation_fraction is not None and split in PARTS
-        rows = data.checked("train" if is_part else split, on_bad_row)
-        if rows is not None:
-            found[split] = at_most(spec, split, data.part(split, rows) if is_part else rows)
-    return found
-
-
-class _Data:
-    """What a task's rows are made of; each of the data's own splits is read and checked once.
-
-    Args:
-        spec: the task.
-        splits: the data's own name of a split -> where its rows are, or the rows.
-        in_memory: whether they are rows that a user gave.
-    """
-
-    def __init__(self, spec: TaskSpec, splits: Mapping[str, Any], in_memory: bool) -> None:
-        self.spec, self.splits, self.in_memory = spec, splits, in_memory
-        self._loaded: dict[str, Found] = {}
-        self._checked: dict[str, Dataset | None] = {}
-        self._is_held_out: NDArray[np.bool_] | None = None
-
-    def checked(self, split: str, on_bad_row: str) -> Dataset | None:
-        """The rows of a split of the data, or of slices of some; None where there is none."""
-        if split not in self._checked:
-            found = self.load(split)
-            self._checked[split] = None if found is None else _checked_rows(self.spec, split, on_bad_row, found)
-        return self._checked[split]
-
-    def part(self, split: str, rows: Dataset) -> Dataset:
-        """The part of the training rows that is "train", or "validation"."""
-        if self._is_held_out is None:
-            self._is_held_out = rows_held_out(self.spec, rows)
-        return selected(rows, np.flatnonzero(self._is_held_out == (split == "validation")).tolist())
-
-    def load(self, split: str) -> Found | None:
-        """The rows of a split, unchecked."""
-        spec, own_name = self.spec, self.spec.splits.get(split, split)
-        if takes_slices(own_name, self.splits):
-            try:
-                return sliced(own_name, {name: self._load_own(split, name) for name in own_splits(own_name)})
-            except SliceError as error:
-                raise InputError(f"task {spec.name!r}, split {split!r}: {error}") from error
-        if own_name in self.splits:
-            return self._load_own(split, own_name)
-        if split in spec.splits:
-            raise InputError(
-                f"task {spec.name!r}: splits names {own_name!r} for {split!r}, and there is none; the splits are "
-                f"{', '.join(self.splits)}"
-            )
+    assert split in SPLITS and on_bad_row in ON_BAD_ROW
+    found = _load(spec, split, given)
+    if found is None:
         return None
-
-    def _load_own(self, split: str, name: str) -> Found:
-        """One of the data's own splits; `split` is what the task takes it for."""
-        if name not in self._loaded:
-            rows = self.splits[name]
-            found = memory_rows(rows, self.spec, split) if self.in_memory else _read(self.spec, name, rows)
-            self._loaded[name] = Found(*found)
-        return self._loaded[name]
-
-
-def _read(spec: TaskSpec, name: str, found: Dataset | Files) -> tuple[Dataset, TextFaults]:
-    """The rows of one of the data's own splits, and what is wrong with the texts of which."""
-    if spec.dataset == EMBEDDED:
-        return Dataset.from_dict(demo_rows(str(spec.config), name)), {}
-    if isinstance(found, Dataset):
-        return found, {}
-    try:
-        paths = find_files(spec.files, name) if spec.files else found.paths
-        rows, faults, first_rows = read_files(paths, columns_of(spec))
-        if spec.label_column in found.classes.keys() & set(rows.column_names):
-            rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
-        return set_files(rows, first_rows), faults
-    except ValueError as error:
-        raise InputError(f"task {spec.name!r}: cannot load {error}") from error
-
-
-def _checked_rows(spec: TaskSpec, split: str, on_bad_row: str, found: Found) -> Dataset:
-    """The rows of a split, checked, without the bad ones where these are to be skipped."""
     rows, faults = found
     where = f"task {spec.name!r}, split {split!r}"
     if len(rows) == 0:
@@ -232,6 +183,35 @@ def _skip(spec: TaskSpec, rows: Dataset, split: str, bad: RowErrors) -> Dataset:
     message = "%s: %d of %d rows of %s skipped (the first row is 0): %s%s"
     logger.warning(message, where, len(bad), len(rows), source, "; ".join(listed), more)
     return selected(rows, [row for row in range(len(rows)) if row not in bad])
+
+
+def _load(spec: TaskSpec, split: str, given: GivenRows | None) -> tuple[Dataset, TextFaults] | None:
+    """The rows of a split, and what is wrong with the texts of which; None where there is no such split."""
+    if spec.dataset == EMBEDDED and spec.splits.get(split, split) in SPLITS:
+        return Dataset.from_dict(demo_rows(str(spec.config), spec.splits.get(split, split))), {}
+    own_name, splits = spec.splits.get(split, split), _find_splits(spec) if given is None else given
+    if takes_slices(own_name, splits):
+        return sliced(spec, split, lambda own: _load(own, split, given))
+    if own_name not in splits:
+        if split in spec.splits:
+            raise InputError(
+                f"task {spec.name!r}: splits names {own_name!r} for {split!r}, and there is none; the splits are "
+                f"{', '.join(splits)}"
+            )
+        return None
+    found = splits[own_name]
+    if given is not None:
+        return memory_rows(found, spec, split)
+    if isinstance(found, Dataset):
+        return found, {}
+    try:
+        paths = find_files(spec.files, own_name) if spec.files else found.paths
+        rows, faults, first_rows = read_files(paths, columns_of(spec))
+        if spec.label_column in found.classes.keys() & set(rows.column_names):
+            rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
+        return set_files(rows, first_rows), faults
+    except ValueError as error:
+        raise InputError(f"task {spec.name!r}: cannot load {error}") from error
 
 
 def _find_splits(spec: TaskSpec) -> Splits:

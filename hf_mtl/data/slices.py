@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
 
 from datasets import Dataset, concatenate_datasets
 
 from ..errors import InputError
 from ..tasks.columns import TextFaults
 from ..tasks.row_errors import files_of, number_of_row, set_files
-from ..tasks.split_names import slices_of
+from ..tasks.spec import TaskSpec
+from ..tasks.split_names import own_splits, slices_of
+
+Found = tuple[Dataset, TextFaults]  # the rows of a split, and what is wrong with the texts of which
 
 
-class SliceError(InputError):
-    """Slices that cannot be taken."""
-
-
-class Found(NamedTuple):
-    """The raw rows of a split, and what is wrong with the texts of which."""
-
-    rows: Dataset
-    faults: TextFaults
-
-
-def sliced(name: str, splits: Mapping[str, Found]) -> Found:
-    """The rows that a value of `splits` names, which know where they came from.
+def sliced(spec: TaskSpec, split: str, load: Callable[[TaskSpec], Found | None]) -> Found:
+    """The slices that a task takes for a split, one after the other; the rows know where they came from.
 
     Args:
-        name: slices of one or more splits, such as "train[:90%]".
-        splits: those splits, by the data's own names.
+        spec: the task.
+        split: of it; its value in `spec.splits` is slices of splits that are there.
+        load: gives the rows of `split` of a task that has one of those whole splits for it.
 
     Raises:
-        SliceError: for a slice that cannot be taken, and for splits of different columns.
+        InputError: for a slice that cannot be taken, and for splits of different columns.
     """
+    where, name = f"task {spec.name!r}, split {split!r}", spec.splits[split]
+    splits: dict[str, Found] = {}
+    for own in dict.fromkeys(own_splits(name)):
+        found = load(dataclasses.replace(spec, splits={**spec.splits, split: own}))
+        assert found is not None
+        splits[own] = found
     try:
-        slices = slices_of(name, {split: len(found.rows) for split, found in splits.items()})
+        slices = slices_of(name, {own: len(rows) for own, (rows, _) in splits.items()})
     except ValueError as error:
-        raise SliceError(f"the slice {name!r} cannot be taken: {error}") from error
-    numbers: dict[str, list[int]] = {split: [] for split in splits}
-    parts, faults, num_rows = [], TextFaults(), 0
-    for split, first, end in slices:
-        found = splits[split]
-        parts.append(found.rows.select(range(first, end) if first < end else []))
-        faults.update({row - first + num_rows: fault for row, fault in found.faults.items() if first <= row < end})
-        numbers[split] += [number_of_row(found.rows, row) for row in range(first, end)]
-        num_rows += end - first
+        raise InputError(f"{where}: the slice {name!r} cannot be taken: {error}") from error
+    numbers: list[int] = []
+    parts, faults = [], TextFaults()
+    for own, first, end in slices:
+        rows, own_faults = splits[own]
+        parts.append(rows.select(range(first, end) if first < end else []))
+        faults.update({row - first + len(numbers): each for row, each in own_faults.items() if first <= row < end})
+        numbers += [number_of_row(rows, row) for row in range(first, end)]
     try:
-        rows = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+        joined = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
-        raise SliceError(f"the slices {name!r} are of splits that do not go together: {reason}") from error
+        raise InputError(f"{where}: the slices {name!r} are of splits that do not go together: {reason}") from error
     if len(splits) > 1:  # their rows are not numbered together
-        return Found(rows, faults)
-    ((split, found),) = splits.items()
-    return Found(set_files(rows, files_of(found.rows), numbers[split]), faults)
+        return joined, faults
+    ((rows, _),) = splits.values()
+    return set_files(joined, files_of(rows), numbers), faults

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from .sources import file_list
@@ -52,10 +53,11 @@ def number_of_row(rows: Dataset, row: int) -> int:
     return row if numbers is None else int(numbers[row])
 
 
-def selected(rows: Dataset, indices: Sequence[int]) -> Dataset:
+def selected(rows: Dataset, indices: Sequence[int] | NDArray[np.int64]) -> Dataset:
     """Some of the rows, which know where they came from as those do."""
-    numbers = [number_of_row(rows, row) for row in indices]
-    return set_files(rows.select(np.asarray(indices, dtype=np.int64)), files_of(rows), numbers)
+    places = np.asarray(indices, dtype=np.int64)
+    numbers = [number_of_row(rows, row) for row in places.tolist()]
+    return set_files(rows.select(places), files_of(rows), numbers)
 
 
 def place_of(spec: TaskSpec, rows: Dataset, split: str, row: int) -> tuple[str, int]:

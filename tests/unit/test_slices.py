@@ -1,5 +1,6 @@
 """A split may be slices of the data's own splits, as `datasets` takes them, wherever the rows are."""
 
+import dataclasses
 from pathlib import Path
 
 import datasets
@@ -117,6 +118,13 @@ def test_a_bad_row_of_a_slice_is_told_by_its_place_in_its_file(tmp_path, caplog)
     with pytest.raises(InputError, match="column 'text' holds 7 instead of text in row 2 "):
         load_rows(declared, "train")
     assert load_rows(declared, "validation")["text"][:] == ["a"]
+
+
+def test_the_rows_of_the_demo_may_be_sliced():
+    (spec,) = load_tasks("demo", tasks=["reviews"])
+    whole = load_rows(spec, "train")["sentence"][:]
+    part = load_rows(dataclasses.replace(spec, splits={"train": "train[3:5]"}), "train")
+    assert part["sentence"][:] == whole[3:5]
 
 
 def test_rows_in_memory_may_be_sliced(tokenizer):
