@@ -41,8 +41,10 @@ def parts(frame=FRAME, on_bad_row="error", **changes) -> dict[str, pd.DataFrame]
 
 
 def test_a_share_of_every_class_is_cut_off():
+    for prefix in "abcde":
+        found = parts(FRAME.assign(text=prefix + FRAME["text"]))
+        assert Counter(found["validation"]["label"]) == {"good": 7, "bad": 3}
     found = parts()
-    assert Counter(found["validation"]["label"]) == {"good": 7, "bad": 3}
     rows = [list(found[split]["text"]) for split in ("train", "validation")]
     assert sorted(itertools.chain(*rows)) == sorted(FRAME["text"]) and not set(rows[0]) & set(rows[1])
     in_order = FRAME["text"].tolist()
@@ -162,6 +164,7 @@ CELLS = st.lists(
 @SETTINGS
 @given(cells=CELLS, fraction=st.floats(0.01, 0.99), grouped=st.booleans())
 @example(cells=[(n, 0, None) for n in range(2)], fraction=0.5, grouped=False)
+@example(cells=[(n // 3, n // 6, None) for n in range(24)], fraction=1 / 6, grouped=False)  # of 4 strata, 1 row each
 def test_no_text_and_no_group_is_on_both_sides_and_the_number_is_within_a_group(cells, fraction, grouped):
     texts, labels, authors = zip(*cells, strict=True)
     keys = text_keys((str(text),) for text in texts)
