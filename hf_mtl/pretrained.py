@@ -128,12 +128,12 @@ def _load_saved(
 ) -> MultiTaskModel:
     """A saved multi-task model, all of it, with its heads then made those wanted."""
     saved = config.heads
-    for head in heads:
-        if head.name in saved and not saved[head.name].shares_weights_with(head):
-            raise InputError(f"task {head.name!r} is saved in {name!r} as {saved[head.name]} and is declared as {head}")
     kept = ("pooling", "head_dropout", "max_seq_length", "base_model")
     shape = {**{key: getattr(config, key) for key in kept}, **chosen}
     config = MultiTaskConfig(config.encoder_config, saved.values(), **shape)
+    for head in heads:
+        if head.name in saved and saved[head.name].differences(head, config.pooling):
+            raise InputError(f"task {head.name!r} is saved in {name!r} as {saved[head.name]} and is declared as {head}")
     _check_weights(name, "MultiTaskModel", options)
     model: MultiTaskModel = MultiTaskModel.from_pretrained(name, config=config, dtype=torch.float32, **options)
     model.set_heads(heads)

@@ -10,6 +10,17 @@ from typing import Any
 
 from .errors import InputError, unknown_name_error
 
+PREDICT_KEYS = ("index", "truncated")  # in every line of `hf-mtl predict`, beside the names of tasks
+
+
+def check_task_name(name: object) -> None:
+    """Raise InputError for a task that the lines of `hf-mtl predict` could not name."""
+    if name in PREDICT_KEYS:
+        raise InputError(
+            f"task {name!r}: in a line of hf-mtl predict, {name!r} is something else; wanted another name than "
+            f"{' and '.join(map(repr, PREDICT_KEYS))}"
+        )
+
 
 def check_options(
     name: str, function: Callable[..., object], options: Mapping[str, object], *, kind: str = "gradient_method"

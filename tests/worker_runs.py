@@ -10,9 +10,27 @@ import torch
 WORKER = Path(__file__).parent / "train_worker.py"
 
 
-def command_of(processes, arguments, result, worker=WORKER) -> list[str]:
+# What C++ says when an object with a running thread goes, as a half-made process group of Gloo does where two processes
+# did not find each other. It was seen once in some thousand starts, on a busy machine.
+ABORTED = "terminate called without an active exception"
+
+
+def launched(processes, *arguments) -> list[str]:
+    """The command of a script, alone or on several processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else []), str(worker), json.dumps(arguments), str(result)]
+    return [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]
+
+
+def command_of(processes, arguments, result, worker=WORKER) -> list[str]:
+    return launched(processes, worker, json.dumps(arguments), result)
+
+
+def finished(command):
+    """A command that has ended; begun once more where the processes were aborted before they had met."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0 and ABORTED in done.stderr and "Traceback" not in done.stderr.split(ABORTED)[0]:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done
 
 
 def launch(folder, name, processes, checkpoint=None, **arguments):
@@ -20,7 +38,7 @@ def launch(folder, name, processes, checkpoint=None, **arguments):
     arguments = {"output_dir": str(folder / name), **arguments}
     command = command_of(processes, arguments, folder / f"{name}.pt")
     command += [str(checkpoint)] if checkpoint else []
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return finished(command)
 
 
 def train(folder, name, processes, checkpoint=None, **arguments):

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
-from ..model.encoding import SEQUENCE_LENGTHS, WORD_NUMBERS
+from ..model.encoding import NO_LABEL, SEQUENCE_LENGTHS, WORD_NUMBERS
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
 from .ragged_column import RaggedColumn, from_arrow
@@ -81,6 +81,8 @@ def checked_rows(
     if rows.format["type"] == "custom":
         raise InputError(f"{where}: the rows have a transform (set_transform), which would not be applied; use map")
     table = rows.with_format("arrow")[:]
+    if not labelled and (filled := _with_labels_of_tokens(table)) is not table:
+        table, rows = filled, Dataset(filled.replace_schema_metadata())
     of_tokens = ["input_ids", *([WORD_NUMBERS] if kind_of(spec).head.takes_words else [])]
     _check_names(table.column_names, where, of_tokens if inputs else [], labelled)
     if inputs:
@@ -94,6 +96,20 @@ def checked_rows(
         return rows
     place, column = table.column_names.index("labels"), pa.array(labels if labels.ndim == 1 else list(labels))
     return Dataset(table.set_column(place, "labels", column).replace_schema_metadata())
+
+
+def _with_labels_of_tokens(table: pa.Table) -> pa.Table:
+    """Rows of words with -100 for every token of those that have no labels; no such column where none has any."""
+    if WORD_NUMBERS not in table.column_names or not _null_count(table, "labels"):
+        return table
+    labels = table["labels"]
+    if labels.null_count == len(labels):
+        return table.drop_columns(["labels"])
+    if "input_ids" not in table.column_names or not (_is_list(labels.type) and _is_list(table["input_ids"].type)):
+        return table  # is refused
+    numbers = zip(labels.to_pylist(), table["input_ids"].to_pylist(), strict=True)
+    cells = [[NO_LABEL] * len(ids or ()) if cell is None else cell for cell, ids in numbers]
+    return table.set_column(table.column_names.index("labels"), "labels", pa.array(cells, labels.type))
 
 
 def _what_it_is(rows: object) -> str:

@@ -31,6 +31,7 @@ from ..tasks.row_errors import RowErrors, files_of, place_of, raise_first, selec
 from ..tasks.sources import file_list, find_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec
 from ..tasks.split_names import own_splits, takes_slices
+from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import about_quotes, format_of, is_packed
 from .cut_rows import PARTS, check_uncut, cut_rows, sample_rows
 from .memory_rows import GivenRows, memory_rows
@@ -123,7 +124,7 @@ def own_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Given
             columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
             raise InputError(f"{where}: no column {column!r}; the columns are {columns}")
         if not _holds_text(rows.features[column], words=column not in spec.string_columns):
-            wanted = "text" if column in spec.string_columns else "lists of words"
+            wanted = "text" if column in spec.string_columns else f"lists of words; {OF_LISTS}"
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted {wanted}")
     bad = {**_rows_without_text(spec, rows), **{row: (fault, "") for row, fault in faults.items()}}
     if on_bad_row == "skip" and split != "test":

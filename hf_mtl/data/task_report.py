@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from ..model.long_texts import parts
-from ..model.pipeline_inputs import is_words
+from ..model.encoding import sequences_of
+from ..model.heads import OPTIONS
 from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label, read_labels
 from ..tasks.metric_names import is_of_one_class
@@ -28,7 +29,7 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
     Args:
         spec: the task.
         tokenizer: counts tokens; without one, there are no token lengths.
-        max_length: inputs above this many tokens count as truncated.
+        max_length: a row counts as truncated when one of its sequences has more tokens.
 
     Raises:
         InputError: when rows or labels are not what the task declares.
@@ -50,6 +51,7 @@ def describe_task(spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max
         "metrics": list(spec.metrics),
         "main_metric": spec.main_metric,
         "positive_label": _positive_label(spec),
+        **{name: list(value) if isinstance(value := getattr(spec, name), tuple) else value for name in OPTIONS},
         "loss_weight": spec.loss_weight,
         "sampling_weight": spec.sampling_weight,
     }
@@ -101,14 +103,15 @@ def _distribution(spec: TaskSpec, labels: NDArray[Any]) -> Facts:
 
 
 def token_lengths(spec: TaskSpec, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """Tokens of every row's input, special ones included, before anything is cut. *Shape:* (rows,)."""
+    """Tokens of every row's longest sequence, special ones included, before anything is cut. *Shape:* (rows,).
+
+    A row is one sequence, or several where its texts go through the encoder apart.
+    """
     lengths: list[int] = []
     for batch in rows.select_columns(list(dict.fromkeys(spec.text_columns))).iter(batch_size=1000):
-        rows_of_texts = kind_of(spec).texts(spec, batch)
-        texts = [(" ".join(row),) if is_words(row) else row for row in rows_of_texts]
-        for part in parts(texts):
-            tokens = tokenizer(*map(list, zip(*texts[part], strict=True)), verbose=False)
-            lengths += map(len, tokens["input_ids"])
+        kind = kind_of(spec)
+        encoded = kind.head.encode(spec.head, kind.texts(spec, batch), tokenizer, sys.maxsize)
+        lengths += [max(len(sequence["input_ids"]) for sequence in sequences_of(row)) for row in encoded.rows]
     return np.asarray(lengths, dtype=np.int64)
 
 
@@ -125,6 +128,8 @@ def format_task(task: Mapping[str, Any]) -> str:
         f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average{positive}",
         f"  loss_weight {task['loss_weight']:g}, sampling_weight {task['sampling_weight']:g}",
     ]
+    if options := [f"{name} {task[name]}" for name in OPTIONS if name in task]:
+        lines.append(f"  head: {', '.join(options)}")
     for split, facts in task["splits"].items():
         lines.append(f"  {split}: {facts['rows']:,} rows; columns {', '.join(facts['columns'])}")
         lines.append(f"    labels: {_pairs(facts['labels'])}")

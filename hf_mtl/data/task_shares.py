@@ -121,7 +121,7 @@ def task_shares(
 
     Raises:
         InputError: for an unknown `sampling`, options that it does not take, a batch smaller than the number of tasks,
-            or a sampling that deals no shares.
+            or a sampling that deals no shares or fails.
     """
     options = options or {}
     check_sampling(sampling, options)
@@ -130,7 +130,7 @@ def task_shares(
             f"per_device_train_batch_size is {batch_size} and there are {len(sizes)} tasks; every batch holds every "
             f"task, wanted at least {len(sizes)}"
         )
-    wanted = _proportions(sampling, sizes, TASK_SAMPLING[sampling](sizes, progress, **options))
+    wanted = _proportions(sampling, sizes, _dealt(sampling, sizes, progress, options))
     wanted = wanted * np.asarray(sampling_weights, dtype=np.float64)
     floor = np.zeros(len(sizes), dtype=bool)
     while True:  # tasks whose share is below one row get one; the others divide what is left
@@ -138,6 +138,18 @@ def task_shares(
         if not (shares < 1 - 1e-9).any():
             return np.asarray(shares)
         floor |= shares < 1
+
+
+def _dealt(sampling: str, sizes: Mapping[str, int], progress: float, options: Mapping[str, object]) -> object:
+    """What a task sampling gives; InputError where it fails."""
+    try:
+        return TASK_SAMPLING[sampling](sizes, progress, **options)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise InputError(
+            f"task_sampling {sampling!r} cannot deal the sizes {dict(sizes)}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _proportions(sampling: str, sizes: Mapping[str, int], given: object) -> Floats:

@@ -27,7 +27,7 @@ class GradientMethod:
               A method with a state gets all tasks, those left out of the step as zero; others get the rest alone.
             - "rows": these gradients themselves, (K, P) -> the combined gradient (P,).
             - "losses": mean losses, (K,) -> weights (K,), which weigh the heads' gradients too. A loss that is not
-              finite belongs to a task that is left out; its weight is not read.
+              finite belongs to a task that is left out, or has no labelled word in the step; its weight is not read.
             - "losses_after_step": the same; `after_step` also gets the losses of the same rows under the new weights.
 
         name: by which it was made.

@@ -141,23 +141,25 @@ class TaskGradients:
     def leave_out_bad_tasks(self, *, keep_overflow: bool) -> list[str]:
         """Leave out of this step every task whose loss or gradient is not finite; the same ones on every rank.
 
+        A task without any unit, such as tags of which no word has one, is absent, which is no fault.
+
         Args:
             keep_overflow: keep gradients that are not finite where the loss is: under an fp16 scaler they make it skip
                 the step and lower its scale.
 
         Returns:
-            The names of the tasks left out. Their rows are zero and their heads have no gradient.
+            The names of the tasks that are not finite. Their rows, and those of absent tasks, are zero, and their heads
+            have no gradient.
         """
         good_loss = self.loss_sums.isfinite().tolist()
         good_gradient = (self._products.diagonal().isfinite() & self._head_norms.isfinite()).tolist()
         good = [loss and (gradient or keep_overflow) for loss, gradient in zip(good_loss, good_gradient, strict=True)]
-        self.finite_tasks = [i for i, ok in enumerate(good) if ok]
+        self.finite_tasks = [i for i, there in enumerate(self.is_present().tolist()) if there and good[i]]
         self.overflow = not all(good_gradient[i] for i in self.finite_tasks)
-        bad = [task for task, ok in zip(self.tasks, good, strict=True) if not ok]
-        for task in bad:
-            self.buffer.values[self.tasks.index(task)].zero_()
-            self._drop_head(task)
-        return bad
+        for i in set(range(len(self.tasks))) - set(self.finite_tasks):
+            self.buffer.values[i].zero_()
+            self._drop_head(self.tasks[i])
+        return [task for task, ok in zip(self.tasks, good, strict=True) if not ok]
 
     def _head_gradients(self, task: str) -> list[Tensor]:
         return [p.grad for p in self.heads[task] if p.grad is not None]
@@ -176,8 +178,12 @@ class TaskGradients:
         """Whether two tasks' gradients have a negative inner product. *Shape:* (), bool."""
         return (self._products < 0).any()
 
+    def is_present(self) -> Tensor:
+        """Whether each task has a unit, such as a row, in the step. *Shape:* (K,), bool."""
+        return self.num_rows > 0
+
     def mean_losses(self) -> Tensor:
-        """Mean loss of each task over the step's rows of data on all processes. *Shape:* (K,), fp64."""
+        """Mean loss of each task over the step's rows of data on all processes; 0 of none. *Shape:* (K,), fp64."""
         return self.loss_sums / self.num_rows.clamp(min=1)
 
     def _scales(self) -> Tensor:
@@ -190,7 +196,7 @@ class TaskGradients:
         return self._products[self.finite_tasks][:, self.finite_tasks] * scales[:, None] * scales
 
     def finite_losses(self) -> Tensor:
-        """`mean_losses`, NaN for a task that is left out. *Shape:* (K,), fp64."""
+        """`mean_losses`, NaN for a task that is left out or absent. *Shape:* (K,), fp64."""
         return only_finite(self.mean_losses(), self.finite_tasks)
 
     def mean_rows(self) -> Tensor:

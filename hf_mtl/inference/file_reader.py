@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import ast
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..errors import InputError
 from ..model.pipeline_inputs import Texts, Words
 from ..tasks.arrow_files import ARROW_FORMATS
 from ..tasks.tables import Record, read_records, text_fault
+from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import FORMATS, about_quotes, format_of
 
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",), ("words",))
@@ -25,7 +27,14 @@ def file_format(path: str, named: str | None) -> str:
     return found
 
 
-def read_texts(path: str, form: str, columns: Sequence[str] | None, encoding: str | None = None) -> Generator[Texts]:
+def read_texts(
+    path: str,
+    form: str,
+    columns: Sequence[str] | None,
+    encoding: str | None = None,
+    *,
+    tags_words: Callable[[], bool] = lambda: False,
+) -> Generator[Texts]:
     """The texts, pairs or lists of words of an input, one at a time.
 
     Args:
@@ -34,9 +43,11 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None, encoding: st
         columns: of the text or the words, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or
             the only one.
         encoding: of a file of text, the name of a Python codec; UTF-8 unless given.
+        tags_words: whether a task that tags words is to answer, which is asked where the first text spells a list.
 
     Raises:
         InputError: when there are no rows, or the columns are not there or hold no text and no words; it names the row.
+            So it is for a first text that spells a list of words to be tagged.
     """
     chosen, number = tuple(columns or ()), -1
     try:
@@ -56,11 +67,27 @@ def read_texts(path: str, form: str, columns: Sequence[str] | None, encoding: st
                     if fault := _fault(record.get(column), words=len(chosen) == 1):
                         raise InputError(f"{path!r}: column {column!r} {fault} in row {number} (the first row is 0)")
                 values = [record[column] for column in chosen]
+                if number == 0 and len(values) == 1 and spells_list(values[0]) and tags_words():
+                    raise InputError(
+                        f"{path!r}: column {chosen[0]!r} holds the text {values[0]!r:.80} in row 0 (the first row is "
+                        f"0), wanted a list of words, or a plain text; {OF_LISTS}"
+                    )
                 yield Words(values[0]) if isinstance(values[0], list) else tuple(values)
         if number < 0:
             raise InputError(f"{path!r} has no rows")
     except InputError as error:
         raise InputError(f"input {error}") from error
+
+
+def spells_list(value: Any) -> bool:
+    """Whether a cell is a text that Python or JSON would read as a list of strings, as pandas writes one into csv."""
+    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
+        return False
+    try:
+        items = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return bool(items) and all(isinstance(item, str) for item in items)
 
 
 def _fault(value: Any, *, words: bool) -> str | None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..kernels.strategy import kernels_where_they_pay
 from ..model.configuration import MultiTaskConfig
+from ..model.heads import HEADS
 from ..model.model_source import loading
 from ..model.modeling import MultiTaskModel
 from ..model.pipeline import MultiTaskPipeline
@@ -103,9 +104,17 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tuple[Iterator[Texts], int 
     The first one is read here, so that a wrong column is refused before the model is loaded.
     """
     form = file_format(arguments.input, arguments.format)
-    with closing(read_texts(arguments.input, form, arguments.columns, arguments.encoding)) as rows:
+    options = {"tags_words": lambda: _tags_words(arguments)}
+    with closing(read_texts(arguments.input, form, arguments.columns, arguments.encoding, **options)) as rows:
         first = list(itertools.islice(rows, 1))
         yield itertools.chain(first, rows), num_rows(arguments.input, form)
+
+
+def _tags_words(arguments: argparse.Namespace) -> bool:
+    """Whether one of the tasks that are to answer takes lists of words."""
+    config = load_config(arguments.model, revision=arguments.revision)
+    heads = config.heads if isinstance(config, MultiTaskConfig) else {}
+    return any(HEADS[heads[name].kind].takes_words for name in arguments.task or heads if name in heads)
 
 
 def _predict_to_stdout(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ..model.pipeline import MultiTaskPipeline
 from ..model.pipeline_inputs import BEST, Texts, TopK
+from ..validation import check_task_name
 
 
 def answer_lines(
@@ -28,6 +29,9 @@ def answer_lines(
         first: number of the first row.
         batch_size: as in `MultiTaskPipeline.stream`.
         top_k: as in `MultiTaskPipeline.stream`.
+
+    Raises:
+        InputError: for a task whose name is a key of every line, which only an older version let train.
     """
     waiting: deque[Texts] = deque()
 
@@ -39,5 +43,7 @@ def answer_lines(
     for number, (answer, cut) in enumerate(
         pipe.stream(noting(), tasks, batch_size=batch_size, top_k=top_k), start=first
     ):
+        for task in answer:
+            check_task_name(task)
         record = {"index": number, **answer, **({"truncated": True} if cut else {})}
         yield waiting.popleft(), json.dumps(record, ensure_ascii=False) + "\n", cut

@@ -33,6 +33,7 @@ class ValueHead(Head):
     """
 
     label_dtype = torch.float32
+    default_loss = "mse"
 
     @classmethod
     def check(cls, spec: HeadSpec) -> None:
@@ -66,7 +67,7 @@ class ValueHead(Head):
         """The task's loss over the range, and the rows. *Shapes:* (rows, 1), (rows,)"""
         origin, unit = self._origin_and_unit()
         wanted = (labels.to(self.label_dtype) - origin) / unit
-        return LOSSES[self.spec.loss or "mse"](logits.squeeze(-1).float(), wanted), self.num_units(labels)
+        return LOSSES[self.spec.loss or self.default_loss](logits.squeeze(-1).float(), wanted), self.num_units(labels)
 
     def decode(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The value, in the label's range. *Shape:* (rows, 1) -> (rows,)"""

@@ -93,10 +93,31 @@ class HeadSpec(HeadOptions):
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return f"HeadSpec({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
-    def shares_weights_with(self, other: HeadSpec) -> bool:
-        """Whether a head of the other specification can be this one's: they differ in how they train at most."""
-        one, two = (replace(each, **_OF_TRAINING) for each in (self, other))
-        return one.reads_apart == two.reads_apart and replace(one, pair_encoding=two.pair_encoding) == two
+    def as_meant(self, pooling: str) -> HeadSpec:
+        """The specification with every default that it leaves out: equal for two that mean the same.
+
+        Args:
+            pooling: the model's.
+        """
+        head = HEADS[self.kind]
+        defaults = {"pooling": pooling, "loss": head.default_loss or None}
+        if self.num_texts == 2:
+            defaults["pair_encoding"] = "joint"
+        left_out = {n: v for n, v in defaults.items() if n in head.options and getattr(self, n) is None}
+        return replace(self, **left_out)  # type: ignore[arg-type]  # each is a text
+
+    def differences(self, other: HeadSpec, pooling: str) -> dict[str, tuple[Any, Any]]:
+        """What keeps the weights of a head from being those of one of another specification: (this, the other).
+
+        Nothing of how the two train does, and not whether a default is written out.
+
+        Args:
+            other: of the same task.
+            pooling: the model's.
+        """
+        one, two = (replace(each.as_meant(pooling), **_OF_TRAINING) for each in (self, other))
+        both = {field.name: (getattr(one, field.name), getattr(two, field.name)) for field in fields(HeadSpec)}
+        return {name: values for name, values in both.items() if values[0] != values[1]}
 
     def _check_options(self, head: type[Head]) -> None:
         """Raise InputError for an option that the kind does not have, and for a pooling that is none."""
@@ -131,11 +152,13 @@ class Head(nn.Module, ABC):
     Attributes:
         label_dtype: the dtype in which labels reach `loss`.
         options: those of `OPTIONS` that a task of this kind may have.
+        default_loss: the `loss` that a task has without the option; "" of a kind that does not have it.
         takes_words: whether a row is a list of words; `pipeline_inputs.Words` holds one.
     """
 
     label_dtype: ClassVar[torch.dtype] = torch.long
     options: ClassVar[tuple[str, ...]] = ("pooling",)
+    default_loss: ClassVar[str] = ""
     takes_words: ClassVar[bool] = False
 
     def __init__(

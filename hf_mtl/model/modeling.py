@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from .model_source import check_source, check_weight_files, loading
 from .pooling import pool
 from .travelling_heads import check_head_files, write_head_files
 from .weights import Shapes, check_all_loaded, check_to_save
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -196,13 +199,22 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[misc]  # transformers' ba
         return encoder_layers(self.encoder)
 
     def set_heads(self, heads: Iterable[HeadSpec]) -> None:
-        """Make these the heads, in this order: those that are there keep their weights, the others start fresh."""
+        """Make these the heads, in this order: those that are there keep their weights, the others start fresh.
+
+        A head that is there and is to be another one, of other classes for example, starts fresh too, and a line in the
+        log says why.
+        """
         wanted = {head.name: head for head in as_heads(heads)}
         fresh = {name: self._fresh_head(head) for name, head in wanted.items() if self.task_heads.get(name) != head}
         for name, head in fresh.items():
             head.apply(self._init_weights)
             head.to(self.device, self.dtype)
-            if name in self.task_heads and self.task_heads[name].shares_weights_with(wanted[name]):
+            if name not in self.task_heads:
+                continue
+            if differences := self.task_heads[name].differences(wanted[name], self.config.pooling):
+                changes = (f"{key} was {before!r} and is {now!r}" for key, (before, now) in differences.items())
+                logger.warning("task %r: its head starts afresh, without what it learned: %s", name, ", ".join(changes))
+            else:
                 head.load_state_dict(self._learned(name, wanted[name]), strict=False)
         self.heads = nn.ModuleDict({name: fresh[name] if name in fresh else self.heads[name] for name in wanted})
         self.config.tasks = [as_row(head) for head in wanted.values()]

@@ -14,17 +14,23 @@ NEAR_THE_END = 64  # characters; a number, an escape or a word that is cut off i
 SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def json_values(text: Text) -> Iterator[Any]:
-    """The items of the array that a text is, or else the values that it holds one after the other.
+def json_values(text: Text) -> tuple[Iterator[Any], bool]:
+    """The items of the array that a text is, or else the values that it holds one after the other; whether it is one.
 
     Raises:
-        RowError: for what is no JSON, a key twice in an object, and what Python cannot hold.
+        RowError: for what is no JSON, a key twice in an object, and what Python cannot hold; also while it is read.
     """
     reader = _Reader(text)
-    if reader.peek() != "[":
-        while reader.peek():
-            yield reader.value()
-        return
+    is_array = reader.peek() == "["
+    return (_items if is_array else _values)(reader), is_array
+
+
+def _values(reader: _Reader) -> Iterator[Any]:
+    while reader.peek():
+        yield reader.value()
+
+
+def _items(reader: _Reader) -> Iterator[Any]:
     reader.at += 1
     if reader.peek() != "]":
         yield reader.value()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import unicodedata
 from typing import Any
@@ -110,10 +111,16 @@ class MultiLabel(TaskKind):
         return values if labels.null_count or (missing.any() and not labelled) else None
 
     def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
-        """The names of the predicted labels, with the task's delimiter between; "|" for one that no line can hold."""
+        """The names of the predicted labels, with the task's delimiter between; "|" for one that no line can hold.
+
+        Where they could not be told apart again, as that is part of a name, each row is a JSON list of names.
+        """
         names, mark = spec.labels or (), spec.label_delimiter or BAR
         mark = BAR if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in mark) else mark
-        return [mark.join(name for name, there in zip(names, row, strict=True) if there) for row in predictions]
+        rows = ([name for name, there in zip(names, row, strict=True) if there] for row in predictions)
+        if any((name + mark).index(mark) < len(name) for name in names):  # as "a:" and "::" have it, too
+            return [json.dumps(row, ensure_ascii=False) for row in rows]
+        return list(map(mark.join, rows))
 
     def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
         """Rows per label, and rows that have none of them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError, unknown_name_error
 from ..model.heads import HEADS, OPTIONS, HeadOptions, HeadSpec
-from ..validation import check_number
+from ..validation import check_number, check_task_name
 from .class_names import check_class_names
 from .metric_names import check_metrics, check_names_differ, is_of_one_class, metric_names, unit_of
 from .sources import check_entries, file_list
@@ -83,6 +83,7 @@ class TaskSpec(HeadOptions):
     sampling_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_task_name(self.name)
         for key in ("text_columns", "label_columns", "metrics"):
             if isinstance(getattr(self, key), str):
                 raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a list of texts")

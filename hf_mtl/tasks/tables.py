@@ -49,7 +49,7 @@ def read_records(
     Raises:
         InputError: for what is not of the format; it names the file and the row.
     """
-    number, is_arrow = 0, form in ARROW_FORMATS
+    number, wanted, is_arrow = 0, [names for names in wanted if names], form in ARROW_FORMATS
     try:
         for record in _arrow_records(path, form) if is_arrow else _text_records(path, form, wanted, encoding):
             yield record
@@ -93,8 +93,8 @@ def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]], encodin
 
 
 def _json_records(text: Text, form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
-    values = json_values(text)
-    ahead = list(islice(values, 1))
+    values, is_array = json_values(text)
+    ahead = list(islice(values, 0 if is_array else 1))  # an item of an array is a row, whatever is in it
     if ahead and (table := table_in(ahead[0], wanted, lists=form == "json")) is not None:
         ahead += islice(values, 1)
         ahead = table if len(ahead) == 1 else ahead

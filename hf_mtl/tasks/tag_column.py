@@ -17,6 +17,7 @@ from .label_column import read_classes
 
 NO_LIST = -1  # the length of a list that is not there
 NO_TAG = -1  # the index of a cell that is no tag
+OF_LISTS = "a cell of csv or tsv is one text, and lists are read from jsonl and parquet"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def lists_of(rows: Dataset, column: str) -> Any:
     if types.is_null(array.type):
         return None
     if not (types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type)):
-        raise InputError(f"column {column!r} is {rows.features[column]}, wanted lists of tags")
+        way = f"; {OF_LISTS}" if types.is_string(array.type) or types.is_large_string(array.type) else ""
+        raise InputError(f"column {column!r} is {rows.features[column]}, wanted lists of tags{way}")
     return array
 
 

@@ -71,7 +71,11 @@ class JointStep(MultiTaskStep):
         if sync:
             joint = self.joint
             self.statistics.add(
-                self.global_step, joint.bad_tasks(), joint.mean_losses(), method_failed=joint.method_failed
+                self.global_step,
+                joint.bad_tasks(),
+                joint.mean_losses(),
+                is_present=joint.is_present(),
+                method_failed=joint.method_failed,
             )
         return {task: loss.detach() for task, loss in losses.items()}
 

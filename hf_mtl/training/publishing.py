@@ -59,6 +59,7 @@ class Publisher:
 
     def __init__(self, args: MultiTaskTrainingArguments, config: MultiTaskConfig, tasks: Sequence[TaskSpec]) -> None:
         self.args, self.config, self.tasks = args, config, list(tasks)
+        self._can_draw = True
 
     @property
     def folder(self) -> Path:
@@ -66,11 +67,16 @@ class Publisher:
         return Path(self.args.output_dir)
 
     def draw_curves(self, record: RunRecord) -> None:
-        """Put training_curves.png into the output folder, with a line where layers were unfrozen."""
+        """Put training_curves.png into the output folder, with a line where layers were unfrozen.
+
+        Where it cannot be drawn, that is said once.
+        """
+        if not self._can_draw:
+            return
         from .training_curves import plot_curves  # late: matplotlib is slow to import, and not needed to train
 
         marks = {step: words for step, words in record.unfreezing.items() if step <= record.step}
-        plot_curves(record.log_history, self.tasks, marks, self.folder / CURVES)
+        self._can_draw = plot_curves(record.log_history, self.tasks, marks, self.folder / CURVES)
 
     def write_card(self, record: RunRecord) -> None:
         """Put the model card into the output folder; what a person wrote into one that is there stays."""

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from ..errors import InputError
-from ..model.configuration import MultiTaskConfig
+from ..model.configuration import MultiTaskConfig, as_heads
+from ..model.heads import HeadSpec
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
@@ -140,7 +141,7 @@ def refuse_other_run(
         if before and before != now:
             raise _refusal(checkpoint, f"the {what} {', '.join(before)}, found {', '.join(now)}")
     for name, row in heads.items():
-        if row != found[name]:
+        if _meant(row, config) != _meant(found[name], config):
             raise _refusal(checkpoint, f"the head of task {name!r} as {row}, found {found[name]}")
     if other := _other_encoder(checkpoint, config):
         raise _refusal(checkpoint, f"another encoder: {_in_words(other)}")
@@ -156,6 +157,12 @@ def refuse_other_run(
         name: (kept[name], settings[name]) for name in REFUSED if name in kept and kept[name] != settings[name]
     }:
         raise _refusal(checkpoint, f"other settings: {_in_words(other)}")
+
+
+def _meant(row: Mapping[str, Any], config: MultiTaskConfig) -> HeadSpec:
+    """A head of config.json with its defaults."""
+    (head,) = as_heads([row])
+    return head.as_meant(config.pooling)
 
 
 def _state(checkpoint: Path) -> TrainerState:

@@ -7,9 +7,11 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from ..data.task_data import TaskData, load_task_data, splits_there
@@ -21,6 +23,7 @@ from ..tasks.spec import TaskSpec
 from ..tasks.task_file import load_tasks
 from .argument_parser import SCRIPT, parse_arguments
 from .arguments import DataArguments, MultiTaskTrainingArguments
+from .glue_submission import submit
 from .output_folder import check_output_folder
 from .progress import BarHandler
 from .recipes import with_recipe
@@ -67,7 +70,9 @@ def main(argv: Sequence[str], *, command: str = SCRIPT) -> None:
     if args.do_eval and data.get("validation"):
         evaluate(trainer)
     if args.do_predict:
-        predict(trainer, data["test"])
+        decoded = predict(trainer, data["test"])
+        if data_args.task_set == "glue":
+            submit(trainer, decoded, lambda spec: load_test_rows(spec, tokenizer, limit, args))
     publish(trainer)
     if trainer.is_world_process_zero():
         say_what_is_next(args, data_args, command)
@@ -158,17 +163,31 @@ def evaluate(trainer: MultiTaskTrainer) -> None:
         print(closing_table(list(trainer.tasks.values()), metrics))
 
 
-def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset]) -> None:
-    """Write predictions/<task>.tsv for every test split; score the rows that have a label."""
+def load_test_rows(
+    spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, args: MultiTaskTrainingArguments
+) -> Dataset | None:
+    """The test rows of one task, or None where it has none."""
+    with args.main_process_first(desc=f"loading test rows of {spec.name}"):
+        return load_task_data([spec], tokenizer, max_length=max_length, splits=("test",))["test"].get(spec.name)
+
+
+def predict(trainer: MultiTaskTrainer, rows: dict[str, Dataset]) -> dict[str, NDArray[Any]]:
+    """Write predictions/<task>.tsv for every test split; score the rows that have a label.
+
+    Returns:
+        On the main process, task -> what its head decoded. *Shape:* (rows, ...)
+    """
     metrics: dict[str, float] = {}
+    answers: dict[str, NDArray[Any]] = {}
     for name, output in (trainer.predict(rows) if rows else {}).items():
         spec = trainer.tasks[name]
         scores = {f"test_{name}_{metric}" for metric in spec.metrics}
         metrics.update({key: value for key, value in output.metrics.items() if key in scores})
         if trainer.is_world_process_zero():
-            decoded = trainer.evaluator.decoded(name, output.predictions)
-            write_predictions(spec, decoded, Path(trainer.args.output_dir) / "predictions" / f"{name}.tsv")
+            answers[name] = trainer.evaluator.decoded(name, output.predictions)
+            write_predictions(spec, answers[name], Path(trainer.args.output_dir) / "predictions" / f"{name}.tsv")
     trainer.save_metrics("test", metrics)
+    return answers
 
 
 def publish(trainer: MultiTaskTrainer) -> None:

@@ -159,12 +159,19 @@ class MultiTaskStep:
         return self.strategy.around_forward(() if self.gradients is None else self.gradients.shared)
 
     def _combine(self, gradients: TaskGradients, scaler: Any) -> None:
-        """Reduce and combine the step's gradients; tasks that are not finite are counted and left out."""
+        """Reduce and combine the step's gradients; those that are not finite are counted and left out."""
         gradients.loss_scale, gradients.has_scaler = (1.0, False) if scaler is None else (scaler.get_scale(), True)
         gradients.reduce()
         bad = gradients.leave_out_bad_tasks(keep_overflow=scaler is not None)
         failed = combine_gradients(gradients, self.method, self.seed, self.global_step)
-        self.statistics.add(self.global_step, bad, gradients.mean_losses(), gradients.conflict(), method_failed=failed)
+        self.statistics.add(
+            self.global_step,
+            bad,
+            gradients.mean_losses(),
+            gradients.conflict(),
+            is_present=gradients.is_present(),
+            method_failed=failed,
+        )
 
     def end(self) -> None:
         """After the optimizer's step: a method that looks at losses learns from this step's."""

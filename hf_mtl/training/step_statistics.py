@@ -38,9 +38,9 @@ class StepStatistics:
         self._begin_line()
 
     def _begin_line(self) -> None:
-        self._loss_sums: Tensor | float = 0.0
+        self._loss_sums, self._loss_steps = torch.zeros(2, len(self.tasks), dtype=torch.float64)
         self._conflicts: Tensor | float = 0.0
-        self._steps = self._compared_steps = 0
+        self._compared_steps = 0
 
     def add(
         self,
@@ -49,6 +49,7 @@ class StepStatistics:
         mean_losses: Tensor,
         conflict: Tensor | None = None,
         *,
+        is_present: Tensor | bool = True,
         method_failed: bool = False,
     ) -> None:
         """Count a step.
@@ -59,6 +60,7 @@ class StepStatistics:
             mean_losses: over all processes. *Shape:* (K,)
             conflict: whether two tasks' gradients had a negative inner product; None when they were not compared.
                 *Shape:* (), bool
+            is_present: whether each task has a unit in the step, without which it has no loss. *Shape:* (K,), bool
             method_failed: whether the method gave numbers that are not finite.
         """
         self.bad_steps = {task: self.bad_steps[task] + 1 if task in bad else 0 for task in self.tasks}
@@ -70,7 +72,7 @@ class StepStatistics:
                 "step %d: gradient_method %s gave numbers that are not finite; nothing moves", step, self.method
             )
         self._loss_sums = self._loss_sums + mean_losses
-        self._steps += 1
+        self._loss_steps = self._loss_steps + is_present
         if conflict is not None:
             self._conflicts = self._conflicts + conflict
             self._compared_steps += 1
@@ -78,12 +80,11 @@ class StepStatistics:
     def line(self) -> dict[str, float]:
         """What the log gets of the steps since its last line, empty without any.
 
-        "loss_<task>" is each task's mean loss, "conflicts" the share of steps with a conflict.
+        "loss_<task>" is each task's mean loss over the steps that it is in, "conflicts" the share of steps with a
+        conflict.
         """
-        line = {}
-        if self._steps:
-            means = torch.as_tensor(self._loss_sums / self._steps).tolist()
-            line = {f"loss_{task}": mean for task, mean in zip(self.tasks, means, strict=True)}
+        sums, steps = self._loss_sums.tolist(), self._loss_steps.tolist()
+        line = {f"loss_{task}": sums[i] / steps[i] for i, task in enumerate(self.tasks) if steps[i]}
         if self._compared_steps:
             line["conflicts"] = float(self._conflicts / self._compared_steps)
         self._begin_line()

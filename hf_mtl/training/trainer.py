@@ -434,7 +434,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         They are logits, but of a kind whose head keeps less; `evaluator.decoded` makes answers of either.
 
         Args:
-            test_dataset: task -> rows, or the rows of the only task; without labels, or with NaN where one is missing.
+            test_dataset: task -> rows, or the rows of the only task; without labels, or with NaN or None where one is
+                missing.
             ignore_keys: outputs of the model to leave out.
             metric_key_prefix: the metrics' names are "<prefix>_<task>_<metric>".
 

@@ -20,7 +20,7 @@ def series(history: Iterable[Mapping[str, float]], key: str) -> tuple[list[float
 
 def plot_curves(
     history: Sequence[Mapping[str, float]], tasks: Sequence[TaskSpec], marks: Mapping[float, str], path: Path
-) -> None:
+) -> bool:
     """Write a PNG: each task's loss over the steps on the left, its scores on the right, but for errors in label units.
 
     Without matplotlib there is no picture, and a warning says so.
@@ -30,13 +30,16 @@ def plot_curves(
         tasks: whose curves.
         marks: step -> words at a dotted line there, e.g. where layers were unfrozen.
         path: of the picture.
+
+    Returns:
+        Whether there is a picture.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: slow to import, and not needed to train
         from matplotlib.figure import Figure
     except ImportError as error:
         logger.warning("%s is not drawn: %s; pip install matplotlib", path, error)
-        return
+        return False
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     FigureCanvasAgg(figure)  # of its own: pyplot's backend stays what the user chose
     losses, scores = figure.subplots(1, 2)
@@ -68,3 +71,4 @@ def plot_curves(
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+    return True

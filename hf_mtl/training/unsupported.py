@@ -62,10 +62,9 @@ def check_supported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tas
             "with dtype=torch.float32 and use --bf16 or --fp16, which compute in half precision"
         )
     for spec in tasks:
-        if model.task_heads.get(spec.name) != spec.head:
-            raise InputError(
-                f"task {spec.name!r}: the model's head is {model.task_heads.get(spec.name)}, wanted {spec.head}"
-            )
+        there, pooling = model.task_heads.get(spec.name), model.config.pooling
+        if there is None or there.as_meant(pooling) != spec.head.as_meant(pooling):
+            raise InputError(f"task {spec.name!r}: the model's head is {there}, wanted {spec.head}")
 
 
 def shards_gradients(model: MultiTaskModel, args: MultiTaskTrainingArguments) -> bool:

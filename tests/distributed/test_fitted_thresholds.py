@@ -1,10 +1,8 @@
 """Thresholds that are fitted on validation rows are the same on every process, and those of one process."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from worker_runs import finished, launched
 
 WORKER = """
 import os, sys, torch
@@ -40,9 +38,7 @@ trainer.accelerator.end_training()
 def thresholds(folder, processes):
     folder.mkdir()
     (folder / "worker.py").write_text(WORKER)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(folder / "worker.py"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = finished(launched(processes, folder / "worker.py", folder))
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 

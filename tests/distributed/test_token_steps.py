@@ -1,11 +1,10 @@
 """Steps and scores of tags: two processes, whose words are unequal in number, do what one does with both batches."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from worker_runs import SETTINGS, command_of, relative_error
+from worker_runs import SETTINGS, command_of, finished, relative_error
 
 WORKER = Path(__file__).parents[1] / "token_worker.py"
 
@@ -13,9 +12,7 @@ WORKER = Path(__file__).parents[1] / "token_worker.py"
 def run(folder, processes, **arguments):
     arguments = {"output_dir": str(folder / str(processes)), **SETTINGS, **arguments}
     result = folder / f"{processes}.pt"
-    done = subprocess.run(
-        command_of(processes, arguments, result, worker=WORKER), capture_output=True, text=True, timeout=300
-    )
+    done = finished(command_of(processes, arguments, result, worker=WORKER))
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(result)
 

@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import termios
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -261,6 +262,19 @@ def test_cut_rows_are_marked_and_counted(saved, tmp_path, capsys):
     assert main(["predict", "--model", str(saved), "--input", f"{tmp_path}/in.txt", "--output", f"{tmp_path}/o"]) == 0
     assert [row.get("truncated") for row in lines(tmp_path / "o")] == [None, True]
     assert "1 were cut to 12 tokens" in capsys.readouterr().err
+
+
+def test_a_model_of_an_older_version_whose_task_is_called_as_a_key(tmp_path, make_model, specs, tokenizer, capsys):
+    model = make_model()
+    model.set_heads([replace(specs[0].head, name="index"), specs[0].head])
+    model.save_pretrained(tmp_path / "old")
+    tokenizer.save_pretrained(tmp_path / "old")
+    write(tmp_path / "in.txt", ["dull"])
+    command = ["predict", "--model", f"{tmp_path}/old", "--input", f"{tmp_path}/in.txt"]
+    assert main(command) == 2
+    assert "task 'index': in a line of hf-mtl predict" in capsys.readouterr().err
+    assert main([*command, "--task", "reviews"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"index", "reviews"}
 
 
 BAD = {

@@ -1,10 +1,16 @@
 """`compute_metrics={task: function}` joins a task's own metrics."""
 
 import math
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from token_rows import tagged_rows, task
 
-from hf_mtl import InputError, MultiTaskTrainer
+from hf_mtl import InputError, MultiTaskTrainer, load_task_data
 
 
 def errors(prediction):
@@ -118,3 +124,41 @@ def test_a_watched_metric_that_the_function_does_not_give_stops_the_first_evalua
     with pytest.raises(InputError, match=r"is 'reviews_erors', and no function in compute_metrics gives it; .*errors"):
         trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_what_a_function_of_tags_gets_is_as_the_page_says(make_model, make_arguments, tokenizer):
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "def names_found" in block]
+    exec(code, given := {})
+    seen = []
+
+    def noting(prediction):
+        seen.append(prediction)
+        return given["names_found"](prediction)
+
+    raw, spec = tagged_rows(11, seed=1), task()
+    rows = load_task_data([spec], tokenizer, max_length=16, splits=["validation"], rows={"ner": {"validation": raw}})
+    rows = rows["validation"]["ner"]
+    arguments = make_arguments(per_device_eval_batch_size=3)
+    trainer = MultiTaskTrainer(
+        make_model([spec]), arguments, [spec], None, {"ner": rows}, tokenizer, compute_metrics={"ner": noting}
+    )
+    scores = trainer.evaluate()
+    tags, numbers, losses = seen[0].predictions
+    labels = seen[0].label_ids
+    assert tags.shape == numbers.shape == labels.shape and losses.shape == (11,)
+    right = []
+    for place, row in enumerate(rows):
+        length = len(row["input_ids"])
+        with torch.no_grad():
+            inputs = {name: torch.tensor([row[name]]) for name in ("input_ids", "token_type_ids")}
+            logits = trainer.model.eval()(task="ner", **inputs).logits[0]
+        wanted, is_word = torch.tensor(row["labels"]), np.array(row["word_numbers"]) > 0
+        assert labels[place].tolist() == row["labels"] + [-100] * (labels.shape[1] - length)
+        assert tags[place, :length][is_word].tolist() == logits.argmax(-1)[torch.tensor(is_word)].tolist()
+        assert (tags[place, :length][~is_word] == -100).all() and (tags[place, length:] == -100).all()
+        assert numbers[place, :length].tolist() == row["word_numbers"] and set(numbers[place, length:]) <= {0, -100}
+        assert losses[place] == pytest.approx(float(F.cross_entropy(logits, wanted, reduction="sum")), rel=1e-4)
+        right += (logits.argmax(-1) == wanted)[wanted > 0].tolist()
+    assert scores["eval_ner_names_found"] == pytest.approx(np.mean(right))
+    assert scores["eval_ner_words"] == sum((np.array(row["word_numbers"]) > 0).sum() for row in rows)

@@ -1,5 +1,7 @@
 """What a trainer's card tells, and what a push from Python leaves."""
 
+import sys
+
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -71,6 +73,18 @@ def test_a_push_from_python_draws_the_curves_of_a_training(make_trainer, tmp_pat
     curves.write_bytes(b"of an earlier training")
     assert trainer.push_to_hub() == "pushed" and curves.stat().st_size > 10_000
     assert tokens == ["hf_given", "hf_given"]
+
+
+def test_a_push_without_matplotlib_says_so_once(make_trainer, monkeypatch, caplog):
+    monkeypatch.setattr("hf_mtl.training.publishing.publish", lambda *args, **kwargs: "pushed")
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    trainer = make_trainer(hub_token="hf_given")
+    trainer.hub_model_id = "user/demo"
+    trainer.train()
+    trainer.draw_curves()
+    assert trainer.push_to_hub() == "pushed"
+    assert len([message for message in caplog.messages if "matplotlib" in message]) == 1
 
 
 def test_a_push_that_does_not_even_begin_leaves_the_model_and_the_command(make_trainer, tmp_path):

@@ -138,6 +138,13 @@ def test_a_head_with_other_labels_is_refused(go_on, specs):
         go_on(tasks=other)
 
 
+def test_a_default_of_a_head_that_is_written_out_goes_on_as_before(start, go_on, specs):
+    reviews, pairs = specs
+    same = [dataclasses.replace(reviews, pooling="mean"), dataclasses.replace(pairs, loss="mse", pair_encoding="joint")]
+    again, said = go_on(tasks=same)
+    assert same_weights(again, start[2]) and not said
+
+
 def test_another_metric_is_refused_where_a_best_one_was_measured_by_it(start, go_on, tmp_path):
     trainer = start[0]
     measured = {"eval_strategy": "steps", "eval_steps": 2, "train_metric_rows": 0}

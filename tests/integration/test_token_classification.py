@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from packed_steps import assert_same, of_family
 from plain_steps import flat, relative_error
 from small_tokenizers import MAKERS
@@ -150,6 +152,40 @@ def test_rows_without_tags_are_predicted_and_the_others_scored(make_tag_trainer,
         scores.append({name: value for name, value in output.metrics.items() if name.endswith(("_f1", "ner_loss"))})
     assert scores[0] == pytest.approx(scores[1]) and scores[0].keys() == {"test_ner_entity_f1", "test_ner_loss"}
     assert scores[2] == {}
+
+
+def as_given(rows, form):
+    """Tokenised rows as people hold them."""
+    if form == "dataset":
+        return Dataset.from_list(rows.to_list())
+    if form == "pandas":
+        return Dataset.from_pandas(pd.DataFrame(rows.to_list()))
+    return rows.map(lambda row: row)  # what `map` gives
+
+
+@pytest.mark.parametrize("form", ["dataset", "pandas", "map"])
+def test_tokenised_rows_with_none_for_labels_have_no_label(make_tag_trainer, tagged, form):
+    trainer, whole = make_tag_trainer(), tagged["validation"]
+    given = [{**row, "labels": None if number in (0, 5, 32) else row["labels"]} for number, row in enumerate(whole)]
+    some = as_given(Dataset.from_list(given), form)
+    assert some["labels"][0] is None
+    output = trainer.predict({"ner": some})["ner"]
+    kept = trainer.predict({"ner": whole.select([n for n, row in enumerate(given) if row["labels"]])})["ner"]
+    for name in ("test_ner_entity_f1", "test_ner_loss"):
+        assert output.metrics[name] == pytest.approx(kept.metrics[name], rel=1e-5)
+    all_tags = trainer.evaluator.decoded("ner", trainer.predict({"ner": whole})["ner"].predictions)
+    assert np.array_equal(trainer.evaluator.decoded("ner", output.predictions), all_tags)
+    assert (output.label_ids[[0, 5, 32]] == -100).all()
+
+    none = as_given(Dataset.from_list([{**row, "labels": None} for row in given]), form)
+    output = trainer.predict({"ner": none})["ner"]
+    assert np.array_equal(trainer.evaluator.decoded("ner", output.predictions), all_tags)
+    assert not [name for name in output.metrics if name.endswith(("_f1", "_loss"))]
+    with pytest.raises(InputError, match="no label in row 0"):
+        trainer.evaluate({"ner": some})
+    cut = Dataset.from_list([{**row, "labels": row["labels"] and row["labels"][1:]} for row in given])
+    with pytest.raises(InputError, match=r"in row 1 .*, 'labels' is for \d+ tokens and there are"):
+        trainer.predict({"ner": cut})
 
 
 # ---- a run from the command line ----

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hf_mtl import TaskSpec
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.tasks.labels import bad_labels, read_labels
+from hf_mtl.training.run_results import write_predictions
 
 QUICK = settings(deadline=None, max_examples=40, derandomize=True)
 WORDS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=5).map(str.strip)
@@ -107,3 +109,28 @@ def test_indices_mean_the_labels_in_their_order(data, num_labels):
         write_parquet(path / "rows.parquet", text=["x"] * len(rows), label=pa.array(rows, pa.list_(pa.int16())))
         for name in ("rows.jsonl", "rows.parquet"):
             assert np.array_equal(read(path / name, labels), wanted), name
+
+
+@QUICK
+@given(st.data(), LABELS | st.just(["a:", "b"]), st.none() | DELIMITERS, st.booleans())
+def test_predictions_can_be_read_back(data, labels, delimiter, with_bar):
+    labels = [*labels, "a|b"] if with_bar and "a|b" not in labels else labels
+    assume(delimiter is None or not any(delimiter in label.strip() for label in labels))
+    spec = TaskSpec(name="t", kind="multi_label", text_columns=("x",), labels=labels, label_delimiter=delimiter)
+    there = st.lists(st.booleans(), min_size=len(labels), max_size=len(labels))
+    rows = data.draw(st.lists(there, min_size=1, max_size=4))
+    with tempfile.TemporaryDirectory() as folder:
+        write_predictions(spec, np.array(rows), Path(folder) / "t.tsv")
+        lines = (Path(folder) / "t.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+    cells = [line.split("\t", 1)[1] for line in lines]
+    mark = "|" if delimiter in (None, "\t") else delimiter
+    as_json = any(label.split(mark) != [label] or (label + mark).find(mark) < len(label) for label in labels)
+    found = [json.loads(cell) if as_json else cell.split(mark) if cell else [] for cell in cells]
+    assert found == [[label for label, is_there in zip(labels, row, strict=True) if is_there] for row in rows]
+
+
+def test_pandas_reads_lists_of_names_that_have_the_bar(tmp_path):
+    spec = TaskSpec(name="t", kind="multi_label", text_columns=("x",), labels=("a|b", "a", 'say "b"'))
+    write_predictions(spec, np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]]), tmp_path / "t.tsv")
+    cells = pd.read_csv(tmp_path / "t.tsv", sep="\t")["prediction"]
+    assert [json.loads(cell) for cell in cells] == [["a|b", 'say "b"'], ["a"], []]

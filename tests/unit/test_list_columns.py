@@ -9,6 +9,7 @@ import pytest
 
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.data.raw_rows import load_rows
+from hf_mtl.inference.file_reader import read_texts
 from hf_mtl.tasks.labels import read_labels
 
 TOPICS = {"kind": "multi_label", "text_columns": ["text"], "label_column": "topics", "labels": ["sport", "art", "war"]}
@@ -113,3 +114,30 @@ def test_lists_of_strings_of_every_type_are_words(tmp_path, kind):
     rows = load_rows(spec, "train")
     assert rows["words"][:] == [["Ada", "ran"], ["Bob"]]
     assert [row.tolist() for row in read_labels(spec, rows, "train")] == [[1, 0], [1]]
+
+
+ONE = pandas.DataFrame({"words": [["Ada", "runs"]], "tags": [["B-X", "O"]]})
+LAYOUTS = {
+    "an array": ONE.to_json(orient="records"),
+    "an array of json": json.dumps(ONE.to_dict(orient="records"), indent=1),
+    "columns": json.dumps(ONE.to_dict(orient="list")),
+    "pandas' columns": ONE.to_json(),
+    "pandas' table": ONE.to_json(orient="table", index=False),
+    "data": json.dumps({"version": 1, "data": ONE.to_dict(orient="records")}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_row_of_lists_is_one_row_in_every_layout(tmp_path, layout):
+    (tmp_path / "train.json").write_text(LAYOUTS[layout])
+    spec = TaskSpec(name="t", **TAGS, files={"train": str(tmp_path / "train.json")})
+    rows = load_rows(spec, "train")
+    assert rows["words"][:] == [["Ada", "runs"]]
+    assert [labels.tolist() for labels in read_labels(spec, rows, "train")] == [[1, 0]]
+    assert list(read_texts(str(tmp_path / "train.json"), "json", ["words"])) == [("Ada", "runs")]
+
+
+def test_one_row_of_two_columns_of_dicts_in_an_array_is_a_row(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": {"0": "a"}, "label": {"0": 1}}]')
+    with pytest.raises(InputError, match=r"column 'text' holds \{'0': 'a'\} instead of text in row 0"):
+        list(read_texts(str(tmp_path / "a.json"), "json", ["text"]))

@@ -1,6 +1,7 @@
 """Files of a user's own: imported once, before the arguments are parsed, and named where they cannot be."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -284,6 +285,35 @@ def test_a_task_sampling_that_deals_no_shares_is_named_with_what_it_gave(given):
 def test_a_task_sampling_may_give_any_numbers_and_a_zero(given):
     register_task_sampling("first")(lambda sizes, progress: given)
     assert task_shares("first", {"a": 10, "b": 5}, [1.0, 1.0], 8).tolist() == [7, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError("nothing to deal"), KeyError("a"), ZeroDivisionError("division by zero")])
+def test_what_a_task_sampling_raises_is_told_with_its_name(tmp_path, capsys, error):
+    code = f"""
+from hf_mtl import register_task_sampling
+@register_task_sampling("broken")
+def broken(sizes, progress):
+    raise {error!r}
+"""
+    path = write(tmp_path, "sampling.py", code)
+    load_plugin(path)
+    told = f"task_sampling 'broken' cannot deal the sizes {{'a': 10, 'b': 5}}: {type(error).__name__}: {error}"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        task_shares("broken", {"a": 10, "b": 5}, [1.0, 1.0], 8)
+    flags = ["--plugin", str(path), "--task_sampling", "broken", "--use_cpu", "--output_dir", str(tmp_path / "out")]
+    assert cli(["train", "demo", *flags, "--disable_tqdm=true", "--max_steps=1"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("hf-mtl: task_sampling 'broken' cannot deal the sizes {'reviews': ")
+    assert last.endswith(f": {type(error).__name__}: {error}")
+
+
+def test_what_a_task_sampling_says_itself_stays_as_it_is():
+    def refuse(sizes, progress):
+        raise InputError("weights is 3, wanted a mapping")
+
+    register_task_sampling("refusing")(refuse)
+    with pytest.raises(InputError, match=r"^weights is 3, wanted a mapping$"):
+        task_shares("refusing", {"a": 10}, [1.0], 8)
 
 
 def test_an_option_of_a_task_sampling_with_a_default_may_be_left_out():

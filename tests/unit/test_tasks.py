@@ -95,6 +95,13 @@ def test_a_relative_yaml_path_and_absolute_files_work(tmp_path, monkeypatch):
     assert load_tasks("mine.yaml")[0].files == {"train": str(tmp_path / "rows.csv")}
 
 
+@pytest.mark.parametrize("name", ["index", "truncated"])
+def test_a_task_may_not_have_the_name_of_a_key_of_predictions(tmp_path, name):
+    with pytest.raises(InputError, match=f"task '{name}': in a line of hf-mtl predict, '{name}' is something else"):
+        load_tasks(write_yaml(tmp_path, f"tasks: {{{name}: {ROW}}}"))
+    assert load_tasks(write_yaml(tmp_path, f"tasks: {{{name}es: {ROW}}}"))[0].name == f"{name}es"
+
+
 def test_dataset_replaces_that_of_tasks_that_have_one(tmp_path):
     content = f"""
         tasks:
