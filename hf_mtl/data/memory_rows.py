@@ -11,9 +11,10 @@ import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from ..errors import InputError, unknown_name_error
+from ..tasks.arrow_files import check_names
 from ..tasks.columns import Columns, TextFaults, table_rows, to_table, with_texts
 from ..tasks.spec import TaskSpec
-from ..tasks.tables import check_names
+from ..tasks.split_names import own_splits
 
 GivenRows = Mapping[str, Any]  # the data's own name of a split -> its rows
 WANTED = "a datasets.Dataset, a pandas DataFrame or a list of dicts"
@@ -46,7 +47,8 @@ def _checked_splits(given: object, spec: TaskSpec) -> GivenRows:
         raise InputError(f"{where} is an IterableDatasetDict, {_not_rows(given)}")
     if not isinstance(given, Mapping):
         raise InputError(f"{where} is a {type(given).__name__}, wanted {{split: rows}}, e.g. {{'train': dataset}}")
-    known = [spec.splits.get(split, split) for split in ("train", "validation", "test")]
+    named = [spec.splits.get(split, split) for split in ("train", "validation", "test")]
+    known = list(dict.fromkeys(own for name in named for own in ([name] if name in given else own_splits(name))))
     if isinstance(given, DatasetDict):  # of somebody else's making, such as one with "unsupervised"
         given = {split: rows for split, rows in given.items() if split in known} or given
     for split, rows in given.items():

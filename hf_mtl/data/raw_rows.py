@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,12 +26,25 @@ from ..tasks.demo import demo_rows
 from ..tasks.folders import folder_splits
 from ..tasks.label_column import item_feature, with_classes
 from ..tasks.labels import bad_labels, missing_labels
-from ..tasks.row_errors import SKIP_MISSING, RowErrors, files_of, place_of, raise_first, set_files, source_of
-from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec, file_list
+from ..tasks.row_errors import (
+    SKIP_MISSING,
+    RowErrors,
+    files_of,
+    place_of,
+    raise_first,
+    selected,
+    set_files,
+    source_of,
+)
+from ..tasks.sources import file_list, find_files
+from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec
+from ..tasks.split_names import own_splits, takes_slices
 from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import about_quotes, format_of, is_packed
+from .cut_rows import PARTS, check_uncut, cut_rows, sample_rows
 from .memory_rows import GivenRows
 from .shared_reads import SharedReads
+from .slices import sliced
 
 logger = logging.getLogger(__name__)
 ON_BAD_ROW = ("error", "skip")
@@ -77,11 +90,16 @@ class SplitRows(NamedTuple):
     source: Dataset
     places: NDArray[np.int64] | None
 
+    def at(self, places: NDArray[np.int64]) -> SplitRows:
+        """Those of the rows that are at these places among them."""
+        of_source = places if self.places is None else self.places[places]
+        return SplitRows(selected(self.rows, places), self.source, of_source)
+
 
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
     """The raw rows of one split ("train", "validation" or "test"), or None when the task has no such split.
 
-    Where `missing_label` is "skip", they are those that have a label, but in "test".
+    See `read_splits`. Where `missing_label` is "skip", they are those that have a label, but in "test".
 
     Args:
         spec: the task.
@@ -95,28 +113,56 @@ def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: Give
             declared text column is missing or no text, a row is bad, or none has a label; bad labels are left to
             `read_labels` unless rows are skipped.
     """
-    found = read_split(spec, split, on_bad_row, given)
-    return None if found is None else found.rows
+    found = read_splits(spec, (split,), on_bad_row, given)
+    return found[split].rows if split in found else None
 
 
-def read_split(
+def read_splits(
     spec: TaskSpec,
-    split: str,
+    splits: Sequence[str],
     on_bad_row: str = "error",
     given: GivenRows | None = None,
     reads: SharedReads | None = None,
-) -> SplitRows | None:
-    """As `load_rows`, with the table that the rows are of.
+) -> dict[str, SplitRows]:
+    """Split -> its raw rows, of the splits that the task has, with what it cuts off and samples.
 
     Args:
         spec: see `load_rows`.
-        split: see `load_rows`.
+        splits: some of "train", "validation" and "test".
         on_bad_row: see `load_rows`.
         given: see `load_rows`.
         reads: of all tasks that are read; those that read alike share a table.
+
+    Raises:
+        InputError: as `load_rows`; and where validation rows cannot be cut off, such as for a bad label.
     """
-    assert split in SPLITS and on_bad_row in ON_BAD_ROW
-    found = find_rows(spec, split, given, reads or SharedReads())
+    assert set(splits) <= set(SPLITS) and on_bad_row in ON_BAD_ROW
+    reads, is_cut = reads or SharedReads(), spec.validation_fraction is not None
+    if is_cut:
+        check_uncut(spec, _splits_of(spec, reads) if given is None else given)
+    whole: dict[str, SplitRows | None] = {}
+    parts: dict[str, NDArray[np.int64]] = {}
+    found: dict[str, SplitRows] = {}
+    for split in splits:
+        own = "train" if is_cut and split in PARTS else split
+        if own not in whole:
+            whole[own] = _read_whole(spec, own, on_bad_row, given, reads)
+        rows = whole[own]
+        if rows is None:
+            continue
+        if is_cut and split in PARTS:
+            parts = parts or cut_rows(spec, rows.rows)
+            rows = rows.at(parts[split])
+        sample = sample_rows(spec, split, rows.rows)
+        found[split] = rows if sample is None else rows.at(sample)
+    return found
+
+
+def _read_whole(
+    spec: TaskSpec, split: str, on_bad_row: str, given: GivenRows | None, reads: SharedReads
+) -> SplitRows | None:
+    """The rows of a split of the data that are the task's, before it cuts off and samples."""
+    found = find_rows(spec, split, given, reads)
     if found is None:
         return None
     rows, bad, others = found.rows, found.without_text, set[int]()
@@ -134,7 +180,7 @@ def read_split(
     if not others:
         return SplitRows(rows, found.source, None)
     places = np.array([row for row in range(len(rows)) if row not in others], dtype=np.int64)
-    return SplitRows(rows.select(places), found.source, places)
+    return SplitRows(rows, found.source, None).at(places)
 
 
 def _rows_of_others(spec: TaskSpec, rows: Dataset, split: str) -> set[int]:
@@ -250,10 +296,14 @@ def _load(
     spec: TaskSpec, split: str, given: GivenRows | None, reads: SharedReads
 ) -> tuple[Dataset, TextFaults, Dataset] | None:
     """The rows of a split, what is wrong with the texts of which, and `FoundRows.source`; None without such a split."""
-    if spec.dataset == EMBEDDED:
-        rows = Dataset.from_dict(demo_rows(str(spec.config), split))
+    own_name = spec.splits.get(split, split)
+    if spec.dataset == EMBEDDED and own_name in SPLITS:
+        rows = Dataset.from_dict(demo_rows(str(spec.config), own_name))
         return rows, {}, rows
-    own_name, splits = spec.splits.get(split, split), _splits_of(spec, reads) if given is None else given
+    splits = _splits_of(spec, reads) if given is None else given
+    if takes_slices(own_name, splits):
+        rows, faults = sliced(spec, split, lambda own: _load(own, split, given, reads))
+        return rows, faults, rows
     if own_name not in splits:
         if split in spec.splits:
             raise InputError(
@@ -271,7 +321,8 @@ def _load(
     if isinstance(found, Dataset):
         return found, {}, found
     try:
-        source, faults, first_rows = reads.files(spec, found.paths)
+        paths = find_files(spec.files, own_name) if spec.files else found.paths
+        source, faults, first_rows = reads.files(spec, paths)
         rows = source
         if spec.label_column in found.classes.keys() & set(rows.column_names):
             rows = with_classes(rows, spec.label_column, found.classes[spec.label_column])
@@ -298,11 +349,12 @@ def _find_splits(spec: TaskSpec) -> Splits:
             f"task {spec.name!r} has neither dataset nor files, and no rows were given: load_task_data(tasks, "
             f"tokenizer, rows={{{spec.name!r}: {{'train': dataset}}}}) takes them"
         )
+    named = [own for name in spec.splits.values() for own in (name, *own_splits(name))]
     source = f"task {spec.name!r}: cannot load {spec.dataset!r}, configuration {spec.config!r}"
     try:
         if not Path(spec.dataset).exists():
-            return _hub_splits(spec.dataset, spec.config, spec.splits.values())
-        return _local_splits(Path(spec.dataset), spec.config, spec.splits.values())
+            return _hub_splits(spec.dataset, spec.config, named)
+        return _local_splits(Path(spec.dataset), spec.config, named)
     except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         known = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = (str(known or error).strip() or type(error).__name__).splitlines()[0]

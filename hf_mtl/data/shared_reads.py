@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from datasets import Dataset
 
 from ..errors import InputError
+from ..tasks.arrow_files import ARROW_FORMATS
 from ..tasks.columns import Columns, TextFaults, first_names, read_files
 from ..tasks.kinds import columns_of
 from ..tasks.row_errors import FirstRows
-from ..tasks.spec import TaskSpec, file_list
+from ..tasks.sources import find_files
+from ..tasks.spec import TaskSpec
 from ..tasks.tables import DELIMITERS
 from ..tasks.text_files import format_of
 from .memory_rows import GivenRows, memory_rows
@@ -95,7 +97,15 @@ def _source(spec: TaskSpec, paths: tuple[str, ...]) -> Hashable:
     """Where a task's rows are: a dataset, or the files `paths` if these are some of its own; else None."""
     if spec.dataset is not None:
         return spec.dataset, spec.config
-    return "files" if paths in [tuple(file_list(files)) for files in spec.files.values()] else None
+    return "files" if any(paths == _paths(spec, split) for split in spec.files) else None
+
+
+def _paths(spec: TaskSpec, split: str) -> tuple[str, ...]:
+    """The files of a split; none where they cannot be found, which the task that reads them says."""
+    try:
+        return tuple(find_files(spec.files, split))
+    except InputError:
+        return ()
 
 
 def _union(tasks: Sequence[TaskSpec]) -> Columns:
@@ -103,16 +113,16 @@ def _union(tasks: Sequence[TaskSpec]) -> Columns:
     columns = [columns_of(spec) for spec in tasks]
     if len(columns) == 1:
         return columns[0]
-    names = {key: {name for each in columns for name in getattr(each, key)} for key in _NAMES}
-    return columns[0]._replace(**{key: tuple(sorted(found)) for key, found in names.items()})
+    names = ({name for each in columns for name in getattr(each, key)} for key in _NAMES)
+    return Columns(*(tuple(sorted(found)) for found in names), encoding=columns[0].encoding)
 
 
-_NAMES = ("texts", "labels", "lists", "delimited")
+_NAMES = Columns._fields[:-1]  # but for the encoding
 
 
 def _fit(one: Columns, other: Columns) -> bool:
     """Whether every column that both read is the same to both."""
-    if one._replace(**dict.fromkeys(_NAMES, ())) != other._replace(**dict.fromkeys(_NAMES, ())):
+    if one.encoding != other.encoding:
         return False
     used = [{name for key in _NAMES for name in getattr(columns, key)} for columns in (one, other)]
     return all(_role(one, name) == _role(other, name) for name in used[0] & used[1])
@@ -131,5 +141,6 @@ def _begins_alike(path: str, names: Sequence[str], own: Columns, merged: Columns
     if form in DELIMITERS:
         surely = not any(mark in name for name in names for mark in MARKS)
     else:
-        surely = form == "parquet" or set(own.texts) == set(merged.texts)
+        is_typed = form is None or form in ARROW_FORMATS  # a folder is a saved dataset
+        surely = is_typed or set(own.texts) == set(merged.texts)
     return surely or first_names(path, own) == first_names(path, merged)

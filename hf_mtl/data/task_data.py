@@ -17,7 +17,7 @@ from ..validation import check_number
 from .auto_labels import without_source
 from .data_checks import LabelledRows, say_what_is_odd
 from .memory_rows import GivenRows, rows_of_tasks
-from .raw_rows import ON_BAD_ROW, read_split, split_names
+from .raw_rows import ON_BAD_ROW, read_splits, split_names
 from .shared_reads import SharedReads
 from .tokenization import tokenize_alike
 
@@ -93,10 +93,10 @@ def _raw_splits(
     if given is not None:
         spec = without_source(spec)
     found: dict[str, LabelledRows] = {}
+    there = read_splits(spec, splits, on_bad_row, given, reads)
     for split in splits:
-        rows = read_split(spec, split, on_bad_row, given, reads)
-        if rows is not None:
-            found[split] = rows, read_labels(spec, rows.rows, split)
+        if split in there:
+            found[split] = there[split], read_labels(spec, there[split].rows, split)
         elif split == "test":
             logger.warning("task %s has no test split: no predictions for it", spec.name)
         elif split == "train":

@@ -18,7 +18,7 @@ from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label, read_labels
 from ..tasks.metric_names import is_of_one_class
 from ..tasks.spec import SPLITS, TaskSpec
-from .raw_rows import SplitRows, read_split
+from .raw_rows import SplitRows, read_splits
 from .shared_reads import SharedReads
 
 Facts = dict[str, Any]
@@ -41,6 +41,10 @@ def describe_task(
     declared = {
         "name": spec.name,
         "kind": spec.kind,
+        "encoding": spec.encoding,
+        "validation_fraction": spec.validation_fraction,
+        "group_column": spec.group_column,
+        "max_rows": dict(spec.max_rows) or None,
         "source": dict(spec.files) or f"{spec.dataset}{f', {spec.config}' if spec.config else ''}",
         "text_columns": list(spec.text_columns),
         "label_column": None if spec.label_columns else spec.label_column,
@@ -56,7 +60,7 @@ def describe_task(
         "loss_weight": spec.loss_weight,
         "sampling_weight": spec.sampling_weight,
     }
-    splits = {split: rows for split in SPLITS if (rows := read_split(spec, split, reads=reads)) is not None}
+    splits = read_splits(spec, SPLITS, reads=reads)
     return {
         **{key: value for key, value in declared.items() if value is not None},
         "splits": {name: _describe_split(spec, name, rows, tokenizer, max_length) for name, rows in splits.items()},
@@ -128,6 +132,7 @@ def format_task(task: Mapping[str, Any]) -> str:
         f"{task['name']}: {task['kind']}, {labels}",
         f"  from {task['source']}",
         f"  reads {' and '.join(task['text_columns'])}; {_place_of_labels(task)}",
+        *_chosen_rows(task),
         f"  scored by {', '.join(task['metrics'])}; {task['main_metric']} enters the average{positive}",
         f"  loss_weight {task['loss_weight']:g}, sampling_weight {task['sampling_weight']:g}",
     ]
@@ -142,6 +147,16 @@ def format_task(task: Mapping[str, Any]) -> str:
             lines.append(f"    tokens: {_pairs(tokens)}; {facts['tokens']['truncated_share']:.1%} of the rows are cut")
         lines.append(f"    first row: {facts['first_row']}")
     return "\n".join(lines)
+
+
+def _chosen_rows(task: Mapping[str, Any]) -> list[str]:
+    """A line about the rows that are cut off and sampled, where some are."""
+    told = []
+    if "validation_fraction" in task:
+        by = f", by {task['group_column']}" if "group_column" in task else ""
+        told.append(f"{task['validation_fraction']:.1%} of the training rows are for validation{by}")
+    told += [f"at most {number:,} rows of {split}" for split, number in task.get("max_rows", {}).items()]
+    return [f"  {'; '.join(told)}"] if told else []
 
 
 def _place_of_labels(task: Mapping[str, Any]) -> str:

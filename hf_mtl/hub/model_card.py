@@ -83,7 +83,7 @@ def eval_results(facts: CardFacts) -> list[Any]:
             dataset_type=public_source(spec) or spec.name,
             dataset_name=spec.name,
             dataset_config=spec.config if public_source(spec) else None,
-            dataset_split=spec.splits.get("validation", "validation"),
+            dataset_split=_validation_split(spec),
             metric_type=metric,
             metric_value=facts.metrics[key],
         )
@@ -97,6 +97,13 @@ def eval_results(facts: CardFacts) -> list[Any]:
 def pipeline_tag(spec: TaskSpec) -> str:
     """The Hub's word for what a head does."""
     return KINDS[spec.kind].pipeline_tag if spec.kind in KINDS else USUAL["pipeline_tag"]
+
+
+def _validation_split(spec: TaskSpec) -> str:
+    """What the rows of a task's scores are, among those of its data."""
+    if spec.validation_fraction is not None:
+        return f"{spec.splits.get('train', 'train')} ({spec.validation_fraction:.1%} held out)"
+    return spec.splits.get("validation", "validation")
 
 
 def public_source(spec: TaskSpec) -> str | None:

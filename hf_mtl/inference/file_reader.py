@@ -7,10 +7,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-import pyarrow.parquet  # type: ignore[import-untyped]
-
 from ..errors import InputError
 from ..model.pipeline_inputs import Texts, Words
+from ..tasks.arrow_files import ARROW_FORMATS
 from ..tasks.tables import Record, read_records, text_fault
 from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import FORMATS, about_quotes, format_of
@@ -23,18 +22,18 @@ def file_format(path: str, named: str | None) -> str:
     found = named or ("jsonl" if path == "-" else format_of(path))
     if found not in FORMATS:
         raise InputError(f"input {path!r} is none of {', '.join(FORMATS)}; name its format with --format")
-    if path == "-" and found == "parquet":
-        raise InputError("parquet cannot be read from standard input; wanted a file")
+    if path == "-" and found in ARROW_FORMATS:
+        raise InputError(f"{found} cannot be read from standard input; wanted a file")
     return found
 
 
-def count_rows(path: str, form: str) -> int | None:
-    """The rows of a parquet file; None for what would have to be read through."""
-    return int(pyarrow.parquet.read_metadata(path).num_rows) if form == "parquet" else None
-
-
 def read_texts(
-    path: str, form: str, columns: Sequence[str] | None, *, tags_words: Callable[[], bool] = lambda: False
+    path: str,
+    form: str,
+    columns: Sequence[str] | None,
+    encoding: str | None = None,
+    *,
+    tags_words: Callable[[], bool] = lambda: False,
 ) -> Generator[Texts]:
     """The texts, pairs or lists of words of an input, one at a time.
 
@@ -43,6 +42,7 @@ def read_texts(
         form: one of `FORMATS`.
         columns: of the text or the words, or of the two texts; unless given, one of `USUAL_COLUMNS` that are there, or
             the only one.
+        encoding: of a file of text, the name of a Python codec; UTF-8 unless given.
         tags_words: whether a task that tags words is to answer, which is asked where the first text spells a list.
 
     Raises:
@@ -51,7 +51,7 @@ def read_texts(
     """
     chosen, number = tuple(columns or ()), -1
     try:
-        with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS)) as records:
+        with closing(read_records(path, form, (chosen,) if chosen else USUAL_COLUMNS, encoding)) as records:
             for number, record in enumerate(records):
                 chosen = chosen or _usual_columns(path, list(record))
                 if number == 0 and (absent := [column for column in chosen if column not in record]):

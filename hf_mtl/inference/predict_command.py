@@ -24,7 +24,9 @@ from ..model.modeling import MultiTaskModel
 from ..model.pipeline import MultiTaskPipeline
 from ..model.pipeline_inputs import Texts, check_count, check_top_k
 from ..pretrained import load_config, load_tokenizer
-from .file_reader import count_rows, file_format, read_texts
+from ..tasks.arrow_files import num_rows
+from ..tasks.text_encoding import check_encoding
+from .file_reader import file_format, read_texts
 from .prediction import answer_lines
 from .resumable_output import ResumableOutput
 
@@ -35,6 +37,8 @@ def predict(arguments: argparse.Namespace) -> None:
     """Answer one row, or every row of an input."""
     check_count("--batch-size", arguments.batch_size)
     check_top_k(arguments.top_k)
+    if arguments.encoding is not None:
+        check_encoding(arguments.encoding, "--")
     if arguments.columns and len(arguments.columns) > 2:
         raise InputError(f"--columns names {len(arguments.columns)} columns, wanted one, or two for a pair")
     if arguments.text is not None and arguments.output != "-":
@@ -101,9 +105,9 @@ def _rows(arguments: argparse.Namespace) -> Iterator[tuple[Iterator[Texts], int 
     """
     form = file_format(arguments.input, arguments.format)
     options = {"tags_words": lambda: _tags_words(arguments)}
-    with closing(read_texts(arguments.input, form, arguments.columns, **options)) as rows:
+    with closing(read_texts(arguments.input, form, arguments.columns, arguments.encoding, **options)) as rows:
         first = list(itertools.islice(rows, 1))
-        yield itertools.chain(first, rows), count_rows(arguments.input, form)
+        yield itertools.chain(first, rows), num_rows(arguments.input, form)
 
 
 def _tags_words(arguments: argparse.Namespace) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any, NamedTuple
 
 import datasets
 import pyarrow  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
 from datasets import ClassLabel, Dataset, Features
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
 from ..errors import InputError
-from .tables import Record, cell_values, check_names, plain, read_records, text_fault
+from .arrow_files import ARROW_FORMATS, open_batches
+from .tables import Record, cell_values, plain, read_records, text_fault
 from .text_files import format_of
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ NOT_ARROW = (pyarrow.ArrowException, OverflowError, ValueError, TypeError, Recur
 # What `datasets` raises for a type that it has no name for.
 NO_FEATURE = (ValueError, TypeError, KeyError, NotImplementedError, pyarrow.ArrowException)
 TextFaults = dict[tuple[int, str], str]  # row and column -> what is wrong with the text there
+NOT_SAVED = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)  # of a damaged folder
 
 
 class Columns(NamedTuple):
@@ -38,19 +40,23 @@ class Columns(NamedTuple):
         labels: columns of labels. With `texts`, they tell the delimiter of csv and tsv.
         lists: columns whose cells may be lists. Where some are, any other value is a list of one.
         delimited: columns of names in a text. In csv and tsv that have any, an empty cell is a row without names.
+        others: columns that are neither, such as that of groups.
+        encoding: of files of text, the name of a Python codec; UTF-8 unless given.
     """
 
     texts: Sequence[str]
     labels: Sequence[str] = ()
     lists: Sequence[str] = ()
     delimited: Sequence[str] = ()
+    others: Sequence[str] = ()
+    encoding: str | None = None
 
 
 def read_files(paths: Sequence[str], columns: Columns) -> tuple[Dataset, TextFaults, list[tuple[str, int]]]:
     """The rows of files, one after the other; what is wrong with the texts of which; and the first row of each file.
 
     Args:
-        paths: files of the same columns.
+        paths: files, or folders of saved datasets, of the same columns.
         columns: those that the task reads.
 
     Raises:
@@ -104,7 +110,7 @@ def first_names(path: str, columns: Columns) -> list[str]:
     """The columns of a file's first row, as a task that reads `columns` finds them; none of a file without rows."""
     form = format_of(path)
     assert form is not None
-    return list(next(read_records(path, form, _wanted(columns)), ()))
+    return list(next(read_records(path, form, _wanted(columns), columns.encoding), ()))
 
 
 def _wanted(columns: Columns) -> tuple[Sequence[str], Sequence[str]]:
@@ -114,17 +120,28 @@ def _wanted(columns: Columns) -> tuple[Sequence[str], Sequence[str]]:
 
 def _read_file(path: str, columns: Columns) -> tuple[Any, TextFaults]:
     form = format_of(path)
+    if Path(path).is_dir():
+        return _read_saved(path, columns)
     assert form is not None
-    if form != "parquet":
+    if form not in ARROW_FORMATS:
         wanted = _wanted(columns)
-        records = read_records(path, form, wanted)
-        return to_table(_known_columns(path, records, wanted[0]), columns)
+        records = read_records(path, form, wanted, columns.encoding)
+        return to_table(_known_columns(path, records, [*wanted[0], *columns.others]), columns)
     try:
-        return with_texts(_mapped(path), columns.texts)
+        return with_texts(_mapped(path, form), columns.texts)
     except InputError as error:
         raise InputError(f"{path!r}: {error}") from error
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise InputError(f"{path!r}: cannot be read: {_first_line(error)}") from error
+
+
+def _read_saved(folder: str, columns: Columns) -> tuple[Any, TextFaults]:
+    """What `save_to_disk` wrote into a folder."""
+    try:
+        rows = Dataset.load_from_disk(folder).with_format("arrow")
+        return with_texts(rows[:], columns.texts)
+    except NOT_SAVED as error:
+        raise InputError(f"{folder!r}: cannot be read as a saved dataset: {_first_line(error)}") from error
 
 
 def _with_empty_lists(path: str, table: Any, column: str) -> Any:
@@ -257,15 +274,13 @@ def _class_labels(table: Any) -> dict[str, Any]:
     return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
 
-def _mapped(path: str) -> Any:
-    """A parquet file's table, memory-mapped from a file that goes when the table does."""
+def _mapped(path: str, form: str) -> Any:
+    """A parquet or Arrow file's table, memory-mapped from a file that goes when the table does."""
     folder = Path(datasets.config.HF_DATASETS_CACHE)
     folder.mkdir(parents=True, exist_ok=True)
-    with pyarrow.parquet.ParquetFile(path) as file, tempfile.NamedTemporaryFile(dir=folder) as copy:
-        check_names(file.schema_arrow.names)
-        with pyarrow.ipc.new_stream(copy, file.schema_arrow) as writer:
-            for batch in file.iter_batches():
-                batch.validate()
+    with open_batches(path, form) as (schema, batches), tempfile.NamedTemporaryFile(dir=folder) as copy:
+        with pyarrow.ipc.new_stream(copy, schema) as writer:
+            for batch in batches:
                 writer.write_batch(batch)
         copy.flush()
         return pyarrow.ipc.open_stream(pyarrow.memory_map(copy.name)).read_all()

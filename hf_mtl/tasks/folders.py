@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,9 +45,9 @@ def folder_splits(folder: Path, chosen: Collection[str] = ()) -> dict[str, list[
             are missing, and for files that would be left out though they seem to hold rows.
     """
     paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    paths = [path for path in paths if not _is_hidden(path)]
-    _check_all_readable(folder, paths)
-    paths = [path for path in paths if _is_data(path)]
+    paths = [path for path in paths if not is_hidden(path)]
+    check_all_readable(folder, paths)
+    paths = [path for path in paths if is_data(path)]
     found = (
         _by_shard(paths)
         or _by_folder(paths)
@@ -60,17 +60,25 @@ def folder_splits(folder: Path, chosen: Collection[str] = ()) -> dict[str, list[
     return splits
 
 
-def _is_hidden(path: Path) -> bool:
+def splits_of(paths: Sequence[Path]) -> list[str]:
+    """The splits that names of files and folders of a folder tell; none where they tell none."""
+    found = _by_shard(paths) or _by_folder(paths) or _by_file(paths)
+    return sorted({file.split for file in found})
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file, by its path in a folder, is none that a person put there to be read."""
     return any(part.startswith(".") for part in path.parts) or any(p.startswith("__") for p in path.parts[:-1])
 
 
-def _is_data(path: Path) -> bool:
+def is_data(path: Path) -> bool:
+    """Whether a file is a table by its name."""
     return path.name not in FILES_TO_IGNORE and format_of(path.name) not in (None, "txt")
 
 
-def _check_all_readable(folder: Path, paths: list[Path]) -> None:
+def check_all_readable(folder: Path, paths: list[Path]) -> None:
     """Raise InputError for compressed files, for saved datasets further down, and for texts where there is no table."""
-    tables = any(map(_is_data, paths))
+    tables = any(map(is_data, paths))
     if packed := [path for path in paths if is_packed(path.name) and (not tables or _is_packed_table(path))]:
         raise InputError(f"the folder {str(folder)!r} has {str(packed[0])!r}, which is compressed; unzip it")
     if saved := [path for path in paths if path.name in SAVED]:
@@ -172,7 +180,7 @@ def _check_one_data_set(folder: Path, found: list[_Found]) -> None:
                 f"the folder {str(folder)!r} holds several data sets of split {split!r}: {_list(series.values())}; "
                 f"{what_to_do}"
             )
-        _check_parts(folder, split, files)
+        check_parts(folder, split, [file.path for file in files])
     paths = [file.path for file in found]
     if twice := [path for path in paths if paths.count(path) > 1]:
         splits = " or ".join(file.split for file in found if file.path == twice[0])
@@ -182,18 +190,19 @@ def _check_one_data_set(folder: Path, found: list[_Found]) -> None:
         )
 
 
-def _check_parts(folder: Path, split: str, files: list[_Found]) -> None:
+def check_parts(folder: Path, split: str, paths: Sequence[Path]) -> None:
     """Raise InputError where files are numbered as parts of a whole, and are not each of its parts once."""
     parts: dict[tuple[Path, str], list[tuple[int, int]]] = {}
-    for file in files:
-        if match := SHARD.fullmatch(_stem(file.path)):
-            parts.setdefault((file.path.parent, match[1]), []).append((int(match[2]), int(match[3])))
+    for path in paths:
+        if match := SHARD.fullmatch(_stem(path)):
+            parts.setdefault((path.parent, match[1]), []).append((int(match[2]), int(match[3])))
     for found in parts.values():
         wholes = sorted({whole for _, whole in found})
         if len(wholes) > 1 or sorted(number for number, _ in found) != list(range(wholes[0])):
             raise InputError(
-                f"the folder {str(folder)!r} holds not each part of split {split!r} once: {_list(files)}; get the "
-                "missing parts and remove others, or name the files of each split under files"
+                f"the folder {str(folder)!r} holds not each part of split {split!r} once: "
+                f"{', '.join(map(str, paths))}; get the missing parts and remove others, or name the files of each "
+                "split under files"
             )
 
 

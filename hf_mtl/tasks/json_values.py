@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .text_files import BLOCK, RowError, Text, check_utf8, num_bytes
+from .gzipped import BLOCK
+from .text_files import RowError, Text
 
 NEAR_THE_END = 64  # characters; a number, an escape or a word that is cut off is noticed no further from the end
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -81,7 +82,7 @@ class _Reader:
     def more(self) -> bool:
         """Have at least twice as much of the text at hand, if there is more of it."""
         found = self.text.stream.read(max(BLOCK, len(self.part) - self.at))
-        self.text.offset += num_bytes(self.part[: self.at])
+        self.text.passed(self.part[: self.at])
         self.part, self.at = self.part[self.at :] + found, 0
         return bool(found)
 
@@ -96,7 +97,7 @@ class _Reader:
                 cut_off = error.pos >= len(self.part) - NEAR_THE_END or error.msg.startswith("Unterminated string")
                 if cut_off and self.more():
                     continue
-                check_utf8(self.part[self.at : error.pos + 1], self.text.offset + num_bytes(self.part[: self.at]))
+                self.text.check(self.part[self.at : error.pos + 1], self.part[: self.at])
                 raise RowError(
                     f"is no JSON: {error.msg.removesuffix(' at')}, at its character {error.pos - self.at}"
                 ) from error
@@ -106,7 +107,7 @@ class _Reader:
                 raise RowError(f"is no JSON that can be read: {str(error).split(';')[0]}") from error
         whole = self.part[self.at : end]
         if not whole.isascii():
-            check_utf8(whole, self.text.offset + num_bytes(self.part[: self.at]))
+            self.text.check(whole, self.part[: self.at])
         self.at = end
         return value
 

@@ -18,7 +18,7 @@ from .kinds import register_kind
 from .label_column import LabelColumn, cells_of, read_classes
 from .metrics import accuracy
 from .number_kind import NumberKind
-from .row_errors import RowErrors, told
+from .row_errors import RowErrors, raise_first, told
 from .spec import TaskSpec
 
 
@@ -43,6 +43,12 @@ class Classification(NumberKind):
     def admits(self, spec: TaskSpec, label: float) -> bool:
         """Whether a number is the index of a class."""
         return float(label).is_integer() and 0 <= label < len(spec.names)
+
+    def strata(self, spec: TaskSpec, rows: Dataset) -> NDArray[np.int64]:
+        """The classes, or -1 where a row has none."""
+        values, bad = self._checked(spec, rows, self.read_column(spec, rows), "train")
+        raise_first(spec, rows, "train", bad)
+        return np.array([-1 if value is None or math.isnan(value) else int(value) for value in values], dtype=np.int64)
 
     def wanted(self, spec: TaskSpec) -> str:
         """The names."""

@@ -109,6 +109,18 @@ class TaskKind:
         columns = [rows[column][:] for column in spec.columns_of_labels]
         return np.array([any(map(is_missing, cells)) for cells in zip(*columns, strict=True)], dtype=bool)
 
+    def strata(self, spec: TaskSpec, rows: Dataset) -> NDArray[np.int64] | None:
+        """The class of each training row, of which a cut keeps the shares; none unless overridden. *Shape:* (rows,)
+
+        Args:
+            spec: the task.
+            rows: its raw training rows; the label column is there.
+
+        Raises:
+            InputError: for the first label that is not one the task declares.
+        """
+        return None
+
     def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
         """Row -> what is wrong with its label, for `--on_bad_row skip`; unless overridden, such rows stop the run."""
         return {}
@@ -193,7 +205,8 @@ def register_kind(name: str) -> Callable[[KindClass], KindClass]:
 def columns_of(spec: TaskSpec) -> Columns:
     """What a task reads in the columns of a table."""
     delimited = (spec.label_column,) if spec.label_delimiter else ()
-    return Columns(spec.string_columns, spec.columns_of_labels, kind_of(spec).list_columns(spec), delimited)
+    lists, others = kind_of(spec).list_columns(spec), (spec.group_column,) if spec.group_column else ()
+    return Columns(spec.string_columns, spec.columns_of_labels, lists, delimited, others, spec.encoding)
 
 
 def kind_of(spec: TaskSpec) -> TaskKind:

@@ -44,6 +44,22 @@ def read_labels(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
     return kind_of(spec).read_labels(spec, rows, split)
 
 
+def read_strata(spec: TaskSpec, rows: Dataset) -> NDArray[np.int64] | None:
+    """The class of each training row, of which a cut keeps the shares; None for labels that are no classes.
+
+    *Shape:* (rows,)
+
+    Args:
+        spec: the task.
+        rows: its raw training rows.
+
+    Raises:
+        InputError: as `read_labels`.
+    """
+    _check_columns(spec, rows, "train")
+    return kind_of(spec).strata(spec, rows)
+
+
 def _check_columns(spec: TaskSpec, rows: Dataset, split: str) -> None:
     """Raise InputError unless every column of labels is there."""
     absent = [column for column in spec.columns_of_labels if column not in rows.column_names]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from ..errors import InputError
-from .spec import TaskSpec, file_list
+from .sources import file_list
+from .spec import TaskSpec
 
 FirstRows = Sequence[tuple[str, int]]  # files, and the number of the first row of each among the rows of all
 RowErrors = dict[int, tuple[str, str]]  # row -> what is wrong with it, in words that go before and after where it is
@@ -28,9 +31,15 @@ def told(spec: TaskSpec, rows: Dataset, split: str, row: int, bad: RowErrors) ->
     return f"task {spec.name!r}, split {split!r}: {before} in row {number} (the first row is 0) of {source}{after}"
 
 
-def set_files(rows: Dataset, files: FirstRows) -> Dataset:
-    """The rows, which know from now on which files they came from; what is made of them does not."""
-    rows.hf_mtl_files = files
+def set_files(rows: Dataset, files: FirstRows, numbers: Sequence[int] | None = None) -> Dataset:
+    """The rows, which know from now on where they came from; what is made of them does not, but by `selected`.
+
+    Args:
+        rows: of one or more files.
+        files: see `FirstRows`.
+        numbers: of each row, among those of all the files; they are all there, in order, unless given.
+    """
+    rows.hf_mtl_files, rows.hf_mtl_numbers = files, numbers
     return rows
 
 
@@ -39,18 +48,33 @@ def files_of(rows: Dataset) -> FirstRows:
     return getattr(rows, "hf_mtl_files", ())
 
 
+def number_of_row(rows: Dataset, row: int) -> int:
+    """The number that a row had before rows were chosen."""
+    numbers = getattr(rows, "hf_mtl_numbers", None)
+    return row if numbers is None else int(numbers[row])
+
+
+def selected(rows: Dataset, indices: Sequence[int] | NDArray[np.int64]) -> Dataset:
+    """Some of the rows, which know where they came from as those do."""
+    places = np.asarray(indices, dtype=np.int64)
+    numbers = [number_of_row(rows, row) for row in places.tolist()]
+    return set_files(rows.select(places), files_of(rows), numbers)
+
+
 def place_of(spec: TaskSpec, rows: Dataset, split: str, row: int) -> tuple[str, int]:
     """Where a row comes from, for messages, and its number there."""
-    if files := [(path, first) for path, first in files_of(rows) if first <= row]:
+    number = number_of_row(rows, row)
+    if files := [(path, first) for path, first in files_of(rows) if first <= number]:
         path, first = files[-1]
-        return repr(path), row - first
-    return source_of(spec, split), row
+        return repr(path), number - first
+    return source_of(spec, split), number
 
 
 def source_of(spec: TaskSpec, split: str) -> str:
     """Where the rows of a split come from, for messages."""
-    if spec.files:
-        return ", ".join(map(repr, file_list(spec.files.get(split, ()))))
+    if spec.files:  # a split of none is a part of another one
+        named = [spec.files[split]] if split in spec.files else spec.files.values()
+        return ", ".join(repr(path) for entries in named for path in file_list(entries))
     if spec.dataset is None:
         return "the rows given"
     return f"{spec.dataset!r}, configuration {spec.config!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,10 +11,12 @@ from ..model.heads import HEADS, OPTIONS, HeadOptions, HeadSpec
 from ..validation import check_number, check_task_name
 from .class_names import check_class_names
 from .metric_names import check_metrics, check_names_differ, is_of_one_class, metric_names, unit_of
-from .text_files import format_of, is_packed
+from .sources import check_entries, file_list
+from .split_names import check_slices
+from .split_options import check_split_options
+from .text_encoding import check_encoding
 
 EMBEDDED = "embedded:demo"
-FILE_FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 SPLITS = ("train", "validation", "test")
 AUTO = "auto"  # labels, or a label_range, that the training rows tell; see `resolve_tasks`
 MISSING_LABEL = ("error", "skip")
@@ -33,8 +34,16 @@ class TaskSpec(HeadOptions):
         dataset: a Hub id or a folder for `datasets.load_dataset`. A task has `dataset`, or `files`, or neither of them:
             then `load_task_data` is given its rows.
         config: the dataset's configuration, the second argument of `load_dataset`.
-        files: split -> parquet, csv, tsv, jsonl or json file, or several of them, whose rows follow one another.
-        splits: the dataset's own names of the splits "train", "validation" and "test", where they differ.
+        files: split -> a csv, tsv, json, jsonl, parquet or arrow file, gzipped or not, a pattern such as "data/*.csv",
+            a folder, what `save_to_disk` wrote, or several of these, whose rows follow one another. Patterns and
+            folders stand for their files in the order of their names.
+        splits: the data's own names of the splits "train", "validation" and "test", where they differ, or slices of
+            them in the syntax of `datasets`, such as "train[:90%]".
+        encoding: of files of text, the name of a Python codec such as "cp1252"; UTF-8 unless given.
+        validation_fraction: the share of the training rows that is cut off as the split "validation", of a task whose
+            data has none. See `data.cuts`.
+        group_column: column of what must not be on both sides of that cut, such as an author.
+        max_rows: "train" or "validation" -> the most rows of it; a random sample of those there are, in their order.
         label_column: column of the label.
         label_columns: columns of 0 and 1, one for each of `labels`, in place of `label_column` (multi_label).
         label_delimiter: what stands between the names in a cell of `label_column` (multi_label).
@@ -63,6 +72,10 @@ class TaskSpec(HeadOptions):
     config: str | None = None
     files: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
+    encoding: str | None = None
+    validation_fraction: float | None = None
+    group_column: str | None = None
+    max_rows: Mapping[str, int] = field(default_factory=dict)
     label_column: str = "label"
     label_columns: tuple[str, ...] = ()
     label_delimiter: str | None = None
@@ -109,23 +122,16 @@ class TaskSpec(HeadOptions):
             if key not in SPLITS:
                 raise unknown_name_error(f"split of task {self.name!r}:", key, SPLITS)
         for split, paths in self.files.items():
-            self._check_files(split, file_list(paths))
+            check_entries(self.name, split, file_list(paths))
+        check_slices(self.name, self.splits)
+        if self.encoding is not None:
+            check_encoding(self.encoding, f"task {self.name!r}: ")
+        check_split_options(
+            self.name, {*self.files, *self.splits}, self.validation_fraction, self.group_column, self.max_rows
+        )
         for key in ("loss_weight", "sampling_weight"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise InputError(f"task {self.name!r}: {key} is {getattr(self, key)!r}, wanted a number above 0")
-
-    def _check_files(self, split: str, paths: Sequence[str]) -> None:
-        for path in paths:
-            if "\0" in path:
-                raise InputError(f"task {self.name!r}: file {path!r} has a NUL character, which no file's name has")
-            if format_of(path) not in FILE_FORMATS:
-                what_to_do = "; unzip it" if is_packed(path) else ""
-                raise InputError(
-                    f"task {self.name!r}: file {path!r} is none of .{', .'.join(FILE_FORMATS)}{what_to_do}"
-                )
-        real = list(map(os.path.realpath, paths))
-        if twice := [path for path, file in zip(paths, real, strict=True) if real.count(file) > 1]:
-            raise InputError(f"task {self.name!r}: files names {twice[0]!r} twice for {split!r}; wanted it once")
 
     @property
     def head(self) -> HeadSpec:
@@ -209,11 +215,6 @@ class TaskSpec(HeadOptions):
 def check_metric_names(tasks: Sequence[TaskSpec]) -> None:
     """Raise InputError where scores of two tasks have one name."""
     check_names_differ({spec.name: spec.metrics for spec in tasks})
-
-
-def file_list(paths: str | Sequence[str]) -> list[str]:
-    """The files of a split, of which `TaskSpec.files` has one or several."""
-    return [paths] if isinstance(paths, str) else list(paths)
 
 
 def with_loss_weights(tasks: Sequence[TaskSpec], weights: Mapping[str, Any]) -> list[TaskSpec]:

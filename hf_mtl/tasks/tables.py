@@ -1,6 +1,7 @@
-"""The one reader of tables: csv, tsv, JSON, parquet and plain text come in as records, for training and prediction.
+"""The one reader of tables: csv, tsv, JSON, parquet, Arrow and plain text come in as records.
 
-A file is read once, from its beginning, in little memory. Rows are counted from 0, without the header and blank lines.
+Training and prediction share it. A file is read once, from its beginning, in little memory. Rows are counted from 0,
+without the header and blank lines.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from threading import Lock
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
 
 from ..errors import InputError
+from .arrow_files import ARROW_FORMATS, open_batches
 from .json_values import json_values, table_in
 from .text_files import UNQUOTED, RowError, Text, bare, open_text
 
@@ -31,23 +32,26 @@ Record = dict[str, Any]
 _FIELD_LIMIT = Lock()  # csv's limit is one for the whole process
 
 
-def read_records(path: str, form: str, wanted: Sequence[Sequence[str]] = ()) -> Generator[Record]:
+def read_records(
+    path: str, form: str, wanted: Sequence[Sequence[str]] = (), encoding: str | None = None
+) -> Generator[Record]:
     """The rows of a file, one at a time, by column.
 
-    Cells of csv and tsv are text as it is written, None where they are empty; values of JSON and parquet are what the
-    file has. A column that JSON's row lacks is missing from its record. A txt file's lines are its column "text".
+    Cells of csv and tsv are text as it is written, None where they are empty; values of other files are what the file
+    has. A column that JSON's row lacks is missing from its record. A txt file's lines are its column "text".
 
     Args:
         path: of a file, gzipped or not, or "-" for standard input.
         form: one of `text_files.FORMATS`; "json" and "jsonl" are read by what is in them.
         wanted: sets of columns, the best one first. The delimiter of csv or tsv is the one whose header has such a set.
+        encoding: of csv, tsv, JSON and txt, the name of a Python codec; UTF-8 unless given.
 
     Raises:
         InputError: for what is not of the format; it names the file and the row.
     """
-    number, wanted = 0, [names for names in wanted if names]
+    number, wanted, is_arrow = 0, [names for names in wanted if names], form in ARROW_FORMATS
     try:
-        for record in _parquet_records(path) if form == "parquet" else _text_records(path, form, wanted):
+        for record in _arrow_records(path, form) if is_arrow else _text_records(path, form, wanted, encoding):
             yield record
             number += 1
     except RowError as error:
@@ -78,8 +82,8 @@ def _short(value: Any) -> str:
     return found if len(found) <= 80 else f"{found[:77]}..."
 
 
-def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]]) -> Iterator[Record]:
-    with open_text(path) as text:
+def _text_records(path: str, form: str, wanted: Sequence[Sequence[str]], encoding: str | None) -> Iterator[Record]:
+    with open_text(path, encoding) as text:
         if form == "txt":
             yield from ({"text": bare(line)} for line in text)
         elif form in DELIMITERS:
@@ -189,19 +193,11 @@ def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
         yield cells
 
 
-def _parquet_records(path: str) -> Iterator[Record]:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        names = check_names(file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=1024):
+def _arrow_records(path: str, form: str) -> Iterator[Record]:
+    with open_batches(path, form, rows=1024) as (schema, batches):
+        for batch in batches:
             for values in zip(*map(cell_values, batch.columns), strict=True):
-                yield dict(zip(names, values, strict=True))
-
-
-def check_names(names: list[str]) -> list[str]:
-    """The columns of a table; InputError for one that is there twice."""
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"has the column {twice[0]!r} twice; rename one of them")
-    return names
+                yield dict(zip(schema.names, values, strict=True))
 
 
 def plain(column: Any) -> Any:

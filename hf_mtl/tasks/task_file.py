@@ -106,7 +106,7 @@ _KEYS = {field.name: field for field in dataclasses.fields(TaskSpec)}
 _TUPLES = ("text_columns", "label_columns", "labels", "label_range", "metrics")
 _FOUND = ("labels", "label_range")  # may be "auto"
 _MAPPINGS = ("files", "splits")
-_NUMBERS = ("loss_weight", "sampling_weight", "label_smoothing")
+_NUMBERS = ("loss_weight", "sampling_weight", "label_smoothing", "validation_fraction")
 _PER_LABEL = {"class_weights": "balanced", "thresholds": "fit"}  # a word, or numbers
 
 
@@ -155,6 +155,8 @@ def _checked(name: object, key: str, value: Any) -> Any:
         return value
     if key in _FOUND and value == AUTO:
         return AUTO
+    if key == "max_rows" or (key == "validation_fraction" and value is None):
+        return value  # `TaskSpec` checks it
     if key in _TUPLES:
         items = value if isinstance(value, list) else [value]
         if key == "label_range":

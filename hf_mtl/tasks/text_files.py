@@ -1,24 +1,20 @@
-"""Files of text: the format that a name ends in, and what is in one, gzipped or not, checked to be UTF-8."""
+"""Files of text: the format that a name ends in, and what is in one, gzipped or not, checked to fit its encoding."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..errors import InputError
+from .gzipped import open_unzipped
+from .text_encoding import error_handler, misfit, num_bytes, stream_codec
 
-FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt")
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "txt")
 PACKED = (".zip", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz", ".tar.gz")
-BLOCK = 1 << 16  # bytes or characters that are read at once
 UNQUOTED = "tsv is read without quoting; save a table whose cells are quoted as .csv"
-GZIP, BOM, UTF_16 = b"\x1f\x8b", b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 def format_of(path: str) -> str | None:
@@ -41,19 +37,32 @@ class Text:
     """A file's text.
 
     Attributes:
-        stream: where bytes that are no UTF-8 come as surrogates, which no UTF-8 gives.
+        stream: where bytes that do not fit the codec come as surrogates, which no text has.
         offset: bytes before the text that is read next.
+        codec: that decodes the file.
     """
 
     stream: io.TextIOWrapper
     offset: int
+    codec: str
 
     def __iter__(self) -> Iterator[str]:
-        """The lines, with their ends; RowError for one that is no UTF-8."""
+        """The lines, with their ends; RowError for one that does not fit the codec."""
         for line in self.stream:
-            check_utf8(line, self.offset)
-            self.offset += num_bytes(line)
+            self.check(line)
+            self.offset += num_bytes(line, self.codec)
             yield line
+
+    def check(self, text: str, before: str = "") -> None:
+        """Raise RowError for the first byte that does not fit; `before` is what is between `offset` and the text."""
+        if text.isascii():
+            return
+        if fault := misfit(text, self.codec, self.offset + num_bytes(before, self.codec)):
+            raise RowError(fault)
+
+    def passed(self, text: str) -> None:
+        """Count the bytes of a text that was read."""
+        self.offset += num_bytes(text, self.codec)
 
 
 def bare(line: str) -> str:
@@ -69,39 +78,22 @@ def about_quotes(names: Iterable[str]) -> str:
     return f"; {UNQUOTED}" if any(len(name) > 1 and name[0] == name[-1] == '"' for name in names) else ""
 
 
-def num_bytes(text: str) -> int:
-    """The bytes that a text was read from."""
-    return len(text) if text.isascii() else len(text.encode(errors="surrogateescape"))
-
-
-def check_utf8(text: str, offset: int) -> None:
-    """Raise RowError for the first byte that was no UTF-8; `offset` bytes of the file are before the text."""
-    try:
-        _ = text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        before, byte = num_bytes(text[: error.start]), ord(text[error.start]) & 0xFF
-        raise RowError(
-            f"is no UTF-8: byte 0x{byte:02x} at offset {offset + before} of the file, {before} of its line; save the "
-            "file as UTF-8"
-        ) from None
-
-
 @contextmanager
-def open_text(path: str) -> Iterator[Text]:
+def open_text(path: str, encoding: str | None = None) -> Iterator[Text]:
     """The text of a file, or of standard input for "-". Lines end as the first one does: in CR alone, or in LF.
 
+    Args:
+        path: of a file, gzipped or not.
+        encoding: the name of a Python codec; UTF-8 unless given.
+
     Raises:
-        InputError: for what begins like UTF-16 or a binary file.
+        InputError: for what begins like a text of another encoding, or like a binary file.
     """
-    with ExitStack() as stack:
-        raw: Any = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
-        stream = io.BufferedReader(raw, BLOCK)
-        if stream.peek(2)[:2] == GZIP:
-            unzipped: Any = gzip.GzipFile(fileobj=stream)
-            stream = io.BufferedReader(unzipped, BLOCK)
+    with open_unzipped(path) as stream:
         head = stream.peek(4)
-        if head.startswith(UTF_16) or b"\0" in head[:4]:
-            raise InputError("begins like UTF-16 or a binary file, wanted UTF-8 text; save the file as UTF-8")
-        newline = "\r" if re.match(rb"[^\r\n]*\r+[^\r\n]", head) else "\n"
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-        yield Text(text, len(BOM) if head.startswith(BOM) else 0)
+        codec, mark = stream_codec(encoding, head)
+        stream.read(len(mark))
+        start = head[len(mark) :].decode(codec, "ignore")
+        newline = "\r" if re.match(r"[^\r\n]*\r+[^\r\n]", start) else "\n"
+        text = io.TextIOWrapper(stream, encoding=codec, errors=error_handler(codec), newline=newline)
+        yield Text(text, len(mark), codec)

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hf_mtl import InputError, TaskSpec, load_task_data
-from hf_mtl.data.raw_rows import read_split
+from hf_mtl.data.raw_rows import read_splits
 from hf_mtl.data.shared_reads import SharedReads
 from hf_mtl.data.task_report import describe_task
 from hf_mtl.tasks import tables
@@ -331,9 +331,11 @@ def test_tasks_share_the_one_table_in_memory(tmp_path):
     files = {"train": write(tmp_path / "rows.csv")}
     tasks = [spec("mood", files, **MOOD), spec("other", files, text_columns=("other",), **TOPIC)]
     reads = SharedReads(tasks)
-    one, other = (read_split(each, "train", reads=reads) for each in tasks)
+    one, other = (read_splits(each, ("train",), reads=reads)["train"] for each in tasks)
     assert one.source is other.source
-    alone = read_split(spec("another", files, **MOOD), "train", reads=reads)  # a task that `reads` does not know
+    alone = read_splits(spec("another", files, **MOOD), ("train",), reads=reads)[
+        "train"
+    ]  # a task that `reads` does not know
     assert alone.source is not one.source and alone.rows.to_list() == one.rows.to_list()
 
 
