@@ -113,8 +113,10 @@ def _union(tasks: Sequence[TaskSpec]) -> Columns:
     columns = [columns_of(spec) for spec in tasks]
     if len(columns) == 1:
         return columns[0]
-    names = ({name for each in columns for name in getattr(each, key)} for key in _NAMES)
-    return Columns(*(tuple(sorted(found)) for found in names), encoding=columns[0].encoding)
+    texts, labels, lists, delimited, others = (
+        tuple(sorted({name for each in columns for name in getattr(each, key)})) for key in _NAMES
+    )
+    return Columns(texts, labels, lists, delimited, others, columns[0].encoding)
 
 
 _NAMES = Columns._fields[:-1]  # but for the encoding
