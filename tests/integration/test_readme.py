@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from hf_mtl.tasks.demo import demo_rows
@@ -118,6 +119,22 @@ def test_the_yaml_block_of_the_docs_declares_two_tasks(tmp_path):
     urgency, quality = read_task_file(tmp_path / "my_tasks.yaml")
     assert urgency.labels == ("low", "high") and urgency.files["train"] == str(tmp_path / "tickets_train.csv")
     assert quality.main_metric == "spearman" and quality.sampling_weight == 0.5
+
+
+def test_the_yaml_blocks_about_files_and_splits_are_keys_of_a_task(tmp_path):
+    (tmp_path / "data" / "2024").mkdir(parents=True)
+    (tmp_path / "saved" / "test").mkdir(parents=True)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), flags=re.S)
+    found = []
+    for block in blocks:
+        row = {"kind": "classification", "text_columns": "text", "labels": ["bad", "good"], **yaml.safe_load(block)}
+        (tmp_path / "my_tasks.yaml").write_text(yaml.safe_dump({"tasks": {"t": row}}))
+        found += read_task_file(tmp_path / "my_tasks.yaml")
+    files, slices, cut = found
+    assert (
+        files.files["train"][0] == str(tmp_path / "data/2023/*.csv.gz") and slices.splits["test"] == "test+extra[:500]"
+    )
+    assert (cut.validation_fraction, cut.group_column, cut.max_rows) == (0.1, "author", {"train": 10000})
 
 
 def test_every_test_that_the_promises_name_is_there():
