@@ -30,6 +30,7 @@ def test_the_page_from_a_csv_to_a_published_model(tmp_path):
             words = [word.replace(ENCODER, "embedded:demo") for word in command[1:]]
             if words[0] == "train":
                 words += ["--use_cpu", "--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true"]
+                words += ["--learning_rate", "3e-3"]  # that encoder is not trained yet
             code, told[words[0]] = run(["-m", "hf_mtl.cli", *words], environment, folder)
             assert code == 0, told[words[0]]
         assert (folder / "tasks.yaml").read_text(encoding="utf-8") == drafted
@@ -37,7 +38,7 @@ def test_the_page_from_a_csv_to_a_published_model(tmp_path):
         assert re.search(r"^refund +accuracy +\S+ +\S+ +\S+ times", told["train"], flags=re.M)
         assert {line.split()[0] for line in told["predict"].splitlines()} >= {"department", "urgency", "refund"}
         scores = json.loads((folder / "tickets" / "all_results.json").read_text())
-        assert scores["eval_department_accuracy"] > 0.6  # a third by chance
+        assert scores["eval_department_accuracy"] > 0.8  # a third by chance
         found = "from hf_mtl import MultiTaskModel as M; print(*M.from_pretrained('user/tickets').heads)"
         assert run(["-c", found], environment, folder) == (0, "department urgency refund\n")
     published = next(Path(tmp_path / "hub").rglob("tickets*"))

@@ -1,12 +1,14 @@
 """README, CONTRIBUTING and the pages of the docs: their size, and that what they name and link to is there."""
 
+import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hf_mtl import __version__
+from hf_mtl import TaskSpec, __version__
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "setup.cfg").exists())
 PACKAGE = ROOT / "hf_mtl"
@@ -111,3 +113,11 @@ def test_the_citation_is_of_this_version():
     citation = yaml.safe_load(read(ROOT / "CITATION.cff"))
     assert citation["cff-version"] == "1.2.0" and citation["authors"] and citation["title"].startswith("hf_mtl")
     assert citation["version"] == __version__
+
+
+def test_the_table_of_keys_is_what_its_script_makes():
+    script = runpy.run_path(str(ROOT / "docs" / "task_keys.py"))
+    page = read(ROOT / "docs" / "tasks.md")
+    assert script["with_table"](page) == page, "run: python docs/task_keys.py"
+    keys = {field.name for field in dataclasses.fields(TaskSpec)} - {"name"}
+    assert set(re.findall(r"^\| `(\w+)` \|", script["table"](), flags=re.M)) == keys
