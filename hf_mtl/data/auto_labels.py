@@ -15,8 +15,9 @@ from ..tasks.labels import find_labels
 from ..tasks.row_errors import source_of
 from ..tasks.spec import AUTO, TaskSpec
 from ..tasks.task_list import check_tasks
+from .data_splits import split_names
 from .memory_rows import GivenRows, rows_of_tasks
-from .raw_rows import find_rows, split_names
+from .raw_rows import find_rows
 from .shared_reads import SharedReads
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from ..errors import InputError
 from ..tasks.folders import split_of_file
 from ..tasks.spec import TaskSpec
 from ..tasks.text_files import format_of
-from .raw_rows import UNREADABLE, all_splits
+from .data_splits import UNREADABLE
+from .raw_rows import all_splits
 from .task_draft import Draft, Entry, draft_tasks, task_file
 
 DEFAULT_CONFIG = "default"  # of a data set that has no other

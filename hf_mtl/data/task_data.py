@@ -16,8 +16,9 @@ from ..tasks.task_list import check_tasks
 from ..validation import check_number
 from .auto_labels import without_source
 from .data_checks import LabelledRows, say_what_is_odd
+from .data_splits import split_names
 from .memory_rows import GivenRows, rows_of_tasks
-from .raw_rows import ON_BAD_ROW, read_splits, split_names
+from .raw_rows import ON_BAD_ROW, read_splits
 from .shared_reads import SharedReads
 from .tokenization import tokenize_alike
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from table_files import folder, task
 
 from hf_mtl import InputError
-from hf_mtl.data import raw_rows as loading
+from hf_mtl.data import data_splits as loading
 from hf_mtl.data.raw_rows import load_rows, split_names
 from hf_mtl.tasks.folders import folder_splits
 from hf_mtl.tasks.labels import read_labels
