@@ -12,7 +12,8 @@ from table_files import folder, task
 
 from hf_mtl import InputError
 from hf_mtl.data import data_splits as loading
-from hf_mtl.data.raw_rows import load_rows, split_names
+from hf_mtl.data.data_splits import split_names
+from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.tasks.folders import folder_splits
 from hf_mtl.tasks.labels import read_labels
 
