@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from table_files import folder, task
 
 from hf_mtl import InputError
-from hf_mtl.data.raw_rows import load_rows, split_names
+from hf_mtl.data.data_splits import split_names
+from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.inference.file_reader import read_texts
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.tables import read_records
