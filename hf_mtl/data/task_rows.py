@@ -22,13 +22,14 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
 
     Args:
         tasks: task -> tokenised rows; their order is the order of the indices.
+        order: another order of all rows; nothing is copied for it. *Shape:* (rows,)
 
     Raises:
         InputError: for rows with a transform, which would not be applied: columns are read once, as arrays.
     """
 
-    def __init__(self, tasks: Mapping[str, Dataset]) -> None:
-        self.tasks = dict(tasks)
+    def __init__(self, tasks: Mapping[str, Dataset], order: NDArray[np.int64] | None = None) -> None:
+        self.tasks, self._order = dict(tasks), order
         for name, rows in self.tasks.items():
             if rows.format["type"] == "custom":
                 raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
@@ -56,8 +57,9 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
 
     def _picked(self, indices: Sequence[int]) -> dict[str, tuple[NDArray[np.int64], Cells]]:
         """Task -> which of `indices` are its rows, and the cells of these by column."""
-        owners = np.searchsorted(self._ends, indices, side="right")
-        places = np.asarray(indices) - self._starts[owners]
+        rows = np.asarray(indices) if self._order is None else self._order[np.asarray(indices)]
+        owners = np.searchsorted(self._ends, rows, side="right")
+        places = rows - self._starts[owners]
         picked: dict[str, tuple[NDArray[np.int64], Cells]] = {}
         for owner in np.unique(owners).tolist():
             where, task = np.flatnonzero(owners == owner), self._names[owner]

@@ -216,8 +216,9 @@ def sort_by_length(task: str, rows: Dataset) -> tuple[TaskRows, NDArray[np.int64
 
     Batches then have little padding, and a lack of memory shows at once.
     """
-    order = np.argsort(-np.asarray(rows["length"]), kind="stable")
-    return TaskRows({task: rows.select(order)}), order
+    lengths = rows.with_format("arrow")[:]["length"].to_numpy()
+    order = np.argsort(-lengths, kind="stable")
+    return TaskRows({task: rows}, order), order
 
 
 def training_sample(rows: Mapping[str, Dataset], size: int, seed: int) -> dict[str, Dataset]:

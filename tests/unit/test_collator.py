@@ -125,3 +125,15 @@ def test_rows_without_labels_collate(tokenizer):
     tokens = tokenize(task(), Dataset.from_dict({"text": ["the film", "the"]}), tokenizer, 16)
     batch = TaskCollator(tokenizer)(TaskRows(DatasetDict({"t": tokens})).__getitems__([0, 1]))
     assert "labels" not in batch["t"]
+
+
+def test_rows_in_another_order_are_the_same_rows(rows):
+    tasks = rows["train"]
+    plain = TaskRows(tasks)
+    order = np.random.default_rng(0).permutation(len(plain))
+    ordered = TaskRows(tasks, order)
+    indices = [0, 5, len(plain) - 1]
+    wanted = plain.__getitems__(order[indices].tolist())
+    for one, other in zip(ordered.__getitems__(indices), wanted, strict=True):
+        assert one["task"] == other["task"] and one["input_ids"].tolist() == other["input_ids"].tolist()
+    assert ordered[-1]["input_ids"].tolist() == plain[int(order[-1])]["input_ids"].tolist()
