@@ -65,6 +65,17 @@ def nothing_left_by_other_tests():
 
 
 @pytest.fixture
+def transformers_speaks_again():
+    """`hf-mtl` silences transformers, for a process of its own; here other tests follow."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()
+
+
+@pytest.fixture
 def plugins_of_this_test():
     """What a test registers, and the plugins that it loads, are gone after it."""
     registries = (HEADS, KINDS, KIND_CHECKS, METRICS, FIRST_METRICS, TASK_SAMPLING, WEIGHTINGS, plugins.LOADED)

@@ -64,11 +64,8 @@ def draft_file(places: Sequence[str], folder: Path) -> str:
     drafts: list[Draft] = []
     remarks: list[str] = []
     for source in find_sources(places):
-        found, left_out = draft_tasks(source.name, source.splits())
-        taken = [draft.name for draft in drafts]
+        found, left_out = draft_tasks(source.name, source.splits(), [draft.name for draft in drafts])
         for draft in found:
-            if draft.name in taken:
-                draft.name = f"{draft.name}_{len(taken)}"
             draft.keys = {**source.entries(folder), **draft.keys}
         drafts += found
         remarks += [f"{source.name}: {remark}" for remark in left_out]

@@ -46,12 +46,13 @@ class Draft:
     keys: dict[str, Entry] = field(default_factory=dict)
 
 
-def draft_tasks(name: str, splits: Mapping[str, Dataset]) -> tuple[list[Draft], list[str]]:
+def draft_tasks(name: str, splits: Mapping[str, Dataset], taken: Sequence[str] = ()) -> tuple[list[Draft], list[str]]:
     """The tasks that the rows of a source seem to be for, without the key that says where these are.
 
     Args:
         name: of the source; of its task, if the label's column is called no more than "label".
         splits: the data's own name of a split -> its rows.
+        taken: names that other tasks have.
 
     Returns:
         The tasks, and remarks on what was left out.
@@ -73,7 +74,7 @@ def draft_tasks(name: str, splits: Mapping[str, Dataset]) -> tuple[list[Draft], 
         raise InputError(f"{name}: no column seems to hold labels; the columns are {there}")
     drafts = [_draft(label, texts, words=words) for label in labels]
     for draft, label in zip(drafts, labels, strict=True):
-        draft.name = _task_name(name, label, [each.name for each in drafts if each is not draft])
+        draft.name = _task_name(name, label, [*taken, *(each.name for each in drafts)])
         draft.keys.update(_split_keys(chosen, splits))
     used = {each.name for label in labels for each in label} | {column.name for column in texts}
     left_out = [f"column {column.name!r} is left out: {column.reason}" for column in columns if column.name not in used]

@@ -23,6 +23,8 @@ from hf_mtl.data.tokenization import tokenize
 from hf_mtl.errors import PushError
 from hf_mtl.inference import predict_command, prediction, resumable_output
 
+pytestmark = pytest.mark.usefixtures("transformers_speaks_again")
+
 TEXTS = ["dull", '"great" is a film', '"a dull film', "NA", "a man, a dog", "great"] * 3
 
 
@@ -33,17 +35,6 @@ def saved(tmp_path, make_model, tokenizer):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture(autouse=True)
-def quiet_again():
-    """The command silences transformers, for a process of its own; here others follow."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
 
 
 def lines(path):

@@ -14,6 +14,8 @@ import yaml
 from hf_mtl.cli import main as hf_mtl
 from hf_mtl.training.run import main
 
+pytestmark = pytest.mark.usefixtures("transformers_speaks_again")
+
 TEXTS = [f"a film of {number} minutes at the café" for number in range(60)]
 FRAME = pd.DataFrame({"text": TEXTS, "label": ["bad", "good"] * 30, "author": [number % 9 for number in range(60)]})
 ROW = {"kind": "classification", "text_columns": ["text"], "labels": ["bad", "good"]}
@@ -40,17 +42,6 @@ def run(*flags: str, model="embedded:demo", output="out", seed=1) -> dict:
     names = ["--model_name_or_path", model, "--task_set", "tasks.yaml", "--output_dir", output, f"--seed={seed}"]
     main([*names, *speed, "--unfreeze_schedule=none", "--learning_rate=1e-3", *flags])
     return json.loads(Path(output, "all_results.json").read_text())
-
-
-@pytest.fixture(autouse=True)
-def quiet_again():
-    """`hf-mtl` silences transformers, for a process of its own; here others follow."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
 
 
 def test_evaluation_alone_with_another_seed_has_the_validation_rows_of_the_training(capsys):
