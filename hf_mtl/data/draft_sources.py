@@ -36,9 +36,14 @@ class Source:
 
     def splits(self) -> dict[str, Dataset]:
         """The rows of each of its splits; InputError where they cannot be loaded."""
-        return all_splits(
-            TaskSpec(name="draft", kind="classification", text_columns=("text",), labels=("0", "1"), **self.keys)
-        )
+        spec = TaskSpec(name="draft", kind="classification", text_columns=("text",), labels=("0", "1"), **self.keys)
+        try:
+            return all_splits(spec)
+        except InputError as error:
+            place, reason = self.keys.get("dataset"), str(error).removeprefix(f"task {spec.name!r}: ")
+            if place is not None and not Path(place).exists():
+                reason = f"there is no file or folder {place!r}, and on the Hub: {reason}"
+            raise InputError(reason) from error
 
     def entries(self, folder: Path) -> dict[str, Entry]:
         """The keys for a task file in a folder, to which relative paths are relative then."""

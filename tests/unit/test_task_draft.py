@@ -227,3 +227,5 @@ def test_data_that_is_no_task_is_told_with_its_columns(tmp_path, capsys, content
     assert told in capsys.readouterr().err
     assert main(["init", f"{path}.none.csv"]) == 2
     assert "there is no file or folder" in capsys.readouterr().err
+    assert main(["init", "tickets.cvs"]) == 2  # may be a name on the Hub
+    assert "there is no file or folder 'tickets.cvs', and on the Hub: cannot load" in capsys.readouterr().err
