@@ -142,15 +142,19 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         """Indices of one task's rows without end, from `position` rows after the start of training."""
         pass_index, skip = divmod(position, self.sizes[task])
         while True:
-            order = permuted_rows(
-                self.lengths[task],
-                pass_index,
-                seed=self.seed,
-                task=task,
-                # The quota of the epoch in which the pass began: a run resumed within the pass has the same order.
-                quota=self._usual_quota(task, pass_index * self.sizes[task]),
-                grouped=self.grouped,
-            )
-            for start in range(skip, len(order), AT_ONCE):  # all at once, Python's numbers would take 40 bytes a row
-                yield from (order[start : start + AT_ONCE] + self._index_starts[task]).tolist()
+            yield from self._pass(task, pass_index, skip)
             pass_index, skip = pass_index + 1, 0
+
+    def _pass(self, task: int, pass_index: int, skip: int) -> Iterator[int]:
+        """Indices of one task's rows in one pass over them, but for the first `skip`."""
+        order = permuted_rows(
+            self.lengths[task],
+            pass_index,
+            seed=self.seed,
+            task=task,
+            # The quota of the epoch in which the pass began: a run resumed within the pass has the same order.
+            quota=self._usual_quota(task, pass_index * self.sizes[task]),
+            grouped=self.grouped,
+        )
+        for start in range(skip, len(order), AT_ONCE):  # all at once, Python's numbers would take 40 bytes a row
+            yield from (order[start : start + AT_ONCE] + self._index_starts[task]).tolist()

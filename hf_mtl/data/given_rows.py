@@ -214,21 +214,23 @@ def _longest_sequences(table: pa.Table, lengths: NDArray[np.int32], where: str) 
     """The tokens of each row's longest sequence; InputError where sequences are not all of a row. *Shape:* (rows,)"""
     if SEQUENCE_LENGTHS not in table.column_names:
         return lengths
-    column = table[SEQUENCE_LENGTHS]
-    sequences = [row for chunk in column.chunks for row in np.split(chunk.flatten().to_numpy(), _ends(chunk))]
-    sums = np.array([row.sum() if (row > 0).all() else -1 for row in sequences])
-    if (sums != lengths).any():
-        row = _first(sums != lengths)
-        raise InputError(
-            f"{where}: in row {row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {sequences[row].tolist()} and there "
-            f"are {lengths[row]} tokens; {WAY}"
-        )
-    return np.array([row.max() for row in sequences], dtype=np.int32)
-
-
-def _ends(chunk: pa.Array) -> NDArray[np.int64]:
-    """Where the lists of an array end, but for the last. *Shape:* (rows - 1,)"""
-    return np.cumsum(np.diff(np.asarray(chunk.offsets)))[:-1]
+    column, longest, start = table[SEQUENCE_LENGTHS], np.zeros(len(lengths), np.int32), 0
+    for chunk in column.chunks:
+        end = start + len(chunk)
+        offsets, values = np.asarray(chunk.offsets), chunk.flatten().to_numpy()
+        is_any = np.diff(offsets) > 0
+        begins, fits = (offsets[:-1] - offsets[0])[is_any], np.zeros(len(chunk), bool)
+        sums, least = np.add.reduceat(values, begins), np.minimum.reduceat(values, begins)
+        fits[is_any] = (least > 0) & (sums == lengths[start:end][is_any])
+        if not fits.all():
+            row = start + _first(~fits)
+            raise InputError(
+                f"{where}: in row {row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {column[row].as_py()} and there "
+                f"are {lengths[row]} tokens; {WAY}"
+            )
+        longest[start:end] = np.maximum.reduceat(values, begins)
+        start = end
+    return longest
 
 
 def _check_positions(longest: NDArray[np.int32], where: str, positions: int | None) -> None:

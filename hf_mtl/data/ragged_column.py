@@ -1,14 +1,16 @@
-"""Columns of rows of unequal length, such as token ids."""
+"""Columns of many rows: of unequal length, such as token ids, and in pieces, such as those of a mapped file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 class RaggedColumn:
@@ -40,34 +42,66 @@ class RaggedColumn:
         return (self.values[end - length : end] for end, length in zip(ends, self.lengths, strict=True))
 
 
-class ArrowLists:
-    """An Arrow column of lists where it is, chunk by chunk: a file that is mapped into memory is not copied.
-
-    `lists[places]` has the rows at these places, each as a view of the column.
+class ArrowColumn:
+    """An Arrow column where it is, chunk by chunk: a file that is mapped into memory is not copied.
 
     Args:
-        column: of lists, without null.
+        column: without null.
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
-        chunks = [chunk for chunk in column.chunks if len(chunk)]
-        self._offsets = [np.asarray(chunk.offsets) for chunk in chunks]
-        self._values = [chunk.values.to_numpy(zero_copy_only=False) for chunk in chunks]
-        self._ends = np.cumsum(list(map(len, chunks)))
-        self._starts = self._ends - list(map(len, chunks))
+        self._chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self._ends = np.cumsum(list(map(len, self._chunks)))
+        self._starts = self._ends - list(map(len, self._chunks))
+
+    def _places(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """The chunk of each row, and where the row is in it."""
+        owners = np.searchsorted(self._ends, rows, side="right")
+        return zip(owners.tolist(), (rows - self._starts[owners]).tolist(), strict=True)
+
+
+class ArrowLists(ArrowColumn):
+    """A column of lists; `lists[places]` has the rows at these places, each as a view of the column."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        super().__init__(column)
+        self._offsets = [np.asarray(chunk.offsets) for chunk in self._chunks]
+        self._values = [chunk.values.to_numpy(zero_copy_only=False) for chunk in self._chunks]
 
     def __getitem__(self, places: NDArray[np.int64]) -> list[NDArray[Any]]:
-        owners = np.searchsorted(self._ends, places, side="right")
+        offsets = self._offsets
         return [
-            self._values[owner][self._offsets[owner][row] : self._offsets[owner][row + 1]]
-            for owner, row in zip(owners.tolist(), (places - self._starts[owners]).tolist(), strict=True)
+            self._values[owner][offsets[owner][row] : offsets[owner][row + 1]] for owner, row in self._places(places)
         ]
 
 
-def from_arrow(column: pa.ChunkedArray) -> NDArray[Any] | RaggedColumn | ArrowLists:
-    """An Arrow column: numbers as an array, lists as rows of unequal length."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+class ArrowNumbers(ArrowColumn):
+    """A column of numbers; `numbers[places]` has those of the rows at these places."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        super().__init__(column)
+        self._values = [chunk.to_numpy(zero_copy_only=False) for chunk in self._chunks]
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        return np.array([self._values[owner][row] for owner, row in self._places(places)])
+
+
+def as_array(column: pa.ChunkedArray, dtype: type[Number]) -> NDArray[Number]:
+    """A column of numbers as one array of another type, without a copy in the type that it has. *Shape:* (rows,)"""
+    array, start = np.empty(len(column), dtype), 0
+    for chunk in column.chunks:
+        array[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return array
+
+
+def from_arrow(column: pa.ChunkedArray) -> NDArray[Any] | RaggedColumn | ArrowLists | ArrowNumbers:
+    """An Arrow column: numbers as they are, lists as rows of unequal length."""
+    types = pa.types
+    if types.is_list(column.type) or types.is_large_list(column.type):
         return ArrowLists(column)
+    if column.num_chunks > 1 and (types.is_integer(column.type) or types.is_floating(column.type)):
+        return ArrowNumbers(column)
     cells = np.asarray(column.to_numpy())
     is_list = len(cells) and cells.dtype == object and all(np.ndim(cell) == 1 for cell in cells)
     return RaggedColumn.of(cells) if is_list else cells  # lists that are declared to be of one length

@@ -11,6 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..tasks.column_slices import array_slices
 from ..tasks.columns import Columns, TextFaults, read_files
 from ..tasks.demo import demo_rows
 from ..tasks.label_column import with_classes
@@ -143,26 +144,26 @@ def _read_whole(
     found = find_rows(spec, split, given, reads)
     if found is None:
         return None
-    rows, bad, others = found.rows, found.without_text, set[int]()
+    rows, bad, others = found.rows, found.without_text, np.zeros(len(found.rows), dtype=bool)
     if spec.missing_label == "skip" and split != "test":
         others = _rows_of_others(spec, rows, split)
-    if (others or on_bad_row == "skip") and split != "test":
+    if (others.any() or on_bad_row == "skip") and split != "test":
         if set(spec.columns_of_labels) <= set(rows.column_names):
             bad = {**bad_labels(spec, rows, split), **bad}
-        bad = {row: fault for row, fault in bad.items() if row not in others}
+        bad = {row: fault for row, fault in bad.items() if not others[row]}
     if on_bad_row == "skip" and split != "test":
-        _say_what_is_skipped(spec, rows, split, bad, len(rows) - len(others))
-        others |= bad.keys()
+        _say_what_is_skipped(spec, rows, split, bad, int((~others).sum()))
+        others[list(bad)] = True
     else:
         raise_first(spec, rows, split, bad)
-    if not others:
-        return SplitRows(rows, found.source, None)
-    places = np.array([row for row in range(len(rows)) if row not in others], dtype=np.int64)
-    return SplitRows(rows, found.source, None).at(places)
+    whole = SplitRows(rows, found.source, None)
+    return whole.at(np.flatnonzero(~others)) if others.any() else whole
 
 
-def _rows_of_others(spec: TaskSpec, rows: Dataset, split: str) -> set[int]:
-    """The rows without a label, which `missing_label: skip` leaves to other tasks; says how many are left.
+def _rows_of_others(spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
+    """Which rows have no label, and are left to other tasks by `missing_label: skip`; says how many have one.
+
+    *Shape:* (rows,)
 
     Raises:
         InputError: where no row has a label.
@@ -176,7 +177,7 @@ def _rows_of_others(spec: TaskSpec, rows: Dataset, split: str) -> set[int]:
             "missing_label is 'skip'; wanted one with a label"
         )
     logger.info("%s: %d of %d rows have a label", where, num_labelled, len(rows))
-    return set(np.flatnonzero(missing).tolist())
+    return missing
 
 
 def find_rows(spec: TaskSpec, split: str, given: GivenRows | None, reads: SharedReads) -> FoundRows | None:
@@ -231,9 +232,11 @@ def all_splits(spec: TaskSpec) -> dict[str, Dataset]:
 def _rows_without_text(spec: TaskSpec, rows: Dataset) -> RowErrors:
     """Row -> what is wrong with it."""
     return {
-        row: (f"column {column!r} {fault}", "")
+        start + row: (f"column {column!r} {fault}", "")
         for column in spec.text_columns
-        for row, text in enumerate(rows[column][:])
+        for start, cells in array_slices(rows, column)
+        if cells.null_count or column not in spec.string_columns
+        for row, text in enumerate(cells.to_pylist())
         if (fault := _fault(text))
     }
 

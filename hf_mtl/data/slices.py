@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..tasks.columns import TextFaults
-from ..tasks.row_errors import files_of, number_of_row, set_files
+from ..tasks.row_errors import files_of, numbers_of_rows, set_files
 from ..tasks.spec import TaskSpec
 from ..tasks.split_names import own_splits, slices_of
 
@@ -38,14 +40,16 @@ def sliced(spec: TaskSpec, split: str, load: Callable[[TaskSpec], Found | None])
         slices = slices_of(name, {own: len(rows) for own, (rows, *_) in splits.items()})
     except ValueError as error:
         raise InputError(f"{where}: the slice {name!r} cannot be taken: {error}") from error
-    numbers: list[int] = []
+    numbers: list[NDArray[np.int64]] = []
+    num_rows = 0
     parts, faults = [], TextFaults()
     for own, first, end in slices:
         rows, own_faults, _ = splits[own]
         parts.append(rows.select(range(first, end) if first < end else []))
-        moved = len(numbers) - first
+        moved = num_rows - first
         faults.update({(row + moved, c): fault for (row, c), fault in own_faults.items() if first <= row < end})
-        numbers += [number_of_row(rows, row) for row in range(first, end)]
+        numbers.append(numbers_of_rows(rows, np.arange(first, end)))
+        num_rows += end - first
     try:
         joined = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except ValueError as error:
@@ -54,4 +58,4 @@ def sliced(spec: TaskSpec, split: str, load: Callable[[TaskSpec], Found | None])
     if len(splits) > 1:  # their rows are not numbered together
         return joined, faults
     ((rows, *_),) = splits.values()
-    return set_files(joined, files_of(rows), numbers), faults
+    return set_files(joined, files_of(rows), np.concatenate(numbers)), faults

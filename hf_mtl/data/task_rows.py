@@ -11,7 +11,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .ragged_column import from_arrow
+from .ragged_column import as_array, from_arrow
 
 Rows = dict[str, Any]
 Cells = Mapping[str, Sequence[Any] | NDArray[Any]]  # column -> its cells, in the order of the rows
@@ -35,8 +35,11 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
                 raise InputError(f"the rows of task {name!r} have a transform (set_transform); use map instead")
         self.sizes = {name: len(rows) for name, rows in self.tasks.items()}
         tables = {name: rows.with_format("arrow")[:] for name, rows in self.tasks.items()}
-        self._columns = {name: {c: from_arrow(table[c]) for c in table.column_names} for name, table in tables.items()}
-        self.lengths = {name: np.asarray(c.pop("length"), dtype=np.int32) for name, c in self._columns.items()}
+        self.lengths = {name: as_array(table["length"], np.int32) for name, table in tables.items()}
+        self._columns = {
+            name: {column: from_arrow(table[column]) for column in table.column_names if column != "length"}
+            for name, table in tables.items()
+        }
         self._names = list(self.tasks)
         self._ends = np.cumsum(list(self.sizes.values()))
         self._starts = self._ends - list(self.sizes.values())

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import ClassLabel, Dataset
 
 from .cells import is_missing, number_of
@@ -52,8 +53,10 @@ def found_names(feature: Any, cells: Iterable[Any]) -> FoundLabels:
 
 def found_range(rows: Dataset, column: str) -> FoundLabels:
     """The smallest and the largest number in a column."""
-    values = [value for value in read_values(rows, column, (-math.inf, math.inf)).values if value is not None]
-    return FoundLabels(label_range=(float(min(values)), float(max(values))) if values else None)
+    values = read_values(rows, column, (-math.inf, math.inf)).values
+    if np.isnan(values).all():
+        return FoundLabels()
+    return FoundLabels(label_range=(float(np.nanmin(values)), float(np.nanmax(values))))
 
 
 def _name_of(cell: Any) -> str | None:

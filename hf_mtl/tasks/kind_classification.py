@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +13,7 @@ from ..errors import InputError
 from ..model.head_classification import ClassificationHead
 from .found_labels import FoundLabels, found_names
 from .kinds import register_kind
-from .label_column import LabelColumn, cells_of, read_classes
+from .label_column import LabelColumn, different_cells, read_classes
 from .metrics import accuracy
 from .number_kind import NumberKind
 from .row_errors import RowErrors, raise_first, told
@@ -38,7 +36,7 @@ class Classification(NumberKind):
 
     def find_labels(self, spec: TaskSpec, rows: Dataset) -> FoundLabels:
         """The names in the label column."""
-        return found_names(rows.features[spec.label_column], cells_of(rows, spec.label_column))
+        return found_names(rows.features[spec.label_column], different_cells(rows, spec.label_column))
 
     def admits(self, spec: TaskSpec, label: float) -> bool:
         """Whether a number is the index of a class."""
@@ -48,7 +46,7 @@ class Classification(NumberKind):
         """The classes, or -1 where a row has none."""
         values, bad = self._checked(spec, rows, self.read_column(spec, rows), "train")
         raise_first(spec, rows, "train", bad)
-        return np.array([-1 if value is None or math.isnan(value) else int(value) for value in values], dtype=np.int64)
+        return np.nan_to_num(values, nan=-1).astype(np.int64)
 
     def wanted(self, spec: TaskSpec) -> str:
         """The names."""
@@ -58,13 +56,16 @@ class Classification(NumberKind):
         """The indices, with the names."""
         return f"one of {', '.join(f'{index} ({name})' for index, name in enumerate(spec.names))}"
 
-    def check_column(self, spec: TaskSpec, rows: Dataset, split: str, values: Sequence[Any], bad: RowErrors) -> None:
+    def check_column(
+        self, spec: TaskSpec, rows: Dataset, split: str, values: NDArray[np.float64], bad: RowErrors
+    ) -> None:
         """Raise InputError where the indices count from 1."""
         num_classes = len(spec.names)
-        numbers = {value for value in values if value is not None and value != -1 and not math.isnan(value)}
+        numbers = {value for value in np.unique(values).tolist() if value != -1 and not math.isnan(value)}
         if {1, num_classes} <= numbers <= set(range(1, num_classes + 1)):
+            last = int(np.argmax(values == num_classes))
             raise InputError(
-                f"{told(spec, rows, split, values.index(num_classes), bad)}; the labels seem to count from 1: write 0 "
+                f"{told(spec, rows, split, last, bad)}; the labels seem to count from 1: write 0 "
                 f"to {num_classes - 1}, or the names"
             )
 
@@ -75,5 +76,5 @@ class Classification(NumberKind):
 
     def describe(self, spec: TaskSpec, labels: NDArray[Any]) -> dict[str, Any]:
         """Rows per class."""
-        counts = Counter(int(label) for label in labels)
-        return {name: counts[index] for index, name in enumerate(spec.names)}
+        counts = np.bincount(labels.astype(np.int64), minlength=len(spec.names))
+        return dict(zip(spec.names, counts.tolist(), strict=True))

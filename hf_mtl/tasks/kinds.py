@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset
+from datasets.fingerprint import generate_random_fingerprint
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
@@ -152,7 +153,8 @@ class TaskKind:
         if labels.ndim == 2:  # as Arrow's own, since a list of arrays is gone through number by number
             ends = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
             column = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(labels.ravel()))
-        return encoded.add_column("labels", column)
+        # Its own fingerprint would be a hash of a copy of all labels.
+        return encoded.add_column("labels", column, new_fingerprint=generate_random_fingerprint())
 
     def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
         """What predictions/<task>.tsv says of each row, without tabs and line ends.

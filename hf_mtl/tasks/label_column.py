@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset, List, Value
+from numpy.typing import NDArray
 
 from .cells import Number, number_of
 from .class_names import ClassNames
+from .column_slices import cell_slices
 
 NARROW = {"float16": np.float16, "float32": np.float32}
 FLOAT32_STEP = 2.0**-23  # the largest distance of two neighbours in fp32, as a share of them
 
 
-@dataclass(frozen=True)
-class LabelColumn:
-    """The labels of some rows, unchecked.
+class Labels(NamedTuple):
+    """What some cells mean, unchecked.
 
     Attributes:
         cells: as they were written; of a `ClassLabel`, its names.
@@ -35,12 +38,29 @@ class LabelColumn:
     has_names: bool = False
 
 
+@dataclass(frozen=True)
+class LabelColumn:
+    """The labels of some rows, unchecked.
+
+    Attributes:
+        values: class indices, or values, in range or not; NaN for what is no label at all. *Shape:* (rows,)
+        cells: the cells of the rows at given places, as they were written; of a `ClassLabel`, its names.
+        by_index: as of `Labels`.
+        has_names: as of `Labels`.
+    """
+
+    values: NDArray[np.float64]
+    cells: Callable[[NDArray[np.int64]], list[Any]]
+    by_index: Sequence[str] = ()
+    has_names: bool = False
+
+
 def read_classes(rows: Dataset, column: str, labels: Sequence[str]) -> LabelColumn:
     """The labels in a column as indices of the classes `labels`."""
-    return as_classes(rows.features[column], cells_of(rows, column), labels)
+    return _read(rows, column, partial(as_classes, rows.features[column], labels=labels))
 
 
-def as_classes(feature: Any, cells: list[Any], labels: Sequence[str]) -> LabelColumn:
+def as_classes(feature: Any, cells: list[Any], labels: Sequence[str]) -> Labels:
     """Cells of a column as indices of the classes `labels`; `feature` is that of each cell."""
     if isinstance(feature, ClassLabel):
         return _classes_of_the_data(feature.names, cells, labels)
@@ -49,10 +69,31 @@ def as_classes(feature: Any, cells: list[Any], labels: Sequence[str]) -> LabelCo
 
 def read_values(rows: Dataset, column: str, label_range: tuple[float, float]) -> LabelColumn:
     """The labels in a column as values; those that are outside `label_range` but for rounding are its borders."""
-    feature, cells = rows.features[column], cells_of(rows, column)
+    return _read(rows, column, partial(_as_values, rows.features[column], label_range=label_range))
+
+
+def _as_values(feature: Any, cells: list[Any], label_range: tuple[float, float]) -> Labels:
     if isinstance(feature, ClassLabel):
         return _classes_of_the_data(feature.names, cells, None)
-    return LabelColumn(cells, [value_in_range(cell, *label_range) for cell in cells])
+    return Labels(cells, [value_in_range(cell, *label_range) for cell in cells])
+
+
+def _read(rows: Dataset, column: str, meaning: Callable[[list[Any]], Labels]) -> LabelColumn:
+    """A column, some rows at a time; `meaning` says what cells of it mean, and is asked once for equal ones."""
+    values, has_names = np.empty(len(rows)), False
+    by_index: Sequence[str] = ()
+    for start, cells, places in cell_slices(rows, column):
+        found = meaning(_unrounded(rows, column, cells))
+        numbers = np.array([math.nan if value is None else float(value) for value in found.values])
+        values[start : start + len(places)] = numbers[places]
+        by_index, has_names = by_index or found.by_index, found.has_names
+    return LabelColumn(values, lambda places: meaning(cells_of(rows.select(places), column)).cells, by_index, has_names)
+
+
+def different_cells(rows: Dataset, column: str) -> Iterator[Any]:
+    """The cells of a column; equal ones come once for some thousand rows."""
+    for _, cells, _ in cell_slices(rows, column):
+        yield from _unrounded(rows, column, cells)
 
 
 def item_feature(feature: Any) -> Any:
@@ -63,7 +104,11 @@ def item_feature(feature: Any) -> Any:
 
 def cells_of(rows: Dataset, column: str) -> list[Any]:
     """The cells of a column; numbers of less than fp64 as they were written, 0.1 and not 0.10000000149."""
-    cells: list[Any] = rows.with_format(None)[column][:]
+    return _unrounded(rows, column, rows.with_format(None)[column][:])
+
+
+def _unrounded(rows: Dataset, column: str, cells: list[Any]) -> list[Any]:
+    """Cells of a column; numbers of less than fp64 as they were written."""
     narrow = NARROW.get(getattr(rows.features[column], "dtype", ""))
     return cells if narrow is None else [None if cell is None else float(str(narrow(cell))) for cell in cells]
 
@@ -109,15 +154,15 @@ def _with_classes(cells: list[Any], classes: ClassLabel) -> tuple[list[Any], Any
     return texts, Value("string")
 
 
-def _classes(cells: list[Any], labels: Sequence[str]) -> LabelColumn:
+def _classes(cells: list[Any], labels: Sequence[str]) -> Labels:
     names = ClassNames(labels)
     named = [names.by_name(cell) for cell in cells]
     values = [names.by_index(cell) if index is None else index for index, cell in zip(named, cells, strict=True)]
     indexed = any(index is None and value not in (None, -1) for index, value in zip(named, values, strict=True))
-    return LabelColumn(cells, values, [f"{i} = {label}" for i, label in enumerate(labels)] if indexed else ())
+    return Labels(cells, values, [f"{i} = {label}" for i, label in enumerate(labels)] if indexed else ())
 
 
-def _classes_of_the_data(names: Sequence[str], cells: list[Any], labels: Sequence[str] | None) -> LabelColumn:
+def _classes_of_the_data(names: Sequence[str], cells: list[Any], labels: Sequence[str] | None) -> Labels:
     """Labels of a `ClassLabel`: by its names where one of them is known, else by their indices."""
     numbers = _numbers_of_names(names, labels)
     by_index: list[str] = []
@@ -129,7 +174,7 @@ def _classes_of_the_data(names: Sequence[str], cells: list[Any], labels: Sequenc
     known = [cell is not None and 0 <= cell < len(names) for cell in cells]
     written = [names[cell] if there else cell for cell, there in zip(cells, known, strict=True)]
     values = [numbers[cell] if there else None for cell, there in zip(cells, known, strict=True)]
-    return LabelColumn(written, values, by_index, has_names=True)
+    return Labels(written, values, by_index, has_names=True)
 
 
 def _numbers_of_names(names: Sequence[str], labels: Sequence[str] | None) -> list[Number | None] | None:

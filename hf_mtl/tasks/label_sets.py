@@ -14,7 +14,7 @@ from ..errors import InputError
 from .cells import is_missing, number_of, shown, truth_of
 from .class_names import ClassNames, truth_of_name
 from .found_labels import FoundLabels, found_names
-from .label_column import LabelColumn, as_classes, cells_of, item_feature
+from .label_column import Labels, as_classes, cells_of, item_feature
 from .row_errors import SKIP_MISSING, RowErrors, source_of
 from .spec import TaskSpec
 
@@ -23,7 +23,7 @@ MARKS = ",;|/\t"  # that people write between names
 Array = NDArray[np.float64]
 
 
-def read_sets(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, LabelColumn | None]:
+def read_sets(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, Labels | None]:
     """1 for every label that a row has, else 0; NaN for a row that has no label, or a bad one.
 
     Args:
@@ -110,7 +110,7 @@ def _zero_or_one(cell: Any) -> float | None:
 # ---- a column of lists, or of texts ----
 
 
-def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, LabelColumn]:
+def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowErrors, Labels]:
     labels = spec.names
     lists = [_items(cell, spec.label_delimiter) for cell in cells_of(rows, spec.label_column)]
     names = ClassNames(labels)
@@ -211,7 +211,7 @@ def _check_no_vectors(spec: TaskSpec, split: str, lists: Sequence[list[Any] | No
         )
 
 
-def _check_count_from_1(spec: TaskSpec, split: str, column: LabelColumn) -> None:
+def _check_count_from_1(spec: TaskSpec, split: str, column: Labels) -> None:
     """Raise InputError where the indices count from 1."""
     most, numbers = len(spec.names), set(column.values)
     if not column.has_names and {1, most} <= numbers <= set(range(1, most + 1)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .cells import Number, is_missing, number_of, shown
+from .cells import is_missing, number_of, shown
+from .column_slices import AT_ONCE
 from .kinds import TaskKind
 from .label_column import LabelColumn
 from .row_errors import SKIP_MISSING, RowErrors, raise_first
@@ -56,7 +57,9 @@ class NumberKind(TaskKind):
         """What to do about a cell that is no label, or nothing."""
         return ""
 
-    def check_column(self, spec: TaskSpec, rows: Dataset, split: str, values: Sequence[Any], bad: RowErrors) -> None:
+    def check_column(
+        self, spec: TaskSpec, rows: Dataset, split: str, values: NDArray[np.float64], bad: RowErrors
+    ) -> None:
         """Raise InputError where not some labels are wrong but all."""
 
     def read_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[Any]:
@@ -68,13 +71,14 @@ class NumberKind(TaskKind):
         values, bad = self._checked(spec, rows, column, split)
         raise_first(spec, rows, split, bad)
         self._say_what_indices_mean(spec, column, split)
-        return np.asarray(values, dtype=np.float64 if unlabelled else self.dtype)
+        return values if unlabelled else values.astype(self.dtype, copy=False)
 
     def missing_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> NDArray[np.bool_]:
         """Which rows have nothing, or -1, where neither is a label of the task. *Shape:* (rows,)"""
-        column = self.read_column(spec, rows)
-        is_label = [value is not None and self.admits(spec, value) for value in column.values]
-        return ~np.array(is_label, dtype=bool) & np.array(list(map(_says_nothing, column.cells)), dtype=bool)
+        column, missing = self.read_column(spec, rows), np.zeros(len(rows), dtype=bool)
+        for row, cell in self._no_labels(spec, column):
+            missing[row] = _says_nothing(cell)
+        return missing
 
     def bad_labels(self, spec: TaskSpec, rows: Dataset, split: str) -> RowErrors:
         """Row -> what is wrong with its label."""
@@ -82,12 +86,14 @@ class NumberKind(TaskKind):
 
     def _checked(
         self, spec: TaskSpec, rows: Dataset, column: LabelColumn, split: str
-    ) -> tuple[list[Number | None], RowErrors]:
-        """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label."""
-        values, ending, bad = list(column.values), f" is not {self.wanted(spec)}", RowErrors()
-        for row, (value, cell) in enumerate(zip(values, column.cells, strict=True)):
-            if value is not None and self.admits(spec, value):
-                continue
+    ) -> tuple[NDArray[np.float64], RowErrors]:
+        """Every label as a number, NaN where a row of "test" has none; and row -> what is wrong with its label.
+
+        *Shape of the first:* (rows,)
+        """
+        values = column.values.copy() if split == "test" else column.values
+        ending, bad = f" is not {self.wanted(spec)}", RowErrors()
+        for row, cell in self._no_labels(spec, column):
             if split == "test" and _says_nothing(cell):
                 values[row] = np.nan
             else:
@@ -96,6 +102,12 @@ class NumberKind(TaskKind):
         if not column.has_names:
             self.check_column(spec, rows, split, values, bad)
         return values, bad
+
+    def _no_labels(self, spec: TaskSpec, column: LabelColumn) -> Iterator[tuple[int, Any]]:
+        """The rows whose cell is no label that the task declares, and the cell."""
+        for start in range(0, len(column.values), AT_ONCE):
+            rows = start + np.flatnonzero(~self._admitted(spec, column.values[start : start + AT_ONCE]))
+            yield from zip(rows.tolist(), column.cells(rows) if len(rows) else (), strict=True)
 
     def _say_what_indices_mean(self, spec: TaskSpec, column: LabelColumn, split: str) -> None:
         """Tell which index is which class where the data does not name the declared ones."""
@@ -139,11 +151,14 @@ class NumberKind(TaskKind):
 
     def _admitted(self, spec: TaskSpec, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether each label is one that the task declares. *Shape:* (rows,)"""
-        distinct, places = np.unique(values, return_inverse=True)
-        if distinct.dtype.itemsize < 8:  # as written: the fp32 number nearest to 0.1 is above the fp64 one
-            distinct = np.array([float(str(value)) for value in distinct])
-        fits = [not math.isnan(value) and self.admits(spec, value) for value in distinct.tolist()]
-        return np.array(fits, dtype=bool)[places]
+        admitted = np.empty(len(values), dtype=bool)
+        for start in range(0, len(values), AT_ONCE):
+            distinct, places = np.unique(values[start : start + AT_ONCE], return_inverse=True)
+            if distinct.dtype.itemsize < 8:  # as written: the fp32 number nearest to 0.1 is above the fp64 one
+                distinct = np.array([float(str(value)) for value in distinct])
+            fits = [not math.isnan(value) and self.admits(spec, value) for value in distinct.tolist()]
+            admitted[start : start + len(places)] = np.array(fits, dtype=bool)[places]
+        return admitted
 
 
 def _says_nothing(cell: Any) -> bool:

@@ -31,13 +31,14 @@ def told(spec: TaskSpec, rows: Dataset, split: str, row: int, bad: RowErrors) ->
     return f"task {spec.name!r}, split {split!r}: {before} in row {number} (the first row is 0) of {source}{after}"
 
 
-def set_files(rows: Dataset, files: FirstRows, numbers: Sequence[int] | None = None) -> Dataset:
+def set_files(rows: Dataset, files: FirstRows, numbers: NDArray[np.int64] | None = None) -> Dataset:
     """The rows, which know from now on where they came from; what is made of them does not, but by `selected`.
 
     Args:
         rows: of one or more files.
         files: see `FirstRows`.
         numbers: of each row, among those of all the files; they are all there, in order, unless given.
+            *Shape:* (rows,)
     """
     rows.hf_mtl_files, rows.hf_mtl_numbers = files, numbers
     return rows
@@ -48,22 +49,21 @@ def files_of(rows: Dataset) -> FirstRows:
     return getattr(rows, "hf_mtl_files", ())
 
 
-def number_of_row(rows: Dataset, row: int) -> int:
-    """The number that a row had before rows were chosen."""
-    numbers = getattr(rows, "hf_mtl_numbers", None)
-    return row if numbers is None else int(numbers[row])
+def numbers_of_rows(rows: Dataset, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers that the rows at these places had before rows were chosen. *Shape:* that of `places`"""
+    numbers: NDArray[np.int64] | None = getattr(rows, "hf_mtl_numbers", None)
+    return places if numbers is None else numbers[places]
 
 
 def selected(rows: Dataset, indices: Sequence[int] | NDArray[np.int64]) -> Dataset:
     """Some of the rows, which know where they came from as those do."""
     places = np.asarray(indices, dtype=np.int64)
-    numbers = [number_of_row(rows, row) for row in places.tolist()]
-    return set_files(rows.select(places), files_of(rows), numbers)
+    return set_files(rows.select(places), files_of(rows), numbers_of_rows(rows, places))
 
 
 def place_of(spec: TaskSpec, rows: Dataset, split: str, row: int) -> tuple[str, int]:
     """Where a row comes from, for messages, and its number there."""
-    number = number_of_row(rows, row)
+    number = int(numbers_of_rows(rows, np.array([row]))[0])
     if files := [(path, first) for path, first in files_of(rows) if first <= number]:
         path, first = files[-1]
         return repr(path), number - first

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .found_labels import FoundLabels, found_names
-from .label_column import cells_of, read_classes
+from .label_column import as_classes, cells_of
 
 NO_LIST = -1  # the length of a list that is not there
 NO_TAG = -1  # the index of a cell that is no tag
@@ -56,7 +56,7 @@ def read_tags(rows: Dataset, column: str, labels: Sequence[str]) -> TagColumn:
     if array is None:
         return no_tags(len(rows))
     encoded, distinct = _encoded(rows, column, array)
-    found = read_classes(distinct, column, labels)
+    found = as_classes(distinct.features[column], cells_of(distinct, column), labels)
     is_tag = [each is not None and float(each).is_integer() and 0 <= each < len(labels) for each in found.values]
     indices = [int(each or 0) if there else NO_TAG for each, there in zip(found.values, is_tag, strict=True)]
     places = encoded.indices.fill_null(len(indices)).to_numpy(zero_copy_only=False).astype(np.int64)

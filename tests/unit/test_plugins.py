@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from hf_mtl import InputError, TaskKind, TaskSpec, load_tasks, plugins, register_kind, register_metric
 from hf_mtl.cli import main as cli
-from hf_mtl.data import tokenization
+from hf_mtl.data import token_cache
 from hf_mtl.data.task_shares import register_task_sampling, task_shares
 from hf_mtl.gradients.method import GRADIENT_METHODS
 from hf_mtl.plugins import load_plugin, plugins_digest
@@ -335,7 +335,7 @@ def test_what_cannot_be_called_as_a_task_sampling_is_refused_when_registered(fun
 
 def test_tokens_are_kept_by_the_code_of_the_plugins(tmp_path, specs, tokenizer):
     def file():
-        return tokenization._cache_file(specs[0], Dataset.from_dict({"text": ["a"]}), tokenizer, 16)
+        return token_cache.token_file(specs[0], Dataset.from_dict({"text": ["a"]}), tokenizer, 16)
 
     without = file()
     helper = write(tmp_path, "helper_of_mine.py", "VALUE = 3")

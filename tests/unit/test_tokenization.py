@@ -11,7 +11,7 @@ from table_files import TEXTS, task
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import BatchEncoding
 
-from hf_mtl.data import tokenization as data
+from hf_mtl.data import token_cache
 from hf_mtl.data.tokenization import tokenize
 
 
@@ -92,7 +92,7 @@ def test_tokens_are_made_anew_when_anything_that_they_follow_from_changes(tokeni
     for number, call in enumerate(calls, start=2):
         call()
         assert len(kept()) == number
-    monkeypatch.setattr(data, "ENCODING_VERSION", 0)
+    monkeypatch.setattr(token_cache, "ENCODING_VERSION", 0)
     tokenize(spec, rows, tokenizer, 16)
     assert len(kept()) == 7
 
@@ -112,14 +112,14 @@ class ByWords:
 def test_a_full_disk_costs_the_next_run_its_start_and_nothing_else(tokenizer, kept, monkeypatch, caplog):
     wanted = tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 12)["input_ids"][:]
 
-    def full(self, *args, real=Dataset.map, **options):
-        if options.get("cache_file_name"):
-            raise OSError(28, "No space left on device")
-        return real(self, *args, **options)
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Dataset, "map", full)
+    monkeypatch.setattr(pyarrow.ipc, "new_stream", full)
+    before = kept()
     assert tokenize(task(), Dataset.from_dict(TEXTS), tokenizer, 16)["input_ids"][:] == wanted
     assert "tokens are not kept for the next run: [Errno 28] No space left" in caplog.text
+    assert kept() == before
 
 
 def test_without_a_cache_tokens_are_made_every_time(tokenizer, kept, tmp_path, monkeypatch):
