@@ -31,8 +31,10 @@ def epoch_batches(sizes: Sequence[int], shares: Floats, num_processes: int = 1) 
     return num_batches + -num_batches % num_processes
 
 
-def permuted_rows(lengths: Lengths, pass_index: int, *, seed: int, task: int, quota: int, grouped: bool) -> Ints:
-    """One pass over a task's rows in the order in which they are trained on. *Shape:* (rows,).
+def permuted_rows(
+    lengths: Lengths, pass_index: int, *, seed: int, task: int, quota: int, grouped: bool, skip: int = 0
+) -> Iterator[Ints]:
+    """One pass over a task's rows in the order in which they are trained on, in pieces. *Shape of each:* (rows,).
 
     Args:
         lengths: tokens of each row.
@@ -42,21 +44,25 @@ def permuted_rows(lengths: Lengths, pass_index: int, *, seed: int, task: int, qu
         quota: rows of the task in a batch; batches start at multiples of it, counted from the start of training.
         grouped: sort stretches of the permutation by length, so that rows of one batch are about equally long, and
             put the batches of a stretch back into a random order.
+        skip: leave out so many rows at the beginning.
     """
     generator = seeded_generator(seed, task, pass_index)
     order = torch.randperm(len(lengths), generator=generator).numpy()
     if not grouped or quota < 2:
-        return order
+        yield order[skip:]
+        return
     head = -pass_index * len(lengths) % quota  # rows that fill the batch which the pass before began
     stretch = quota * GROUPED_BATCHES
+    yield order[skip:head]
     for start in range(head, len(order), stretch):
         rows = order[start : start + stretch]
+        whole, rest = divmod(len(rows), quota)  # only the pass's last batch may be short
+        shuffled = torch.randperm(whole, generator=generator).numpy()  # drawn for what is left out too
+        if start + len(rows) <= skip:
+            continue
         rows = rows[np.argsort(lengths[rows], kind="stable")]
-        pieces = [rows[i : i + quota] for i in range(0, len(rows), quota)]
-        last = [pieces.pop()] if len(pieces[-1]) < quota else []  # only the pass's last batch may be short
-        shuffled = torch.randperm(len(pieces), generator=generator).tolist()
-        order[start : start + stretch] = np.concatenate([pieces[i] for i in shuffled] + last)
-    return order
+        batches, last = rows[: len(rows) - rest].reshape(whole, quota), rows[len(rows) - rest :]
+        yield np.concatenate([batches[shuffled].ravel(), last])[max(0, skip - start) :]
 
 
 class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
@@ -147,7 +153,7 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
 
     def _pass(self, task: int, pass_index: int, skip: int) -> Iterator[int]:
         """Indices of one task's rows in one pass over them, but for the first `skip`."""
-        order = permuted_rows(
+        pieces = permuted_rows(
             self.lengths[task],
             pass_index,
             seed=self.seed,
@@ -155,6 +161,8 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
             # The quota of the epoch in which the pass began: a run resumed within the pass has the same order.
             quota=self._usual_quota(task, pass_index * self.sizes[task]),
             grouped=self.grouped,
+            skip=skip,
         )
-        for start in range(skip, len(order), AT_ONCE):  # all at once, Python's numbers would take 40 bytes a row
-            yield from (order[start : start + AT_ONCE] + self._index_starts[task]).tolist()
+        for piece in pieces:
+            for start in range(0, len(piece), AT_ONCE):  # all at once, Python's numbers would take 40 bytes a row
+                yield from (piece[start : start + AT_ONCE] + self._index_starts[task]).tolist()

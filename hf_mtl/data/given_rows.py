@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
 from ..model.encoding import NO_LABEL, SEQUENCE_LENGTHS, WORD_NUMBERS
+from ..tasks.column_slices import AT_ONCE
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
 
@@ -87,9 +88,11 @@ def checked_rows(
     _check_names(table.column_names, where, of_tokens if inputs else [], labelled)
     if inputs:
         _check_columns(table, where, inputs)
-        lengths = _check_lengths(table, where, inputs)
-        _check_positions(_longest_sequences(table, lengths, where), where, positions)
-        _check_tokens(table["input_ids"], where, vocab_size)
+        for start in range(0, len(table), AT_ONCE):
+            part = table.slice(start, AT_ONCE).combine_chunks()
+            lengths = _check_lengths(part, where, start, inputs)
+            _check_positions(_longest_sequences(part, lengths, where, start), where, start, positions)
+            _check_tokens(part["input_ids"], where, start, vocab_size)
     if "labels" not in table.column_names:
         return rows
     labels = kind_of(spec).check_labels(spec, table["labels"].combine_chunks(), where, labelled=labelled)
@@ -182,17 +185,17 @@ def _first(flags: Any) -> int:
     return int(np.argmax(np.asarray(flags)))
 
 
-def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> NDArray[np.int32]:
+def _check_lengths(table: pa.Table, where: str, start: int, inputs: Sequence[str]) -> NDArray[np.int32]:
     """Tokens of each row; InputError for one without any, or of which another column is for more or fewer.
 
-    *Shape:* (rows,)
+    `start` is the number of the first row. *Shape:* (rows,)
     """
     kind = table.schema.field("input_ids").type
     if not _is_list(kind) or not pa.types.is_integer(kind.value_type):
         raise InputError(f"{where}: column 'input_ids' holds {kind}, wanted lists of token ids; {WAY}")
     of_rows = _lengths(table["input_ids"])
     if not of_rows.all():
-        raise InputError(f"{where}: row {_first(of_rows == 0)} (the first row is 0) has no tokens; {WAY}")
+        raise InputError(f"{where}: row {start + _first(of_rows == 0)} (the first row is 0) has no tokens; {WAY}")
     labels = ["labels"] if WORD_NUMBERS in table.column_names and not _null_count(table, "labels") else []
     per_token = [name for name in (*inputs, WORD_NUMBERS, *labels) if name in table.column_names]
     for name in [*(name for name in per_token if _is_list(table[name].type)), "length"]:
@@ -200,8 +203,8 @@ def _check_lengths(table: pa.Table, where: str, inputs: Sequence[str]) -> NDArra
         if (found != of_rows).any():
             row = _first(found != of_rows)
             raise InputError(
-                f"{where}: in row {row} (the first row is 0), {name!r} is for {found[row]} tokens and there are "
-                f"{of_rows[row]}; {WAY}"
+                f"{where}: in row {start + row} (the first row is 0), {name!r} is for {found[row]} tokens and there "
+                f"are {of_rows[row]}; {WAY}"
             )
     return of_rows
 
@@ -210,49 +213,41 @@ def _null_count(table: pa.Table, name: str) -> int:
     return int(table[name].null_count) if name in table.column_names else 0
 
 
-def _longest_sequences(table: pa.Table, lengths: NDArray[np.int32], where: str) -> NDArray[np.int32]:
+def _longest_sequences(table: pa.Table, lengths: NDArray[np.int32], where: str, start: int) -> NDArray[np.int32]:
     """The tokens of each row's longest sequence; InputError where sequences are not all of a row. *Shape:* (rows,)"""
     if SEQUENCE_LENGTHS not in table.column_names:
         return lengths
-    column, longest, start = table[SEQUENCE_LENGTHS], np.zeros(len(lengths), np.int32), 0
-    for chunk in column.chunks:
-        end = start + len(chunk)
-        offsets, values = np.asarray(chunk.offsets), chunk.flatten().to_numpy()
-        is_any = np.diff(offsets) > 0
-        begins, fits = (offsets[:-1] - offsets[0])[is_any], np.zeros(len(chunk), bool)
-        sums, least = np.add.reduceat(values, begins), np.minimum.reduceat(values, begins)
-        fits[is_any] = (least > 0) & (sums == lengths[start:end][is_any])
-        if not fits.all():
-            row = start + _first(~fits)
-            raise InputError(
-                f"{where}: in row {row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {column[row].as_py()} and there "
-                f"are {lengths[row]} tokens; {WAY}"
-            )
-        longest[start:end] = np.maximum.reduceat(values, begins)
-        start = end
-    return longest
+    column = table[SEQUENCE_LENGTHS].combine_chunks()
+    values, counts = column.flatten().to_numpy(), np.asarray(pc.list_value_length(column))
+    begins, fits = (np.cumsum(counts) - counts)[counts > 0], np.zeros(len(column), bool)
+    sums, least = np.add.reduceat(values, begins), np.minimum.reduceat(values, begins)
+    fits[counts > 0] = (least > 0) & (sums == lengths[counts > 0])
+    if not fits.all():
+        row = _first(~fits)
+        raise InputError(
+            f"{where}: in row {start + row} (the first row is 0), {SEQUENCE_LENGTHS!r} is {column[row].as_py()} and "
+            f"there are {lengths[row]} tokens; {WAY}"
+        )
+    return np.asarray(np.maximum.reduceat(values, begins), dtype=np.int32)
 
 
-def _check_positions(longest: NDArray[np.int32], where: str, positions: int | None) -> None:
+def _check_positions(longest: NDArray[np.int32], where: str, start: int, positions: int | None) -> None:
     """Raise InputError for the first row that is longer than the encoder takes."""
     if positions is not None and longest.max() > positions:
         row = _first(longest > positions)
         raise InputError(
-            f"{where}: row {row} (the first row is 0) has {longest[row]} tokens, and the encoder takes {positions}"
-            "; cut in tokenize, by max_length"
+            f"{where}: row {start + row} (the first row is 0) has {longest[row]} tokens, and the encoder takes "
+            f"{positions}; cut in tokenize, by max_length"
         )
 
 
-def _check_tokens(ids: pa.ChunkedArray, where: str, vocab_size: int | None) -> None:
+def _check_tokens(ids: pa.ChunkedArray, where: str, start: int, vocab_size: int | None) -> None:
     """Raise InputError for the first row that has tokens that the encoder lacks."""
-    most, before = np.inf if vocab_size is None else vocab_size - 1, 0
-    for chunk in ids.chunks:
-        flat = chunk.flatten().to_numpy()
-        if len(flat) and (flat.min() < 0 or flat.max() > most):
-            bad = _first((flat < 0) | (flat > most))
-            row = before + int(np.searchsorted(np.cumsum(np.diff(np.asarray(chunk.offsets))), bad, side="right"))
-            raise InputError(
-                f"{where}: row {row} (the first row is 0) has the token id {flat[bad]}, and the encoder has "
-                f"{vocab_size} of them, from 0; the rows were made with another encoder's tokenizer"
-            )
-        before += len(chunk)
+    most, flat = np.inf if vocab_size is None else vocab_size - 1, ids.combine_chunks().flatten().to_numpy()
+    if flat.min() < 0 or flat.max() > most:
+        bad = _first((flat < 0) | (flat > most))
+        row = start + int(np.searchsorted(np.cumsum(_lengths(ids)), bad, side="right"))
+        raise InputError(
+            f"{where}: row {row} (the first row is 0) has the token id {flat[bad]}, and the encoder has "
+            f"{vocab_size} of them, from 0; the rows were made with another encoder's tokenizer"
+        )

@@ -2,16 +2,20 @@
 
 from collections import Counter
 from itertools import islice, pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError
+from hf_mtl.data import batch_sampler
 from hf_mtl.data.batch_sampler import TaskBatchSampler, permuted_rows
 from hf_mtl.data.task_shares import TASK_SAMPLING, task_quotas, task_shares
+from hf_mtl.seeding import seeded_generator
 
 SIZES = {"large": 103, "middle": 40, "small": 7}
 
@@ -313,16 +317,36 @@ def test_grouping_cuts_padding_and_keeps_every_row_once_a_pass():
 
 def test_grouped_batches_do_not_come_in_the_order_of_their_lengths():
     lengths = long_tailed(2000, 0)
-    order = permuted_rows(lengths, 0, seed=0, task=0, quota=40, grouped=True)
+    order = np.concatenate(list(permuted_rows(lengths, 0, seed=0, task=0, quota=40, grouped=True)))
     means = lengths[order].reshape(-1, 40).mean(axis=1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4  # 50 batches in random order: sd 0.14
 
 
-@settings(deadline=None, max_examples=100)
-@given(size=st.integers(1, 300), quota=st.integers(1, 40), pass_index=st.integers(0, 5), grouped=st.booleans())
-def test_a_pass_is_a_permutation(size, quota, pass_index, grouped):
-    lengths = np.arange(size)[::-1] % 7
-    order = permuted_rows(lengths, pass_index, seed=3, task=1, quota=quota, grouped=grouped)
+def whole_pass(lengths, pass_index, quota, at_once):
+    """What a pass is in plain words: the permutation, of which each stretch is sorted and its batches are shuffled."""
+    generator = seeded_generator(3, 1, pass_index)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    head = -pass_index * len(lengths) % quota
+    found = order[:head]
+    for start in range(head, len(order), at_once):
+        rows = sorted(order[start : start + at_once], key=lambda row: lengths[row])
+        batches = [rows[place : place + quota] for place in range(0, len(rows), quota)]
+        last = batches.pop() if len(batches[-1]) < quota else []
+        places = torch.randperm(len(batches), generator=generator).tolist()
+        found += [row for place in places for row in batches[place]] + last
+    return found
+
+
+@settings(deadline=None, max_examples=200)
+@given(size=st.integers(1, 300), quota=st.integers(2, 40), pass_index=st.integers(0, 5), data=st.data())
+def test_a_pass_is_a_permutation_and_goes_on_anywhere(size, quota, pass_index, data):
+    lengths, skip = np.arange(size)[::-1] % 7, data.draw(st.integers(0, size - 1))
+    options = {"seed": 3, "task": 1, "quota": quota, "grouped": True}
+    with mock.patch.object(batch_sampler, "GROUPED_BATCHES", 3):
+        order = np.concatenate(list(permuted_rows(lengths, pass_index, **options)))
+        rest = np.concatenate(list(permuted_rows(lengths, pass_index, **options, skip=skip)))
+    assert order.tolist() == whole_pass(lengths, pass_index, quota, 3 * quota)
+    assert rest.tolist() == order[skip:].tolist()
     assert Counter(order.tolist()) == Counter(range(size))
 
 
