@@ -10,10 +10,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
+from ..tasks.column_slices import array_slices
 from ..tasks.labels import read_strata
 from ..tasks.spec import TaskSpec
 from ..tasks.split_names import own_splits
-from .cuts import held_out, joined_groups, row_keys, sampled, text_keys
+from .cuts import held_out, joined_groups, row_places, sampled, text_places
 
 PARTS = ("train", "validation")  # of the training rows
 
@@ -38,14 +39,14 @@ def cut_rows(spec: TaskSpec, rows: Dataset) -> dict[str, NDArray[np.int64]]:
     group_column = spec.group_column
     if group_column is not None and group_column not in rows.column_names:
         raise unknown_name_error(f"group_column of task {spec.name!r}:", group_column, rows.column_names)
-    keys = text_keys(_texts(spec, rows))
-    groups = joined_groups(keys, None if group_column is None else rows[group_column][:])
-    found = held_out(keys, groups, read_strata(spec, rows), spec.validation_fraction)
+    places = text_places(_texts(spec, rows))
+    groups = joined_groups(places, None if group_column is None else _cells(rows, group_column))
+    found = held_out(places, groups, read_strata(spec, rows), spec.validation_fraction)
     if found.all() or not found.any():
         raise InputError(
             f"task {spec.name!r}, split 'train': validation_fraction {spec.validation_fraction:g} of {len(rows)} rows "
-            f"in {len(set(groups))} groups leaves no row for {'training' if found.all() else 'validation'}; rows of "
-            "equal texts or of one group stay together; wanted another fraction, or more rows"
+            f"in {len(np.unique(groups))} groups leaves no row for {'training' if found.all() else 'validation'}; rows "
+            "of equal texts or of one group stay together; wanted another fraction, or more rows"
         )
     return {"train": np.flatnonzero(~found), "validation": np.flatnonzero(found)}
 
@@ -55,9 +56,14 @@ def sample_rows(spec: TaskSpec, split: str, rows: Dataset) -> NDArray[np.int64] 
     number = spec.max_rows.get(split)
     if number is None or len(rows) <= number:
         return None
-    return np.array(sampled(row_keys(_texts(spec, rows)), int(number)), dtype=np.int64)
+    return sampled(row_places(_texts(spec, rows)), int(number))
 
 
 def _texts(spec: TaskSpec, rows: Dataset) -> Iterator[tuple[Any, ...]]:
     """Of each row what its text columns hold."""
-    return zip(*(rows[column][:] for column in spec.text_columns), strict=True)
+    return zip(*(_cells(rows, column) for column in spec.text_columns), strict=True)
+
+
+def _cells(rows: Dataset, column: str) -> Iterator[Any]:
+    """The cells of a column, of which some are in memory at a time."""
+    return (cell for _, cells in array_slices(rows, column) for cell in cells.to_pylist())

@@ -58,6 +58,8 @@ def _say_what_is_never_trained(spec: TaskSpec, labels: Mapping[str, NDArray[Any]
 def _counts(spec: TaskSpec, labels: NDArray[Any]) -> Mapping[str, int]:
     """Declared label -> how often it is there."""
     there = has_label(labels)
+    if there.all():
+        return kind_of(spec).describe(spec, labels)
     return kind_of(spec).describe(spec, labels[there]) if there.any() else {}
 
 

@@ -96,6 +96,7 @@ def checked_rows(
     if "labels" not in table.column_names:
         return rows
     labels = kind_of(spec).check_labels(spec, table["labels"].combine_chunks(), where, labelled=labelled)
+    pa.default_memory_pool().release_unused()  # of many rows, Arrow would keep it for a while
     if labels is None:
         return rows
     place, column = table.column_names.index("labels"), pa.array(labels if labels.ndim == 1 else list(labels))

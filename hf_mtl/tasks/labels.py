@@ -96,5 +96,7 @@ def has_label(labels: Any) -> NDArray[np.bool_]:
         there, rows = np.ones(len(labels), dtype=bool), np.repeat(np.arange(len(labels)), list(map(len, labels)))
         there[rows[np.isnan(np.concatenate(list(labels)).astype(np.float64))]] = False
         return there
+    if getattr(labels, "dtype", np.dtype(object)).kind in "biu":
+        return np.ones(len(labels), dtype=bool)
     numbers = np.asarray(labels, dtype=np.float64)
     return np.asarray(~np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from table_files import folder, task
 
 from hf_mtl import InputError, TaskSpec, load_task_data
-from hf_mtl.data.cuts import held_out, joined_groups, row_keys, sampled, text_keys
+from hf_mtl.data.cuts import held_out, joined_groups, row_places, sampled, text_places
 from hf_mtl.data.raw_rows import load_rows, read_splits
 from hf_mtl.data.task_report import describe_task, format_task
 from hf_mtl.tasks.labels import read_labels
@@ -172,20 +172,20 @@ CELLS = st.lists(
 @example(cells=[(n // 3, n // 6, None) for n in range(24)], fraction=1 / 6, grouped=False)  # of 4 strata, 1 row each
 def test_no_text_and_no_group_is_on_both_sides_and_the_number_is_within_a_group(cells, fraction, grouped):
     texts, labels, authors = zip(*cells, strict=True)
-    keys = text_keys((str(text),) for text in texts)
-    groups = joined_groups(keys, authors if grouped else None)
-    taken = held_out(keys, groups, np.array(labels), fraction)
+    places = text_places((str(text),) for text in texts)
+    groups = joined_groups(places, authors if grouped else None)
+    taken = held_out(places, groups, np.array(labels), fraction)
     for column in (texts, authors) if grouped else (texts,):
         cells_of = [{cell for cell, there in zip(column, taken, strict=True) if there == side} for side in (0, 1)]
         assert not cells_of[0] & cells_of[1] - {None}
-    assert abs(int(taken.sum()) - fraction * len(cells)) < max(Counter(groups).values()) + 0.5
+    assert abs(int(taken.sum()) - fraction * len(cells)) < max(Counter(groups.tolist()).values()) + 0.5
 
 
 @SETTINGS
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=80), fraction=st.floats(0.01, 0.99))
 def test_strata_of_single_rows_are_kept_within_one(labels, fraction):
-    keys = text_keys((str(n),) for n in range(len(labels)))
-    taken = held_out(keys, joined_groups(keys), np.array(labels), fraction)
+    places = text_places((str(n),) for n in range(len(labels)))
+    taken = held_out(places, joined_groups(places), np.array(labels), fraction)
     assert int(taken.sum()) == round(fraction * len(labels))
     for label, number in Counter(labels).items():
         assert abs(int(taken[np.array(labels) == label].sum()) - fraction * number) < 1
@@ -197,8 +197,8 @@ def test_the_rows_that_are_held_out_do_not_depend_on_their_order(labels, order):
     rows = [(f"text {n // 2}", label) for n, label in enumerate(labels)]
     drawn = []
     for _ in range(2):
-        keys = text_keys((text,) for text, _ in rows)
-        taken = held_out(keys, joined_groups(keys), np.array([label for _, label in rows]), 0.3)
+        places = text_places((text,) for text, _ in rows)
+        taken = held_out(places, joined_groups(places), np.array([label for _, label in rows]), 0.3)
         drawn.append({text for (text, _), there in zip(rows, taken, strict=True) if there})
         order.shuffle(rows)
     assert drawn[0] == drawn[1]
@@ -207,22 +207,22 @@ def test_the_rows_that_are_held_out_do_not_depend_on_their_order(labels, order):
 @SETTINGS
 @given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9) | st.none()), max_size=30))
 def test_groups_are_the_connected_parts(pairs):
-    keys = [bytes([key]) for key, _ in pairs]
-    groups = joined_groups(keys, [cell for _, cell in pairs])
+    places = np.array([key for key, _ in pairs], dtype=np.int64)
+    groups = joined_groups(places, [cell for _, cell in pairs])
     reached = [{row} for row in range(len(pairs))]
     for _ in pairs:  # the plain way
         for one, other in itertools.product(range(len(pairs)), repeat=2):
             if pairs[one][0] == pairs[other][0] or (pairs[one][1] is not None and pairs[one][1] == pairs[other][1]):
                 reached[one] |= reached[other]
-    assert groups == [min(part) for part in reached]
+    assert groups.tolist() == [min(part) for part in reached]
 
 
 def test_every_row_is_as_likely_to_be_drawn():
     """Of 4,000 tables of 10 texts, each place is held out about 1,200 times; 5 standard deviations are 145."""
     counts = np.zeros(10)
     for table in range(4000):
-        keys = text_keys((f"{table} {n}",) for n in range(10))
-        counts += held_out(keys, joined_groups(keys), None, 0.3)
+        places = text_places((f"{table} {n}",) for n in range(10))
+        counts += held_out(places, joined_groups(places), None, 0.3)
     assert np.abs(counts - 1200).max() < 145
 
 
@@ -242,9 +242,10 @@ def test_a_sample_is_of_so_many_rows_in_their_order():
 @SETTINGS
 @given(texts=st.lists(st.sampled_from("abc"), min_size=1, max_size=30), number=st.integers(1, 30))
 def test_a_sample_has_its_number_of_rows_whatever_the_texts(texts, number):
-    keys = row_keys((text,) for text in texts)
-    found = sampled(keys, number)
-    assert len(set(keys)) == len(texts) and found == sorted(set(found)) and len(found) == min(number, len(texts))
+    places = row_places((text,) for text in texts)
+    found = sampled(places, number)
+    assert sorted(places) == list(range(len(texts)))
+    assert found.tolist() == sorted(set(found)) and len(found) == min(number, len(texts))
 
 
 def test_rows_of_one_text_are_sampled_as_others():

@@ -29,6 +29,8 @@ LATE = {
     ("training.evaluation", "tasks.metrics"),
     ("tasks.kind_ordinal", "sklearn.metrics"),
     ("tasks.metrics", "scipy"),  # scipy.stats
+    ("data.cuts", "scipy.sparse"),
+    ("data.cuts", "scipy.sparse.csgraph"),
     ("tasks.metrics", "sklearn.metrics"),
     ("tasks.metrics", "evaluate_metric"),  # evaluate
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
