@@ -67,6 +67,8 @@ NUMBERS: dict[str, Check] = {
     "adam_beta2": _SHARE,
     "adam_epsilon": _NOT_NEGATIVE,
     "neftune_noise_alpha": _ABOVE_0,
+    "layer_lr_decay": ("a number above 0 and at most 1; 1 is off", lambda x: 0 < x <= 1),
+    "head_lr_multiplier": _ABOVE_0,
 }
 NAMES = {
     "eval_strategy": IntervalStrategy,

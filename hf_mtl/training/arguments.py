@@ -118,6 +118,11 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
     optimizer_args: Options = _option(None, "Its options as JSON, e.g. '{\"betas\": [0.9, 0.98]}'.")
 
+    layer_lr_decay: float = _option(
+        1.0, "Learning rate of an encoder layer over that of the layer above it; the embeddings come last. 1 is off."
+    )
+    head_lr_multiplier: float = _option(1.0, "Learning rate of the heads over --learning_rate; 1 is off.")
+
     cpu_kernels: str = _option(
         "auto",
         "Faster kernels for fp32 on a CPU: auto takes them on processors where they were measured to pay; off takes "

@@ -16,6 +16,7 @@ from ..model.configuration import MultiTaskConfig
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import write_errors_named
+from .learning_rates import levers_in_words
 from .resuming import changes_in_words
 from .watched_metric import WATCHING_SCHEDULES
 
@@ -175,7 +176,7 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "optimizer steps": f"{steps:,}",
         "rows per step, over all tasks": f"{rows:,}",
         "task sampling": args.task_sampling,
-        "learning rate": f"{args.learning_rate:g}, {_schedule(args)}",
+        "learning rate": ", ".join(filter(None, (f"{args.learning_rate:g}", _schedule(args), levers_in_words(args)))),
         "optimizer, weight decay": f"{args.optimizer or args.optim.value}, {args.weight_decay:g}",
         "trainable encoder layers (unit: number)": args.unfreeze_schedule,
         "pooling, head dropout": f"{config.pooling}, {config.head_dropout:g}",

@@ -39,6 +39,8 @@ KEPT = (
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
+    "layer_lr_decay",
+    "head_lr_multiplier",
 )
 APPLIED = (
     "head_dropout",
@@ -63,6 +65,8 @@ APPLIED = (
     "neftune_noise_alpha",
     "seed",
 )
+# What checkpoints of before these settings were trained with.
+BEFORE = {"layer_lr_decay": 1.0, "head_lr_multiplier": 1.0}
 # Changes that are said with the order of the batches.
 SAID_WITH_THE_ORDER = ("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy", "seed")
 # What a configuration of an encoder tells of the file or the version that it came from.
@@ -90,7 +94,7 @@ def saved_settings(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint was trained with, as far as it tells; one of version 0.1.0 has its model's configuration."""
     config = read_json_file(checkpoint / "config.json")
     of_the_model = {name: config[name] for name in ("pooling", "head_dropout", "max_seq_length") if name in config}
-    return {**of_the_model, **read_json_file(checkpoint / SETTINGS_FILE).get("settings", {})}
+    return {**BEFORE, **of_the_model, **read_json_file(checkpoint / SETTINGS_FILE).get("settings", {})}
 
 
 def read_json_file(file: Path) -> dict[str, Any]:
@@ -208,6 +212,13 @@ def refuse_other_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -
     optimizer.load_state_dict({"state": {}, "param_groups": [{**saved, "params": [0]}]})
     if missing := wanted - optimizer.param_groups[0].keys():
         raise _refusal(checkpoint, f"another optimizer: {type(optimizer).__name__} needs {', '.join(sorted(missing))}")
+
+
+def refuse_other_groups(checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    """Raise InputError where an optimizer that is there already has other groups of parameters than a checkpoint's."""
+    saved = saved_settings(checkpoint)
+    if other := {name: (saved[name], settings[name]) for name in BEFORE if saved[name] != settings[name]}:
+        raise _refusal(checkpoint, f"other groups of parameters: {_in_words(other)}")
 
 
 def keep_settings(checkpoint: Path, args: TrainingArguments, settings: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from .resuming import (
     encoder_fingerprint,
     keep_settings,
     rates,
+    refuse_other_groups,
     refuse_other_optimizer,
     refuse_other_run,
     saved_settings,
@@ -83,6 +84,8 @@ class RunSettings:
         if new_optimizer is not None and "optimizer class" not in saved_settings(checkpoint):
             cls, options = new_optimizer()
             refuse_other_optimizer(checkpoint, cls([torch.nn.Parameter(torch.zeros(2, 2))], **options))
+        if new_optimizer is None:
+            refuse_other_groups(checkpoint, settings)
         keep_settings(checkpoint, self.args, settings)
         refuse_watchers_without_evaluations(self.args)  # the schedule may be one
         self.changes = changes_of(checkpoint, settings)

@@ -39,6 +39,7 @@ from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
 from .hub_sync import CheckpointPusher
 from .joint_step import JointStep
+from .learning_rates import check_takes_rates, optimizer_by_depth, rates_by_depth
 from .own_loss import check_loss, check_own_loss, is_stock_loss, loss_and_outputs
 from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
@@ -346,15 +347,18 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def _new_optimizer(self) -> ClassAndOptions:
         """Class and options of the optimizer to be; InputError for one that is not installed or lacks an option."""
-        if self.optimizer_cls_and_kwargs is not None:
-            return self.optimizer_cls_and_kwargs
         try:
-            return self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
         except (ImportError, ValueError) as error:
             raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
+        check_takes_rates(self.args, *chosen)
+        return chosen
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As in `Trainer`; the settings remember rates and weight decay that are asked for."""
+        if self.optimizer is None and rates_by_depth(self.args):
+            decayed = self.get_decay_parameter_names(self.model)
+            self.optimizer: Any = optimizer_by_depth(self.model, self.args, self._new_optimizer(), decayed)
         optimizer = super().create_optimizer(*args, **kwargs)
         self.settings.note_optimizer(optimizer)
         return optimizer

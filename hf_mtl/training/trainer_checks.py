@@ -16,7 +16,8 @@ from ..model.input_length import check_tokenizer
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .arguments import MultiTaskTrainingArguments
-from .unsupported import check_supported
+from .learning_rates import check_rates
+from .unsupported import check_supported, shards_gradients
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
 REFUSED = {
@@ -60,6 +61,8 @@ def check_set_up(
     check_batching(processing_class, options.get("data_collator"))
     check_optimizers(args, options)
     check_supported(model, args, tasks)
+    given = options.get("optimizers", (None, None))[0] is not None
+    check_rates(model, args, given=given, shards=shards_gradients(model, args))
     model.check_names()  # else the first save would be refused
     if processing_class is not None:
         check_tokenizer(processing_class, model.config.encoder_config)
