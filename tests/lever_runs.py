@@ -1,5 +1,8 @@
 """What tests of learning rates by depth, weight averages and soups share: tapes of a run, its end, what is the same."""
 
+import os
+import signal
+
 import torch
 from transformers import TrainerCallback
 
@@ -24,6 +27,17 @@ class WeightTape(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.weights.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+
+class Terminate(TrainerCallback):
+    """Sends SIGTERM to the own process in a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_of(trainer):

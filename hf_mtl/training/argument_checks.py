@@ -69,6 +69,7 @@ NUMBERS: dict[str, Check] = {
     "neftune_noise_alpha": _ABOVE_0,
     "layer_lr_decay": ("a number above 0 and at most 1; 1 is off", lambda x: 0 < x <= 1),
     "head_lr_multiplier": _ABOVE_0,
+    "ema_decay": _SHARE,
 }
 NAMES = {
     "eval_strategy": IntervalStrategy,

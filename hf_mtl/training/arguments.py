@@ -122,6 +122,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         1.0, "Learning rate of an encoder layer over that of the layer above it; the embeddings come last. 1 is off."
     )
     head_lr_multiplier: float = _option(1.0, "Learning rate of the heads over --learning_rate; 1 is off.")
+    ema_decay: float = _option(
+        0.0, "Evaluate and save an exponential moving average of the weights with this decay, e.g. 0.999; 0 is off."
+    )
 
     cpu_kernels: str = _option(
         "auto",

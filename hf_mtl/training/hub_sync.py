@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 LAST = "last-checkpoint"
 # What training goes on from, beside what is published. training_args.bin is not needed for that, and holds folders of
 # this machine.
-RESUMABLE = ["*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"]
+RAW_FILE = "ema_raw.safetensors"  # the weights that training goes on from, where what is published is their average
+RESUMABLE = ["*.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", RAW_FILE]
 
 
 class CheckpointPusher:

@@ -193,14 +193,13 @@ def check_takes_rates(args: TrainingArguments, cls: Any, options: Mapping[str, A
         raise InputError(f"{lead} has no rate; give lr among its options")
 
 
-def check_rates(model: MultiTaskModel, args: TrainingArguments, *, given: bool, shards: bool) -> None:
+def check_rates(model: MultiTaskModel, args: TrainingArguments, *, given: bool) -> None:
     """Raise InputError where rates by depth are asked for and cannot act.
 
     Args:
         model: to be trained.
         args: of the run.
         given: whether the optimizer is one that the user built, with groups of his own.
-        shards: whether an engine shards gradients.
     """
     if not rates_by_depth(args):
         return
@@ -208,11 +207,6 @@ def check_rates(model: MultiTaskModel, args: TrainingArguments, *, given: bool, 
         raise InputError(
             f"{levers_in_words(args)}: optimizers has an optimizer, whose groups have rates already; give its class as "
             "optimizer_cls_and_kwargs, or leave the flags out"
-        )
-    if shards:
-        raise InputError(
-            f"{levers_in_words(args)}: DeepSpeed and FSDP make groups of parameters of their own; leave the flags out "
-            "there"
         )
     if args.layer_lr_decay != 1:
         try:

@@ -170,7 +170,7 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
     """
     half = "bf16" if args.bf16 else "fp16" if args.fp16 and args.device.type != "cpu" else None  # CPUs ignore fp16
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return {
+    setup = {
         "gradients combined by": " ".join([args.gradient_method, *_as_json(args.gradient_method_args)]),
         "loss weights": " ".join(_as_json(args.loss_weights)) or "the task set's",
         "optimizer steps": f"{steps:,}",
@@ -183,6 +183,9 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
         "precision, seed": f"{half or 'fp32'}, {args.seed}",
     }
+    if args.ema_decay:
+        setup["weights"] = f"their exponential moving average, decay {args.ema_decay:g}"
+    return setup
 
 
 def _as_json(options: object) -> list[str]:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from ..errors import InputError
 from ..model.configuration import MultiTaskConfig, as_heads
 from ..model.heads import HeadSpec
+from .learning_rates import LEVERS as RATES
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
@@ -63,10 +64,11 @@ APPLIED = (
     "fp16",
     "early_stopping_patience",
     "neftune_noise_alpha",
+    "ema_decay",
     "seed",
 )
 # What checkpoints of before these settings were trained with.
-BEFORE = {"layer_lr_decay": 1.0, "head_lr_multiplier": 1.0}
+BEFORE = {"layer_lr_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": 0.0}
 # Changes that are said with the order of the batches.
 SAID_WITH_THE_ORDER = ("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy", "seed")
 # What a configuration of an encoder tells of the file or the version that it came from.
@@ -217,7 +219,7 @@ def refuse_other_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -
 def refuse_other_groups(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Raise InputError where an optimizer that is there already has other groups of parameters than a checkpoint's."""
     saved = saved_settings(checkpoint)
-    if other := {name: (saved[name], settings[name]) for name in BEFORE if saved[name] != settings[name]}:
+    if other := {name: (saved[name], settings[name]) for name in RATES if saved[name] != settings[name]}:
         raise _refusal(checkpoint, f"other groups of parameters: {_in_words(other)}")
 
 

@@ -65,6 +65,7 @@ from .watched_metric import (
     check_watched_metric_is_there,
     schedule_options,
 )
+from .weight_average import AverageWeights, ShowAverage, WeightAverage, check_average, of_the_average
 
 
 class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base class is untyped
@@ -115,6 +116,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.publisher = Publisher(args, model.config, tasks)
         self.settings = RunSettings(args, model, self.tasks)
         self.pusher = CheckpointPusher()
+        self.average = WeightAverage(model)
         self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
         self._aside = ArgumentsAside()
 
@@ -142,6 +144,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         check_own_schedule(self.lr_scheduler, args)
         if rows is not None:
             cls = type(self.optimizer) if self.optimizer is not None else self._new_optimizer()[0]
+            check_average(args, cls)
             self.settings.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
         self.step = make_step(
             model,
@@ -157,7 +160,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     def _add_own_callbacks(self, args: MultiTaskTrainingArguments) -> None:
         """Add those of every run, in the order in which they act; the user's stand before them."""
-        self.callback_handler.callbacks.insert(0, self._aside)
+        self.callback_handler.callbacks[:0] = [self._aside, AverageWeights(self.average, self.checkpoints)]
         self.remove_callback(PrinterCallback)
         shows_bars = self.pop_callback(ProgressCallback) is not None
         patience = args.early_stopping_patience
@@ -172,6 +175,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             *([] if patience is None else [EarlyStopping(early_stopping_patience=patience)]),
             KeepPatience(lambda: self.callback_handler.callbacks),
             self.checkpoints,
+            ShowAverage(self.average),
             *([TaskBars()] if shows_bars else []),
             TaskLines(list(self.tasks.values())),
         ):
@@ -387,6 +391,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
     # ---- evaluation ----
 
+    @of_the_average
     def evaluate(
         self,
         eval_dataset: Mapping[str, Dataset] | Dataset | None = None,
@@ -434,6 +439,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
+    @of_the_average
     def predict(
         self,
         test_dataset: Mapping[str, Dataset] | Dataset,
@@ -503,7 +509,9 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """Put into a checkpoint what a resumed run needs beside the Trainer's files."""
         save_method(self.step.method, checkpoint)
         self.settings.write(checkpoint)
+        self.average.write(checkpoint)
 
+    @of_the_average
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Put the model and the tokenizer into a folder, the output folder unless given.
 

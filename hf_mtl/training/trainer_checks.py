@@ -17,7 +17,7 @@ from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec, check_metric_names, with_loss_weights
 from .arguments import MultiTaskTrainingArguments
 from .learning_rates import check_rates
-from .unsupported import check_supported, shards_gradients
+from .unsupported import check_supported
 
 KNOWN = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
 REFUSED = {
@@ -62,7 +62,7 @@ def check_set_up(
     check_optimizers(args, options)
     check_supported(model, args, tasks)
     given = options.get("optimizers", (None, None))[0] is not None
-    check_rates(model, args, given=given, shards=shards_gradients(model, args))
+    check_rates(model, args, given=given)
     model.check_names()  # else the first save would be refused
     if processing_class is not None:
         check_tokenizer(processing_class, model.config.encoder_config)

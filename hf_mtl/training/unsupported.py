@@ -14,6 +14,7 @@ from ..gradients.method import make_gradient_method
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
+from .learning_rates import levers_in_words, rates_by_depth
 
 
 def check_supported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tasks: Sequence[TaskSpec]) -> None:
@@ -90,6 +91,15 @@ def _refuse_under_sharding(args: MultiTaskTrainingArguments) -> None:
         raise InputError(
             f"unfreeze_schedule is {args.unfreeze_schedule!r}: DeepSpeed and FSDP lay out their shards for the "
             "parameters that train at the start; add --unfreeze_schedule none"
+        )
+    if rates_by_depth(args):
+        raise InputError(
+            f"{levers_in_words(args)}: DeepSpeed and FSDP make groups of parameters of their own; leave it out there"
+        )
+    if args.ema_decay:
+        raise InputError(
+            f"ema_decay is {args.ema_decay:g}: under DeepSpeed and FSDP no process has all weights to average; leave "
+            "it out there"
         )
     if args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
         raise InputError(

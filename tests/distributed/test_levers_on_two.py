@@ -1,5 +1,7 @@
 """Learning rates by depth, the average of weights and soups are the same on two processes as on one."""
 
+import torch
+from safetensors.torch import load_file
 from worker_runs import SETTINGS, relative_error, train
 
 
@@ -10,3 +12,16 @@ def test_rates_by_depth_on_two_processes_are_those_on_one(tmp_path):
     assert relative_error(two["update"], one["update"]) <= 1e-5  # sums of fp32 in another order
     plain = train(tmp_path, "plain", 1, gradient_accumulation_steps=2, **SETTINGS)
     assert relative_error(plain["update"], one["update"]) > 0.1
+
+
+def test_the_average_on_two_processes_is_that_on_one_and_goes_on_bit_equal(tmp_path):
+    settings = {**SETTINGS, "ema_decay": 0.8, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 0}
+    two = train(tmp_path, "two", 2, **settings)
+    one = train(tmp_path, "one", 1, gradient_accumulation_steps=2, **settings)
+    assert relative_error(two["update"], one["update"]) <= 1e-5  # sums of fp32 in another order
+    plain = train(tmp_path, "plain", 1, gradient_accumulation_steps=2, **SETTINGS)
+    assert relative_error(plain["update"], one["update"]) > 0.01
+    again = train(tmp_path, "again", 2, checkpoint=tmp_path / "two" / "checkpoint-4", **settings)
+    saved = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "again")]
+    assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
+    assert again["scores"] == two["scores"]

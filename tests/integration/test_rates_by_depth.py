@@ -173,11 +173,15 @@ def test_a_class_without_a_rate_is_refused(make_model, make_arguments, specs, ro
         )
 
 
-def test_engines_that_shard_and_encoders_without_layers_are_refused(make_model, make_arguments):
-    args, model = make_arguments(layer_lr_decay=0.9), make_model()
-    with pytest.raises(InputError, match=r"layer_lr_decay is 0.9: DeepSpeed and FSDP"):
-        check_rates(model, args, given=False, shards=True)
+def test_an_encoder_without_layers_is_refused(make_model, make_arguments):
+    model = make_model()
     model.encoder.config.num_hidden_layers = 7
     with pytest.raises(InputError, match=r"layer_lr_decay is 0.9: the encoder BertModel has no list of 7 layers"):
-        check_rates(model, args, given=False, shards=False)
-    check_rates(model, make_arguments(head_lr_multiplier=2.0), given=False, shards=False)
+        check_rates(model, make_arguments(layer_lr_decay=0.9), given=False)
+    check_rates(model, make_arguments(head_lr_multiplier=2.0), given=False)
+
+
+def test_engines_that_shard_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match=r"head_lr_multiplier is 2: DeepSpeed and FSDP make groups"):
+        make_trainer(head_lr_multiplier=2.0, gradient_method="fixed")
