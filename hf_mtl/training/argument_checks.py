@@ -70,6 +70,10 @@ NUMBERS: dict[str, Check] = {
     "layer_lr_decay": ("a number above 0 and at most 1; 1 is off", lambda x: 0 < x <= 1),
     "head_lr_multiplier": _ABOVE_0,
     "ema_decay": _SHARE,
+    "soup": (
+        f"0, which is off, or a whole number >= 2 and <= {MOST}",
+        lambda x: x == 0 or (x == int(x) and 2 <= x <= MOST),
+    ),
 }
 NAMES = {
     "eval_strategy": IntervalStrategy,

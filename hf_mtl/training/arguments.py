@@ -22,6 +22,7 @@ from ..validation import check_number, read_json
 from .argument_checks import MOST, check_schedule, check_trackers, check_values
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
+from .soup import check_soup
 from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations, refuse_watchers_without_metric
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,9 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     ema_decay: float = _option(
         0.0, "Evaluate and save an exponential moving average of the weights with this decay, e.g. 0.999; 0 is off."
     )
+    soup: int = _option(
+        0, "Make the final model of the means of the so many best checkpoints on eval_average; 0 is off."
+    )
 
     cpu_kernels: str = _option(
         "auto",
@@ -191,6 +195,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
         check_trackers(self.report_to)
         check_schedule(self)
+        check_soup(self)
 
     def _check_choices(self) -> None:
         """Raise InputError for a wrong name, option or number here, before data and model are loaded."""

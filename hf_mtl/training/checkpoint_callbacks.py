@@ -20,6 +20,7 @@ from ..distributed import on_any_process, on_main_process
 from .checkpoints import lock_output_folder, remove_old_checkpoints, unlock_output_folder, write_manifest
 from .hub_sync import CheckpointPusher
 from .resuming import read_json_file
+from .soup import best_checkpoints
 
 logger = logging.getLogger(__name__)
 ORDER_FILE = "data_order.json"
@@ -82,6 +83,7 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
             write_manifest(checkpoint)  # the seal
             if args.save_total_limit is not None and args.save_total_limit > 0:
                 kept = [state.best_model_checkpoint, self.pusher.in_use()]
+                kept += [path for path, _ in best_checkpoints(checkpoint.parent, state.log_history, args.soup)]
                 remove_old_checkpoints(checkpoint, args.save_total_limit, kept)
             self.pusher.push(checkpoint, args)
         PartialState().wait_for_everyone()  # a process that ends now would take the others with it

@@ -185,6 +185,8 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
     }
     if args.ema_decay:
         setup["weights"] = f"their exponential moving average, decay {args.ema_decay:g}"
+    if args.soup:
+        setup["final model"] = f"a greedy soup of the {args.soup} best checkpoints on eval_average"
     return setup
 
 

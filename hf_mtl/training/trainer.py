@@ -45,6 +45,7 @@ from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
 from .run_settings import ClassAndOptions, RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
+from .soup import make_soup
 from .step_callback import StepCallback
 from .step_statistics import tokens_seen
 from .trainer_checks import (
@@ -338,6 +339,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             self.remove_callback(SkipStartEvaluation)
             self.step.close()
         self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
+        make_soup(self)
         return output
 
     def _go_on_from(self, checkpoint: Path) -> None:

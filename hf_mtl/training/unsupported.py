@@ -101,6 +101,10 @@ def _refuse_under_sharding(args: MultiTaskTrainingArguments) -> None:
             f"ema_decay is {args.ema_decay:g}: under DeepSpeed and FSDP no process has all weights to average; leave "
             "it out there"
         )
+    if args.soup:
+        raise InputError(
+            f"soup is {args.soup}: under DeepSpeed and FSDP no process has the whole model; leave it out there"
+        )
     if args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
         raise InputError(
             "hub_strategy is 'checkpoint', wanted 'end' or 'every_save': DeepSpeed and FSDP save what training goes on "

@@ -91,9 +91,14 @@ def watchers(args: TrainingArguments, callbacks: Sequence[object] = ()) -> list[
     return [name for name, is_asked in asked.items() if is_asked]
 
 
+def _wanting_evaluations(args: TrainingArguments, callbacks: Sequence[object]) -> list[str]:
+    """The watchers, and a soup, which goes by `eval_average` whatever is watched."""
+    return [*watchers(args, callbacks), *(["soup"] if args.soup else [])]
+
+
 def refuse_watchers_without_evaluations(args: TrainingArguments, callbacks: Sequence[object] = ()) -> None:
     """Raise InputError for what watches a metric in a training that is never evaluated."""
-    if args.eval_strategy == IntervalStrategy.NO and (asked := watchers(args, callbacks)):
+    if args.eval_strategy == IntervalStrategy.NO and (asked := _wanting_evaluations(args, callbacks)):
         raise InputError(
             f"{' and '.join(asked)}: wants evaluations in the course of the training, and eval_strategy is 'no'; add "
             "--eval_strategy epoch or steps"
@@ -120,7 +125,7 @@ def go_without_evaluations(args: TrainingArguments, there: str = "", callbacks: 
     Raises:
         InputError: for what was asked for and wants evaluations.
     """
-    asked = watchers(args, callbacks)
+    asked = _wanting_evaluations(args, callbacks)
     asked += ["eval_on_start"] if args.eval_on_start else []
     asked += ["eval_strategy steps"] if args.eval_strategy == IntervalStrategy.STEPS else []
     if asked:
