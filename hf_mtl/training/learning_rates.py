@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import Parameter
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..errors import InputError
 from ..model.encoder_layers import encoder_layers
@@ -156,23 +156,16 @@ def table_of(depths: Sequence[Depth], learning_rate: float) -> str:
     return "\n".join(f"{name:<{first}}  {count:>{second}}  {rate:>{third}}" for name, count, rate in rows)
 
 
-def optimizer_by_depth(
-    model: MultiTaskModel,
-    args: TrainingArguments,
-    chosen: tuple[Any, Mapping[str, Any]],
-    decayed: Collection[str],
-) -> torch.optim.Optimizer:
+def optimizer_by_depth(trainer: Trainer, chosen: tuple[Any, Mapping[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer of a run with rates by depth; the groups are logged as a table.
 
     Args:
-        model: to be trained.
-        args: of the run.
+        trainer: with the model, the arguments, and the names of the parameters with weight decay.
         chosen: class and options of the optimizer, `lr`, the base rate, among them.
-        decayed: names of the parameters with weight decay.
     """
-    cls, options = chosen
-    depths = depths_of(model, layer_lr_decay=args.layer_lr_decay, head_lr_multiplier=args.head_lr_multiplier)
-    rate = options["lr"]
+    (cls, options), args = chosen, trainer.args
+    depths = depths_of(trainer.model, layer_lr_decay=args.layer_lr_decay, head_lr_multiplier=args.head_lr_multiplier)
+    rate, decayed = options["lr"], trainer.get_decay_parameter_names(trainer.model)
     logger.info("learning rates by depth:\n%s", table_of(depths, rate))
     groups = parameter_groups(depths, decayed, learning_rate=rate, weight_decay=args.weight_decay)
     optimizer: torch.optim.Optimizer = cls(groups, **options)

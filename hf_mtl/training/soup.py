@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from ..distributed import on_main_process
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from .checkpoints import MANIFEST, checkpoints_in
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,11 @@ def best_checkpoints(folder: Path, log_history: Sequence[Mapping[str, Any]], num
 
 
 def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean over the weights of several saved models, summed in fp64; what is no fraction is the first one's."""
+    """The mean over the weights of several saved models, summed in fp64; what is no fraction is the first one's.
+
+    Raises:
+        CheckpointError: where there are none, as on a machine that does not see the folder.
+    """
     sums: dict[str, Tensor] = {}
     kinds: dict[str, torch.dtype] = {}
     for folder in folders:
@@ -61,6 +65,8 @@ def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
                         sums[name] = tensor.double() if tensor.is_floating_point() else tensor
                     elif tensor.is_floating_point():
                         sums[name] += tensor
+    if not sums:
+        raise CheckpointError(f"soup: {', '.join(map(str, folders))} has no weights that this process can read")
     return {
         name: (total / len(folders)).to(kinds[name]) if kinds[name].is_floating_point else total
         for name, total in sums.items()

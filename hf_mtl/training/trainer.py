@@ -39,11 +39,11 @@ from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
 from .hub_sync import CheckpointPusher
 from .joint_step import JointStep
-from .learning_rates import check_takes_rates, optimizer_by_depth, rates_by_depth
+from .learning_rates import optimizer_by_depth, rates_by_depth
 from .own_loss import check_loss, check_own_loss, is_stock_loss, loss_and_outputs
 from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
-from .run_settings import ClassAndOptions, RunSettings, chosen_optimizer
+from .run_settings import RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
 from .soup import make_soup
 from .step_callback import StepCallback
@@ -57,7 +57,7 @@ from .trainer_checks import (
     check_set_up,
     metric_functions,
 )
-from .trainer_parts import changed, compile_layers, make_step, without_token_warning
+from .trainer_parts import changed, compile_layers, make_step, new_optimizer, without_token_warning
 from .unfreezing import GradualUnfreezing, stages_of_run
 from .unsupported import shards_gradients
 from .watched_metric import (
@@ -144,7 +144,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             )
         check_own_schedule(self.lr_scheduler, args)
         if rows is not None:
-            cls = type(self.optimizer) if self.optimizer is not None else self._new_optimizer()[0]
+            cls = type(self.optimizer) if self.optimizer is not None else new_optimizer(self)[0]
             check_average(args, cls)
             self.settings.optimizer_class = f"{cls.__module__}.{cls.__qualname__}"
         self.step = make_step(
@@ -343,28 +343,18 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         return output
 
     def _go_on_from(self, checkpoint: Path) -> None:
-        new_optimizer = self._new_optimizer if self.optimizer is None else None
-        self.settings.go_on_from(checkpoint, self.step.method, new_optimizer)
+        new = functools.partial(new_optimizer, self) if self.optimizer is None else None
+        self.settings.go_on_from(checkpoint, self.step.method, new)
         if (chosen := chosen_optimizer(self.args)) is not None:  # some options are no part of the state that is loaded
             self.optimizer_cls_and_kwargs = chosen
         self.checkpoints.resumed_from = checkpoint
         if self.args.eval_on_start:
             self.add_callback(SkipStartEvaluation(self._aside))
 
-    def _new_optimizer(self) -> ClassAndOptions:
-        """Class and options of the optimizer to be; InputError for one that is not installed or lacks an option."""
-        try:
-            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"optim is {self.args.optim.value!r}: {error}") from error
-        check_takes_rates(self.args, *chosen)
-        return chosen
-
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As in `Trainer`; the settings remember rates and weight decay that are asked for."""
         if self.optimizer is None and rates_by_depth(self.args):
-            decayed = self.get_decay_parameter_names(self.model)
-            self.optimizer: Any = optimizer_by_depth(self.model, self.args, self._new_optimizer(), decayed)
+            self.optimizer: Any = optimizer_by_depth(self, new_optimizer(self))
         optimizer = super().create_optimizer(*args, **kwargs)
         self.settings.note_optimizer(optimizer)
         return optimizer

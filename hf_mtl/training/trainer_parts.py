@@ -8,14 +8,17 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from ..errors import InputError
 from ..gradients.method import make_gradient_method
 from ..kernels.strategy import make_step_strategy
 from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
 from .joint_step import JointStep
+from .learning_rates import check_takes_rates
+from .run_settings import ClassAndOptions
 from .step import Batches, MultiTaskStep
 from .trainer_checks import has_compiled_layers
 from .unsupported import shards_gradients
@@ -57,6 +60,22 @@ def make_step(
     return MultiTaskStep(
         model, tasks, method, loss_of=loss_of, context=context, seed=args.seed, stock_loss=stock_loss, strategy=strategy
     )
+
+
+def new_optimizer(trainer: Trainer) -> ClassAndOptions:
+    """Class and options of a trainer's optimizer to be.
+
+    Raises:
+        InputError: for one that is not installed, lacks an option, or cannot have the rates that are asked for.
+    """
+    args = trainer.args
+    try:
+        given: ClassAndOptions | None = trainer.optimizer_cls_and_kwargs
+        chosen = given or trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"optim is {args.optim.value!r}: {error}") from error
+    check_takes_rates(args, *chosen)
+    return chosen
 
 
 def compile_layers(model: MultiTaskModel, args: TrainingArguments) -> None:

@@ -41,7 +41,7 @@ UNUSABLE = {
     "adam_epsilon": [-1e-8, "nan"],
     "neftune_noise_alpha": [0, "nan"],
     "layer_lr_decay": [0, -0.5, 1.1, "nan"],
-    "soup": [1, -1, 2.5],
+    "soup": [1, -1],
     "ema_decay": [1, -0.1, "nan"],
     "head_lr_multiplier": [0, -1, "nan", "inf"],
     "head_dropout": [1, -0.1, "nan"],

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from hf_mtl.errors import CheckpointError
 from hf_mtl.training.soup import best_checkpoints, greedy_soup, mean_weights
 
 NAN = float("nan")
@@ -99,3 +100,8 @@ def test_the_mean_is_that_of_fp64_and_counts_are_the_first_ones(tmp_path):
     assert found["b"].dtype == torch.bfloat16 and found["count"].tolist() == [0, 7]
     alone = mean_weights([tmp_path / "1"])
     assert all(torch.equal(alone[name], tensor) for name, tensor in models[1].items())
+
+
+def test_a_folder_without_weights_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match="checkpoint-2 has no weights that this process can read"):
+        mean_weights([tmp_path / "checkpoint-2"])
