@@ -124,6 +124,12 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         for quota in self.quotas(self.epoch):
             yield [next(stream) for stream, rows in zip(streams, quota, strict=True) for _ in range(rows)]
 
+    def task_rows(self, task: int, epoch: int) -> Iterator[int]:
+        """The rows of one task from the start of an epoch on, without end, numbered from 0."""
+        first = int(self._index_starts[task])
+        for index in self._stream(task, int(self._starts(epoch)[task])):
+            yield index - first
+
     def passes(self, epochs: float) -> Floats:
         """How often each task's rows come in that many epochs of the run: 0.5 is half of them once. *Shape:* (K,)."""
         whole = int(epochs)
@@ -166,3 +172,39 @@ class TaskBatchSampler(torch.utils.data.Sampler[list[int]]):
         for piece in pieces:
             for start in range(0, len(piece), AT_ONCE):  # all at once, Python's numbers would take 40 bytes a row
                 yield from (piece[start : start + AT_ONCE] + self._index_starts[task]).tolist()
+
+
+class OneTaskBatches(torch.utils.data.Sampler[list[int]]):
+    """One task's rows of every batch of several tasks, as indices into the rows of that task alone.
+
+    It has as many batches as `joint`, in the same epochs, and a batch holds the task's quota.
+
+    Args:
+        joint: deals the batches of all tasks.
+        task: position of the task among them.
+    """
+
+    def __init__(self, joint: TaskBatchSampler, task: int) -> None:
+        self.joint, self.task = joint, task
+        self.batch_size, self.drop_last = joint.batch_size, True
+        self.sizes, self.seed = [joint.sizes[task]], joint.seed
+
+    def __len__(self) -> int:
+        return len(self.joint)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields."""
+        self.joint.set_epoch(epoch)
+
+    def quotas(self, epoch: int) -> Ints:
+        """Rows of the task in each batch of an epoch. *Shape:* (batches, 1)."""
+        return self.joint.quotas(epoch)[:, [self.task]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self.joint.task_rows(self.task, self.joint.epoch)
+        for (quota,) in self.quotas(self.joint.epoch):
+            yield [next(rows) for _ in range(quota)]
+
+    def passes(self, epochs: float) -> Floats:
+        """How often the task's rows come in that many epochs of the run. *Shape:* (1,)."""
+        return self.joint.passes(epochs)[[self.task]]

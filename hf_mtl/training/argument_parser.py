@@ -6,15 +6,15 @@ import dataclasses
 import logging
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from transformers import HfArgumentParser
 
 from ..errors import InputError, unknown_name_error
 from ..plugins import load_plugins, named_by_file, split_plugins
-from .argument_files import file_flags
+from .argument_files import file_values, value_flags
 from .arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -45,23 +45,84 @@ def parse_arguments(argv: Sequence[str], *, command: str = SCRIPT) -> Arguments:
     load_plugins(plugins or named_by_file(argv))  # before all else: arguments may name what a plugin registers
     argv += ["--plugin", *plugins] if plugins else []
     _say_what_is_twice(argv)
-    is_file = bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
-    from_file, values = file_flags(Path(argv.pop(0)), _types()) if is_file else ([], {})
+    if not starts_with_file(argv):
+        return _parsed(argv, {}, command)
+    values, _ = file_values(Path(argv[0]))
+    from_file, others = value_flags(values, argument_types(), f"argument file {argv[0]!r}")
+    return _parsed([*from_file, *argv[1:]], others, command)
+
+
+def starts_with_file(argv: Sequence[str]) -> bool:
+    """Whether the first word of a command line is a file of arguments."""
+    return bool(argv) and not argv[0].startswith("-") and Path(argv[0]).suffix in (".yaml", ".yml", ".json")
+
+
+def parse_values(values: Mapping[str, Any], where: str) -> Arguments:
+    """The arguments that a file with these values would give.
+
+    Args:
+        values: argument -> value, as `file_values` gives them.
+        where: they stand, for messages.
+
+    Raises:
+        InputError: for an unknown argument, and a value that cannot be used.
+    """
+    plugins = values.get("plugin") or []
+    load_plugins([plugins] if isinstance(plugins, str) else plugins)
+    flags, others = value_flags(values, argument_types(), where)
+    return _parsed(flags, others, SCRIPT)
+
+
+def flag_values(argv: Sequence[str]) -> dict[str, Any]:
+    """Argument -> value, of the flags of a command line, as a file would say it; the last one of each holds.
+
+    Raises:
+        InputError: for a word that belongs to no flag, and an unknown flag.
+    """
+    types = argument_types()
+    words: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for word in argv:
+        if word.startswith("--"):
+            flag, is_given, value = word[2:].partition("=")
+            name = flag.replace("-", "_")
+            off = name not in types and name.removeprefix("no_") in types
+            if not off and name not in types:
+                raise _unknown_flag(word)
+            current = words[name.removeprefix("no_") if off else name] = [value] if is_given else []
+            current += ["false"] if off else []
+        elif current is None:
+            raise _stray_word(word)
+        else:
+            current.append(word)
+    forms = {name: {get_origin(form) or form for form in (types[name], *get_args(types[name]))} for name in words}
+    return {
+        name: given if list in forms[name] or len(given) > 1 else given[0] if given else "true"
+        for name, given in words.items()
+    }
+
+
+def _parsed(argv: Sequence[str], others: Mapping[str, Any], command: str) -> Arguments:
+    """The arguments that flags give; `others` are those that no flag can say."""
     parser = _Parser(DATACLASSES, allow_abbrev=False, usage=f"{command} {USAGE}")
-    parser.set_defaults(**values)
+    parser.set_defaults(**others)
     try:
-        *parsed, rest = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
+        *parsed, rest = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     except InputError:
         raise
     except ValueError as error:  # from the checks of TrainingArguments
         raise InputError(str(error)) from error
     if rest:
-        raise (
-            unknown_name_error("argument", rest[0].split("=")[0], [f"--{name}" for name in _defaults()])
-            if rest[0].startswith("-")
-            else InputError(f"argument {rest[0]!r} belongs to no flag; a recipe, or a YAML or JSON file, comes first")
-        )
+        raise _unknown_flag(rest[0]) if rest[0].startswith("-") else _stray_word(rest[0])
     return tuple(parsed)
+
+
+def _unknown_flag(word: str) -> InputError:
+    return unknown_name_error("argument", word.split("=")[0], [f"--{name}" for name in _defaults()])
+
+
+def _stray_word(word: str) -> InputError:
+    return InputError(f"argument {word!r} belongs to no flag; a recipe, or a YAML or JSON file, comes first")
 
 
 def _say_what_is_twice(argv: Sequence[str]) -> None:
@@ -77,7 +138,7 @@ def _defaults() -> dict[str, Any]:
     return {f.name: f.default for c in DATACLASSES for f in dataclasses.fields(c) if f.init}
 
 
-def _types() -> dict[str, Any]:
+def argument_types() -> dict[str, Any]:
     """Argument -> what it may be, over the three dataclasses."""
     hints = {name: hint for c in DATACLASSES for name, hint in typing.get_type_hints(c).items()}
     return {name: hints[name] for name in _defaults()}

@@ -72,6 +72,9 @@ class DataArguments:
 
     task_set: str = _option("glue", "Set of tasks: glue, demo, or a YAML file of your own.")
     tasks: list[str] | None = _option(None, "Tasks to train; sst2 and stsb of glue, all of any other set unless given.")
+    alone: str | None = _option(
+        None, "Train this one of the tasks alone, on the rows of it that every step of a training of all of them has."
+    )
     dataset_name: str | None = _option(
         None, "Hub id or folder that replaces the task set's dataset, e.g. a local copy of nyu-mll/glue."
     )

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.batch_sampler import GROUPED_BATCHES, TaskBatchSampler, epoch_batches
+from ..data.batch_sampler import GROUPED_BATCHES, OneTaskBatches, TaskBatchSampler, epoch_batches
 from ..data.collator import TaskCollator
 from ..data.given_rows import checked_rows, rows_by_task
 from ..data.task_rows import TaskRows
@@ -21,6 +21,8 @@ from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
 from .unfreezing import steps_per_epoch
+
+TrainSampler = TaskBatchSampler | OneTaskBatches
 
 
 def given_rows(
@@ -104,7 +106,7 @@ def train_sampler(
 
 
 def data_order(
-    sampler: TaskBatchSampler, tasks: Iterable[str], args: MultiTaskTrainingArguments, batch_size: int
+    sampler: TrainSampler, tasks: Iterable[str], args: MultiTaskTrainingArguments, batch_size: int
 ) -> dict[str, Any]:
     """What the batches of a run follow from, beside its data."""
     return {

@@ -9,6 +9,8 @@ from ..errors import InputError
 from .arguments import MultiTaskTrainingArguments
 from .checkpoints import LOCK_FILE, choose_checkpoint, lock_output_folder
 
+RUN_FILE, LOG_FILE = "arguments.json", "run.log"  # what `hf-mtl compare` puts into a run's folder before it begins
+
 
 def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
     """The checkpoint to go on from, if any.
@@ -28,7 +30,7 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
         if args.do_train and folder.is_dir():
             lock_output_folder(folder)
         return checkpoint
-    if args.do_train and folder.is_dir() and {path.name for path in folder.iterdir()} - {LOCK_FILE}:
+    if args.do_train and folder.is_dir() and {path.name for path in folder.iterdir()} - {LOCK_FILE, RUN_FILE, LOG_FILE}:
         raise InputError(
             f"output_dir {args.output_dir!r} is not empty; choose another, or go on from its last checkpoint with "
             "--resume_from_checkpoint latest"

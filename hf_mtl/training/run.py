@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
@@ -23,6 +24,7 @@ from ..hub.upload import CURVES
 from ..model.input_length import training_max_length
 from ..tasks.spec import TaskSpec
 from ..tasks.task_file import load_tasks
+from .alone import AloneTrainer, chosen_tasks
 from .argument_parser import SCRIPT, parse_arguments
 from .arguments import DataArguments, MultiTaskTrainingArguments
 from .glue_submission import submit
@@ -52,18 +54,23 @@ def main(argv: Sequence[str], *, command: str = SCRIPT) -> None:
     """
     model_args, data_args, args = parse_arguments(with_recipe(argv), command=command)
     set_up(args)
-    tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
+    all_tasks = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
+    tasks = chosen_tasks(all_tasks, data_args, args)
     if not args.do_train:
         refuse_fresh_heads(model_args, args, tasks)
-    reads = SharedReads(tasks)
+    reads = SharedReads(all_tasks)
     with args.main_process_first(desc="reading what labels there are"):
-        tasks = resolve_tasks(tasks, heads=heads_to_keep(model_args, args, tasks), reads=reads)
+        all_tasks = resolve_tasks(all_tasks, heads=heads_to_keep(model_args, args, all_tasks), reads=reads)
+    tasks = chosen_tasks(all_tasks, data_args, args)
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = training_max_length(data_args.max_seq_length, tokenizer, model.config.encoder_config)
     model.config.max_seq_length = limit
-    data = load_data(tasks, tokenizer, limit, data_args, args, reads)
+    data = load_data(all_tasks, tokenizer, limit, data_args, args, reads)
     del reads  # and the tables with it
-    trainer = MultiTaskTrainer(
+    make_trainer: Any = MultiTaskTrainer
+    if data_args.alone is not None:
+        make_trainer = functools.partial(AloneTrainer, all_tasks=all_tasks)
+    trainer = make_trainer(
         model=model,
         args=args,
         tasks=tasks,
@@ -126,7 +133,7 @@ def load_data(
     args: MultiTaskTrainingArguments,
     reads: SharedReads,
 ) -> TaskData:
-    """The rows of the splits that the run needs.
+    """The rows of the splits that the run needs; with `--alone`, the others' training rows alone beside the task's own.
 
     Raises:
         InputError: for rows that cannot be used; and when no task has a validation split, and nothing is to be done but
@@ -138,6 +145,10 @@ def load_data(
         data = load_task_data(
             tasks, tokenizer, max_length=max_length, splits=splits, on_bad_row=data_args.on_bad_row, reads=reads
         )
+    if data_args.alone is not None:
+        tasks = [spec for spec in tasks if spec.name == data_args.alone]
+        for split in data.keys() - {"train"}:
+            data[split] = {task: rows for task, rows in data[split].items() if task == data_args.alone}
     if "validation" in data and not data["validation"]:
         there = "; ".join(f"task {spec.name!r}: {splits_there(spec)}" for spec in tasks)
         if not args.do_train:
@@ -216,7 +227,8 @@ def say_what_is_next(args: MultiTaskTrainingArguments, data_args: DataArguments,
     found = [name for name in files if (Path(folder) / name).exists()]
     print(f"in {folder}: {', '.join(found)}")
     if args.do_train:
-        tasks = f"--tasks {shlex.join(data_args.tasks)} " if data_args.tasks else ""
+        names = data_args.tasks if data_args.alone is None else [data_args.alone]
+        tasks = f"--tasks {shlex.join(names)} " if names else ""
         data = f"--dataset_name {shlex.quote(data_args.dataset_name)} " if data_args.dataset_name else ""
         print(f"load:    MultiTaskModel.from_pretrained({folder!r})")
         plugins = f" --plugin {shlex.join(data_args.plugin)}" if data_args.plugin else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..data.batch_sampler import TaskBatchSampler
+from .batches import TrainSampler
 from .checkpoint_callbacks import CheckpointManager
 from .run_settings import RunSettings
 from .step import MultiTaskStep
@@ -34,7 +34,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base
         step: MultiTaskStep,
         settings: RunSettings,
         checkpoints: CheckpointManager,
-        sampler: Callable[[], TaskBatchSampler],
+        sampler: Callable[[], TrainSampler],
         *,
         own_groups: bool,
     ) -> None:

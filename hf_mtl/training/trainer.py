@@ -32,7 +32,7 @@ from ..model.modeling import MultiTaskModel
 from ..tasks.spec import TaskSpec
 from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
-from .batches import check_batch, data_order, given_rows, make_loader, shares_by_epoch, train_sampler, training_rows
+from .batches import TrainSampler, check_batch, data_order, given_rows, make_loader, train_sampler, training_rows
 from .checkpoint_callbacks import NO_STOCK_SAVES, ArgumentsAside, CheckpointManager, SkipStartEvaluation
 from .checkpoints import choose_checkpoint, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
@@ -193,8 +193,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         rows = validated = None
         if train_dataset is not None:
             rows = training_rows(self._given_rows(train_dataset, "train_dataset", others=True), self.tasks)
-            tasks = list(self.tasks.values())
-            shares_by_epoch(tasks, rows, args, args.train_batch_size)  # refuses a batch that is too small
+            self.make_batch_sampler(rows, args, args.train_batch_size)  # refuses a batch that is too small
         if eval_dataset is not None:
             validated = self._given_rows(eval_dataset, "eval_dataset", others=True)
         if rows is not None:
@@ -223,12 +222,13 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         rows, args = self.train_dataset, self.args
         if rows is None:
             raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
-        self.batch_sampler = train_sampler(list(self.tasks.values()), rows, args, self._train_batch_size)
-        persistent = args.dataloader_persistent_workers
-        loader = make_loader(
-            rows, self.data_collator, args, batch_sampler=self.batch_sampler, persistent_workers=persistent
-        )
-        return self.accelerator.prepare(loader)
+        self.batch_sampler = self.make_batch_sampler(rows, args, self._train_batch_size)
+        batches = {"batch_sampler": self.batch_sampler, "persistent_workers": args.dataloader_persistent_workers}
+        return self.accelerator.prepare(make_loader(rows, self.data_collator, args, **batches))
+
+    def make_batch_sampler(self, rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int) -> TrainSampler:
+        """Deals the training rows; InputError for arguments that give no batches."""
+        return train_sampler(list(self.tasks.values()), rows, args, batch_size)
 
     def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
         """Batches of one task, in the order of its rows."""

@@ -1,0 +1,60 @@
+"""A training of one task alone, step by step on the rows of it that a training of several tasks has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from ..data.batch_sampler import OneTaskBatches
+from ..data.task_rows import TaskRows
+from ..errors import unknown_name_error
+from ..tasks.spec import TaskSpec, with_loss_weights
+from .arguments import DataArguments, MultiTaskTrainingArguments
+from .batches import train_sampler, training_rows
+from .trainer import MultiTaskTrainer
+
+
+class AloneTrainer(MultiTaskTrainer):
+    """Trains one task in as many steps as a training of `all_tasks` has, each on the task's part of the joint batch.
+
+    Args:
+        all_tasks: those of the joint training, in its order.
+        train_dataset: every one of these tasks -> its rows, in the order of `all_tasks`.
+        kwargs: of `MultiTaskTrainer`; its `tasks` are the one.
+    """
+
+    def __init__(
+        self, *, all_tasks: Sequence[TaskSpec], train_dataset: Mapping[str, Dataset] | None, **kwargs: Any
+    ) -> None:
+        self._all_tasks = list(all_tasks)
+        names = [spec.name for spec in all_tasks]
+        self._all_rows = training_rows(train_dataset, names) if train_dataset else None
+        super().__init__(train_dataset=train_dataset, **kwargs)
+
+    def make_batch_sampler(self, rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int) -> OneTaskBatches:
+        """Deals the rows that the only task has in the batches of all tasks."""
+        assert self._all_rows is not None
+        (task,) = self.tasks
+        joint = train_sampler(self._all_tasks, self._all_rows, args, batch_size)
+        return OneTaskBatches(joint, [spec.name for spec in self._all_tasks].index(task))
+
+
+def chosen_tasks(
+    all_tasks: Sequence[TaskSpec], data_args: DataArguments, args: MultiTaskTrainingArguments
+) -> list[TaskSpec]:
+    """The tasks that a run trains and scores: all of them, or the one of `--alone`, whose loss weight alone is kept.
+
+    Raises:
+        InputError: where that is none of them.
+    """
+    alone = data_args.alone
+    if alone is None:
+        return list(all_tasks)
+    if alone not in [spec.name for spec in all_tasks]:
+        raise unknown_name_error("task in alone:", alone, [spec.name for spec in all_tasks])
+    weights = args.options("loss_weights")
+    with_loss_weights(all_tasks, weights)  # refuses those of other tasks
+    args.loss_weights = {alone: weights[alone]} if alone in weights else None
+    return [spec for spec in all_tasks if spec.name == alone]
