@@ -1,4 +1,4 @@
-"""The command `hf-mtl`: draft a task file, train, predict with a saved model, look at tasks, push a folder.
+"""The command `hf-mtl`: draft a task file, train, compare, predict with a saved model, look at tasks, push a folder.
 
 Exit codes: 0 done; 2 an argument, file or row that cannot be used; 1 an upload that failed, or a full disk; 130 stopped
 by the user.
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ._version import __version__
+from .compare import compare_command
 from .data.auto_labels import resolve_tasks
 from .data.draft_sources import draft_file
 from .data.shared_reads import SharedReads
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["train"]:  # has a parser of its own, and transformers speaks as in any training
         return _exit_code(lambda: training_run.main(words[1:], command="hf-mtl train"), training_run.STOPPED)
+    if words[:1] == ["compare"]:  # likewise
+        return _exit_code(lambda: compare_command.main(words[1:]), compare_command.STOPPED)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -79,10 +82,11 @@ def parser() -> argparse.ArgumentParser:
     """Every command and flag."""
     top = argparse.ArgumentParser(prog="hf-mtl", description="Multi-task models from the command line.")
     top.add_argument("--version", action="version", version=f"hf_mtl {__version__}")
-    commands = top.add_subparsers(required=True, metavar="{init,train,predict,tasks,push}")
+    commands = top.add_subparsers(required=True, metavar="{init,train,compare,predict,tasks,push}")
     recipes = ", ".join(recipe_names())
     _add_init(commands.add_parser("init", help="draft a task file from files, a folder or a data set of the Hub"))
     commands.add_parser("train", help=f"train, evaluate, predict: a recipe ({recipes}) or FILE.yaml, then flags")
+    commands.add_parser("compare", help="train arms of a recipe over seeds, and say which differences can be told")
     _add_predict(commands.add_parser("predict", help="answers for a text, a pair, or every row of a file"))
     _add_tasks(commands.add_parser("tasks", help="list tasks; show what a YAML file was understood to mean"))
     _add_push(commands.add_parser("push", help="upload a trained folder to the Hub, as --push_to_hub does"))

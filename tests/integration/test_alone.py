@@ -9,7 +9,6 @@ from hf_mtl.data.collator import TaskCollator
 from hf_mtl.training.alone import AloneTrainer
 from hf_mtl.training.run import main
 
-
 TASKS = ("reviews", "pairs")
 
 

@@ -21,6 +21,7 @@ LAYERS = [
     ["data"],
     ["inference"],
     ["training"],
+    ["compare"],
     ["cli", "loading", "__init__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -38,6 +39,8 @@ LATE = {
     ("training.publishing", "training_curves"),  # matplotlib
     ("training.training_curves", "matplotlib.backends.backend_agg"),
     ("training.training_curves", "matplotlib.figure"),
+    ("compare.picture", "matplotlib.backends.backend_agg"),
+    ("compare.picture", "matplotlib.figure"),
     ("model.modeling", "mpnet_attention"),  # transformers' MPNet
 }
 MODULES = {

@@ -9,7 +9,11 @@ from hf_mtl.data.batch_sampler import OneTaskBatches, TaskBatchSampler
 from hf_mtl.data.task_shares import task_shares
 
 EPOCHS = 4
-OPTIONS = {"temperature": {"temperature": 3}, "capped": {"cap": 50}, "explicit": {"weights": {"a": 1, "b": 2.5, "c": 1}}}
+OPTIONS = {
+    "temperature": {"temperature": 3},
+    "capped": {"cap": 50},
+    "explicit": {"weights": {"a": 1, "b": 2.5, "c": 1}},
+}
 SAMPLINGS = ["equal", "proportional", "square_root", "annealed", *OPTIONS]
 
 
