@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from ..errors import InputError
 from ..training.checkpoints import checkpoints_in, lock_output_folder, unlock_output_folder
 from ..training.output_folder import LOG_FILE, RUN_FILE
@@ -66,8 +68,7 @@ class Children:
         self._running: list[_Child] = []
         self._environment = dict(os.environ)
         if parallel > 1:
-            threads = max(1, len(os.sched_getaffinity(0)) // parallel)
-            self._environment.setdefault("OMP_NUM_THREADS", str(threads))
+            self._environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // parallel)))
 
     def __enter__(self) -> Children:
         return self

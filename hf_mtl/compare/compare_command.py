@@ -45,7 +45,7 @@ def main(argv: Sequence[str], *, command: str = "hf-mtl compare") -> None:
         InputError: for what cannot be used, and for a run that failed.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[BarHandler()])
-    options, words = _parser(command).parse_known_args(argv)
+    options, words = command_parser(command).parse_known_args(argv)
     recipe, blocks, words = _recipe(words)
     names, seeds = parse_arms(options.arms), parse_seeds(options.seeds)
     if options.parallel < 1:
@@ -65,7 +65,8 @@ def main(argv: Sequence[str], *, command: str = "hf-mtl compare") -> None:
     print(comparison.text())
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def command_parser(command: str) -> argparse.ArgumentParser:
+    """The flags that are no arguments of a run."""
     parser = argparse.ArgumentParser(
         prog=command,
         usage=f"{command} {USAGE}",

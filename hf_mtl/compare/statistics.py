@@ -43,7 +43,7 @@ class Difference:
     Attributes:
         mean: of the differences.
         deviation: their standard deviation; None of a single one.
-        low: lower end of the interval; None below `LEAST_SEEDS` differences.
+        low: lower end of the interval; None below `LEAST_SEEDS` differences, and where one is not finite.
         high: upper end likewise.
         seeds: number of differences.
     """
@@ -78,7 +78,8 @@ def paired_difference(values: Sequence[float], against: Sequence[float]) -> Diff
     """What the differences of values of the same seeds say. *Shape of each:* (n,), n >= 1."""
     differences = np.asarray(values, dtype=np.float64) - np.asarray(against, dtype=np.float64)
     n = len(differences)
-    low, high = map(float, t_interval(differences)) if n >= LEAST_SEEDS else (None, None)
+    known = n >= LEAST_SEEDS and bool(np.isfinite(differences).all())
+    low, high = map(float, t_interval(differences)) if known else (None, None)
     return Difference(
         mean=float(differences.mean()), deviation=standard_deviation(differences), low=low, high=high, seeds=n
     )

@@ -79,6 +79,7 @@ def flag_values(argv: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: for a word that belongs to no flag, and an unknown flag.
     """
+    _say_what_is_twice(argv)
     types = argument_types()
     words: dict[str, list[str]] = {}
     current: list[str] | None = None

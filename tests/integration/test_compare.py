@@ -2,7 +2,10 @@
 
 import json
 import logging
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from compare_runs import RECIPE, same_numbers, script_command
@@ -277,3 +280,27 @@ def test_a_recipe_may_be_a_packaged_one(compare, tmp_path, monkeypatch, capsys):
     main(["demo", "--arms", "sum,mgda", "--seeds", "1", "--use_cpu"])
     assert capsys.readouterr().out.startswith("# demo: sum, mgda\n")
     assert (tmp_path / "out" / "demo" / compare_command.REPORT).is_file()
+
+
+def test_the_page_is_true(compare, content, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    recipe, command, row = (
+        re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.M | re.S) for language in ("yaml", "bash", "json")
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(recipe[0])
+    assert cli(shlex.split(command[0])[1:]) == 0
+    found = content(Path("out") / "glue")
+    assert {(run["arm"], run["task"]) for run in found["runs"]} == {
+        ("single", "sst2"),
+        ("single", "stsb"),
+        ("sum", None),
+        ("pcgrad", None),
+        ("lighter", None),
+    }
+    assert list(found["differences"][1]) == list(json.loads(row[0]))
+    assert "- lighter: sst2 accuracy is 90.00 with" in capsys.readouterr().out
+    arguments = json.loads((tmp_path / "out/glue/single/seed-3/stsb/arguments.json").read_text())
+    assert (arguments["max_steps"], arguments["learning_rate"], arguments["alone"]) == (400, 5e-5, "stsb")
+    for name in re.findall(r"^\| `(--[\w-]+)", page, flags=re.M):
+        assert name in compare_command.command_parser("hf-mtl compare").format_help() or name == "--output_dir"

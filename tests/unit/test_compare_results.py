@@ -1,0 +1,112 @@
+"""compare.json holds every run once, is there whole at any moment, and tells scores that are not finite."""
+
+import json
+import math
+
+import pytest
+
+from hf_mtl import InputError
+from hf_mtl.compare.report import report
+from hf_mtl.compare.results import Results, differences
+from hf_mtl.compare.runs import list_runs, make_arm
+
+DEMO = {"model_name_or_path": "embedded:demo", "task_set": "demo", "max_steps": "20", "use_cpu": "true"}
+
+
+@pytest.fixture(scope="module")
+def arms():
+    return [make_arm(name, DEMO, {}) for name in ("sum", "pcgrad")]
+
+
+def add(results, run, accuracy, **options):
+    scores = {"eval_reviews_accuracy": accuracy, "eval_pairs_pearson": 0.5}
+    results.add(run, scores, **{"seconds": 2.0, "memory": 2**30, "test": False, **options})
+
+
+def test_a_run_is_there_once_and_the_file_goes_on_from_what_it_held(tmp_path, arms):
+    results = Results(tmp_path / "new")
+    runs = list_runs(arms, [1, 2])
+    assert [results.entry(run.key) for run in runs] == [None] * 4
+    add(results, runs[0], 0.8)
+    add(results, runs[1], 0.9)
+    add(results, runs[0], 0.7)
+    results.write(arms)
+    again = Results(tmp_path / "new")
+    again.check(arms, with_test=False)
+    assert [again.entry(run.key) is None for run in runs] == [False, False, True, True]
+    assert again.entry(runs[0].key)["metrics"]["eval_reviews_accuracy"] == 0.7
+    assert again.runs == results.runs and len(again.runs) == 2
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["compare.json"]
+
+
+def test_a_write_that_is_cut_off_leaves_what_was_there(tmp_path, arms, monkeypatch):
+    results = Results(tmp_path)
+    add(results, list_runs(arms, [1])[0], 0.8)
+    results.write(arms)
+    before = (tmp_path / "compare.json").read_text()
+
+    def fail(*args, **options):
+        args[1].write('{"runs": [')
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("hf_mtl.compare.results.json.dump", fail)
+    with pytest.raises(OSError, match="No space"):
+        results.write(arms)
+    assert (tmp_path / "compare.json").read_text() == before
+
+
+def test_a_score_that_is_not_finite_is_no_seed_less(tmp_path, arms):
+    results = Results(tmp_path)
+    for run, accuracy in zip(list_runs(arms, [1, 2, 3]), (0.8, 0.9, 0.8, math.nan, 0.8, 0.9), strict=True):
+        add(results, run, accuracy)
+    results.write(arms)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads((tmp_path / "compare.json").read_text(), parse_constant=refuse)
+    row = content["differences"][0]
+    assert (row["mean"], row["low"], row["high"], row["seeds"], row["verdict"]) == (None, None, None, 3, "undecided")
+    assert math.isnan(differences(Results(tmp_path), arms)[0][3].mean)
+    assert "reviews cannot be compared with sum, as a score is not finite" in report("x", results, arms)
+
+
+def test_a_run_of_a_task_that_is_gone_is_refused(tmp_path, arms):
+    singles = make_arm("single", DEMO, {})
+    results = Results(tmp_path)
+    add(results, list_runs([singles], [1])[0], 0.8)
+    (tmp_path / "other").mkdir()
+    results.runs[0]["task"] = "polarity"
+    with pytest.raises(InputError, match=r"arm 'single', seed 1, task 'polarity' is no run of this recipe"):
+        results.check([singles, arms[0]], with_test=False)
+
+
+def test_a_run_twice_in_the_file_is_refused(tmp_path, arms):
+    results = Results(tmp_path)
+    add(results, list_runs(arms, [1])[0], 0.8)
+    results.write(arms)
+    content = json.loads((tmp_path / "compare.json").read_text())
+    (tmp_path / "compare.json").write_text(json.dumps({**content, "runs": content["runs"] * 2}))
+    with pytest.raises(InputError, match="arm 'sum', seed 1 is there twice"):
+        Results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gain", "deviation", "words"),
+    [
+        (0.0, 0.0, "+0.00 to +0.00): no difference can be told with 3 seeds; it would take more than 1,000; "),
+        (
+            0.001,
+            0.01,
+            "(95 % interval -2.38 to +2.58): no difference can be told with 3 seeds; it would take about 387",
+        ),
+        (-0.2, 0.01, "reviews is 20.00 points below sum (95 % interval -22.48 to -17.52), which is worse"),
+    ],
+)
+def test_the_sentence_says_what_can_be_told(tmp_path, arms, gain, deviation, words):
+    results = Results(tmp_path)
+    for run in list_runs(arms, [1, 2, 3]):
+        change = gain + deviation * (run.seed - 2) if run.arm.name == "pcgrad" else 0
+        add(results, run, 0.7 + change, seconds=3000)
+    text = report("x", results, arms)
+    assert words in text and "a seed takes 50 min and 1.00 GiB of memory at most." in text
