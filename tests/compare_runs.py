@@ -40,7 +40,7 @@ task_set: demo
 max_steps: 20
 learning_rate: 2e-3
 use_cpu: true
-hub_token: secret
+hub_token: hf_token_of_mine
 report_to: all
 """
 

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,9 +97,9 @@ def test_the_report_says_what_was_measured_in_a_sentence_for_each_arm(compare):
     )
     printed = compare("single,sum,pcgrad", "3")
     (line,) = [line for line in printed.splitlines() if line.startswith("- pcgrad: ")]
-    assert "pairs pearson is 68.07 with a standard deviation of 1.79 over 3 seeds; " in line
+    assert "pairs pearson is 68.07 with a standard deviation of 1.91 over 3 seeds; " in line
     assert "pairs is 1.07 points above single (95 % interval +0.44 to +1.69), which is better; " in line
-    assert " a seed takes 0 s and 0.0" in line and line.endswith(" GiB of memory at most.")
+    assert " a seed takes 0 s and 0." in line and line.endswith(" GiB of memory at most.")
 
 
 def test_runs_have_the_arms_arguments_and_neither_trackers_nor_the_hub(compare, tmp_path):
@@ -160,6 +162,12 @@ def test_a_finished_run_is_not_repeated_even_without_its_folder(compare, content
     compare("sum,pcgrad", "5")
     assert keys(content())[-2:] == [("sum", 5, None), ("pcgrad", 5, None)]
     assert [row["seeds"] for row in content()["differences"]] == [4, 4]  # every seed that both arms have
+
+
+def test_no_secret_is_written(compare, tmp_path):
+    compare("sum,mgda", "1")
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert written and not [path for path in written if b"hf_token_of_mine" in path.read_bytes()]
 
 
 def test_the_first_arm_is_what_the_others_are_compared_with(compare, content, monkeypatch):
@@ -280,6 +288,32 @@ def test_a_recipe_may_be_a_packaged_one(compare, tmp_path, monkeypatch, capsys):
     main(["demo", "--arms", "sum,mgda", "--seeds", "1", "--use_cpu"])
     assert capsys.readouterr().out.startswith("# demo: sum, mgda\n")
     assert (tmp_path / "out" / "demo" / compare_command.REPORT).is_file()
+
+
+def test_a_comparison_that_the_user_stops_ends_its_runs_and_says_how_to_go_on(compare, tmp_path, monkeypatch, capsys):
+    (tmp_path / "sleep.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
+    monkeypatch.setattr(children, "COMMAND", [sys.executable, "-S", str(tmp_path / "sleep.py")])
+    logs = [tmp_path / "out" / arm / "seed-1" / "run.log" for arm in ("sum", "mgda")]
+
+    def stop(self):
+        if all(log.exists() and log.read_text().endswith("\n") for log in logs):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(children.Children, "ended", stop)
+    words = ["compare", str(tmp_path / "recipe.yaml"), "--arms", "sum,mgda", "--seeds", "1", "--parallel", "2"]
+    assert cli([*words, "--output_dir", str(tmp_path / "out")]) == 130
+    assert "hf-mtl: stopped; the same command goes on with the runs that are left" in capsys.readouterr().err
+    for log in logs:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(log.read_text()), 0)
+
+
+def test_without_matplotlib_there_is_no_picture_and_one_line_says_so(compare, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with caplog.at_level(logging.WARNING, logger="hf_mtl"):
+        compare()
+    assert len([line for line in caplog.messages if "compare.png is not drawn" in line]) == 1
+    assert (tmp_path / "out" / "compare.md").exists() and not (tmp_path / "out" / "compare.png").exists()
 
 
 def test_the_page_is_true(compare, content, tmp_path, monkeypatch, capsys):
