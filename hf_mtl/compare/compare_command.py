@@ -94,10 +94,10 @@ def _recipe(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, An
 
 def _output_dir(recipe: Mapping[str, Any]) -> Path:
     """Where the comparison lies; the recipe is checked as a whole on the way, and its plugins are loaded."""
-    folder = {"output_dir": recipe["output_dir"]} if "output_dir" in recipe else {}
-    checked = {**child_arguments(settings_of(recipe), seed=0, folder="", with_test=False, saves=True), **folder}
-    if not folder:
+    if "output_dir" not in recipe:
         raise InputError("output_dir is not given; wanted --output_dir, or the recipe's")
+    folder, settings = recipe["output_dir"], settings_of(recipe)
+    checked = child_arguments(settings, seed=0, folder=folder, with_test=False, saves=True)
     _, _, args = parse_values(checked, "the recipe")
     return Path(args.output_dir)
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..data.batch_sampler import OneTaskBatches
 from ..data.task_rows import TaskRows
-from ..errors import unknown_name_error
+from ..errors import InputError, unknown_name_error
 from ..tasks.spec import TaskSpec, with_loss_weights
 from .arguments import DataArguments, MultiTaskTrainingArguments
 from .batches import train_sampler, training_rows
@@ -47,13 +47,15 @@ def chosen_tasks(
     """The tasks that a run trains and scores: all of them, or the one of `--alone`, whose loss weight alone is kept.
 
     Raises:
-        InputError: where that is none of them.
+        InputError: where that is none of them, and on several processes.
     """
     alone = data_args.alone
     if alone is None:
         return list(all_tasks)
     if alone not in [spec.name for spec in all_tasks]:
         raise unknown_name_error("task in alone:", alone, [spec.name for spec in all_tasks])
+    if args.world_size > 1:  # accelerate deals batches of one size only
+        raise InputError(f"alone is {alone!r} on {args.world_size} processes, wanted one process")
     weights = args.options("loss_weights")
     with_loss_weights(all_tasks, weights)  # refuses those of other tasks
     args.loss_weights = {alone: weights[alone]} if alone in weights else None

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_mtl import InputError, MultiTaskTrainer
+from hf_mtl import InputError, MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_mtl.data.collator import TaskCollator
 from hf_mtl.training.alone import AloneTrainer
 from hf_mtl.training.run import main
@@ -96,3 +96,9 @@ def test_what_is_no_task_is_refused_before_anything_is_loaded(tmp_path, flags, m
     with pytest.raises(InputError, match=message):
         main([*SHORT, *flags, "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(MultiTaskTrainingArguments, "world_size", 2)
+    with pytest.raises(InputError, match="alone is 'pairs' on 2 processes, wanted one process"):
+        main([*SHORT, "--alone", "pairs", "--output_dir", str(tmp_path / "out")])

@@ -274,6 +274,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(compare, 
     assert not (tmp_path / "out").exists()
 
 
+def test_without_an_output_folder_it_says_so(compare, tmp_path):
+    with pytest.raises(InputError, match="output_dir is not given; wanted --output_dir, or the recipe's"):
+        main([str(tmp_path / "recipe.yaml"), "--arms", "sum,mgda", "--seeds", "1"])
+
+
 def test_the_command_has_the_exit_codes_of_the_others(compare, tmp_path, capsys):
     recipe = str(tmp_path / "recipe.yaml")
     words = ["compare", recipe, "--seeds", "1", "--output_dir", str(tmp_path / "out")]
