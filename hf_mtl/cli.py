@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -196,7 +197,7 @@ def _token_counter(
     """A tokenizer, where its model cuts, and the model's heads: of the model named, or of what training would take."""
     if name is None and all(spec.dataset == EMBEDDED for spec in specs):
         return demo_tokenizer(), DEFAULT_LENGTH, {}
-    options = {"local_files_only": name is None}
+    options: dict[str, Any] = {"local_files_only": name is None}
     try:
         tokenizer = load_tokenizer(name or DEFAULT_ENCODER, **options)
     except InputError:

@@ -174,10 +174,17 @@ def _check_weights(name: str, opener: str, options: dict[str, Any]) -> None:
         check_weight_files(Path(name), f"model_name_or_path {name!r}", opener)
 
 
-def load_config(name_or_path: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
-    """The configuration at a folder or Hub id, without running code of theirs; InputError with the reason if none."""
+def load_config(name_or_path: str | os.PathLike[str], *, what: str = "", **options: Any) -> PreTrainedConfig:
+    """The configuration at a folder or Hub id, without running code of theirs; InputError with the reason if none.
+
+    Args:
+        name_or_path: folder or Hub id.
+        what: what the user calls it, for messages; its model_name_or_path unless given.
+        options: for `from_pretrained`.
+    """
     name = str(name_or_path)
-    what, known = f"model_name_or_path {name!r}", {k: v for k, v in options.items() if k in _CONFIG_OPTIONS}
+    what = what or f"model_name_or_path {name!r}"
+    known = {k: v for k, v in options.items() if k in _CONFIG_OPTIONS}
     if "subfolder" not in options:
         check_source(name, what)
     with loading(name, what):
@@ -191,16 +198,23 @@ def load_config(name_or_path: str | os.PathLike[str], **options: Any) -> PreTrai
         return AutoConfig.from_pretrained(name, trust_remote_code=False, **known)
 
 
-def load_tokenizer(name_or_path: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer at a folder or Hub id, with a token to pad with; InputError when there is none."""
+def load_tokenizer(name_or_path: str | os.PathLike[str], *, what: str = "", **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer at a folder or Hub id, with a token to pad with; InputError when there is none.
+
+    Args:
+        name_or_path: folder or Hub id.
+        what: as in `load_config`.
+        options: for `from_pretrained`.
+    """
     name = str(name_or_path)
+    what = what or f"model_name_or_path {name!r}"
     if os.path.isdir(name):
-        check_text_files(Path(name), f"model_name_or_path {name!r}")
-    with loading(name, f"the tokenizer of model_name_or_path {name!r}"):
+        check_text_files(Path(name), what)
+    with loading(name, f"the tokenizer of {what}"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     # Where there are no tokenizer files, transformers makes a tokenizer that knows special tokens only.
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 10:
-        raise InputError(f"model_name_or_path {name!r} holds no tokenizer; wanted its files beside the model's")
+        raise InputError(f"{what} holds no tokenizer; wanted its files beside the model's")
     if tokenizer.pad_token_id is None:
         _give_pad_token(tokenizer, name, options)
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,18 @@ class TaskRows(torch.utils.data.Dataset[Rows]):
         self._names = list(self.tasks)
         self._ends = np.cumsum(list(self.sizes.values()))
         self._starts = self._ends - list(self.sizes.values())
+
+    def with_column(self, name: str, cells: Mapping[str, NDArray[Any]]) -> TaskRows:
+        """The same rows, not copied, with one more column for some tasks.
+
+        Args:
+            name: of the column, which these tasks do not have.
+            cells: task -> its cells, in the order of its rows. *Shape:* (rows, ...)
+        """
+        rows = copy.copy(self)
+        columns = self._columns.items()
+        rows._columns = {task: {**own, **({name: cells[task]} if task in cells else {})} for task, own in columns}
+        return rows
 
     def __len__(self) -> int:
         return int(self._ends[-1])

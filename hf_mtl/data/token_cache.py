@@ -82,7 +82,7 @@ def token_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBas
     Those are the texts themselves, the tokenizer's state, the length, the versions, and the code of plugins and of a
     head's own encoding.
     """
-    state = _state(tokenizer)
+    state = tokenizer_state(tokenizer)
     if state is None or not datasets.is_caching_enabled():
         return None
     kind, names = type(tokenizer), tokenizer.model_input_names
@@ -110,7 +110,7 @@ def own_code(encode: Callable[..., Any]) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
-def _state(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Vocabulary and rules of a fast tokenizer; None of a slow one, and of one with parts in Python."""
     try:
         whole: str = tokenizer.backend_tokenizer.to_str()

@@ -29,6 +29,7 @@ class ClassificationHead(LinearHead):
     """
 
     options: ClassVar[tuple[str, ...]] = (*LinearHead.options, "class_weights", "label_smoothing")
+    takes_teacher = True
     class_weights: Tensor | None
 
     def __init__(
@@ -84,11 +85,14 @@ class ClassificationHead(LinearHead):
         return None if self.class_weights is None else self.class_weights.float()
 
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
-        """The cross-entropy, and the rows. *Shapes:* (rows, classes), (rows,)
+        """The cross-entropy, and the rows. *Shapes:* (rows, classes), (rows,) or (rows, classes)
 
         Class weights and label smoothing are torch's, but for the divisor: rows, and not the weights' sum, so that a
-        task's share in the joint gradient does not depend on the classes that a batch happens to have.
+        task's share in the joint gradient does not depend on the classes that a batch happens to have. Labels of
+        (rows, classes) are what `mix` gave, which has both in it.
         """
+        if labels.ndim == 2:
+            return F.cross_entropy(logits.float(), labels, reduction="sum"), self.num_units(labels)
         total = F.cross_entropy(
             logits.float(),
             labels.to(self.label_dtype),
@@ -97,6 +101,23 @@ class ClassificationHead(LinearHead):
             reduction="sum",
         )
         return total, self.num_units(labels)
+
+    def teach(self, logits: Tensor) -> Tensor:
+        """The probabilities. *Shape:* (rows, classes) -> (rows, classes)"""
+        return logits.float().softmax(dim=-1)
+
+    def mix(self, labels: Tensor, taught: Tensor, share: float) -> Tensor:
+        """The factor on each class's negative log-likelihood. *Shapes:* (rows,), (rows, classes) -> (rows, classes)
+
+        Without options it is the distribution `share * taught + (1 - share) * one_hot(labels)`. A class weight is on
+        the loss of its class's rows, the teacher's share of it too. Label smoothing is of the row's own label alone:
+        what a teacher says is smooth already.
+        """
+        labels = labels.to(self.label_dtype)
+        weights = torch.ones_like(taught[0]) if self.class_weights is None else self.class_weights.float()
+        of_rows, smoothing = weights[labels].unsqueeze(-1), self.spec.label_smoothing or 0.0
+        own = (1 - smoothing) * of_rows * F.one_hot(labels, len(weights)) + smoothing / len(weights) * weights
+        return share * of_rows * taught + (1 - share) * own
 
     def decode(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The index of the likeliest class. *Shape:* (rows, classes) -> (rows,)"""

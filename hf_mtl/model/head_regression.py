@@ -14,6 +14,7 @@ class RegressionHead(ValueHead, LinearHead):
     """One output of a linear layer, the squared error or another loss, a value in the label's range."""
 
     options: ClassVar[tuple[str, ...]] = (*LinearHead.options, "loss")
+    takes_teacher = True
 
     @classmethod
     def width(cls, spec: HeadSpec) -> int:

@@ -29,6 +29,7 @@ class SimilarityHead(ValueHead):
     """
 
     options = ("pooling", "loss")
+    takes_teacher = True
 
     def __init__(self, spec: HeadSpec, encoder_width: int, pooling: str = "mean", dropout: float = 0.0) -> None:
         super().__init__(spec, encoder_width, pooling, dropout)

@@ -161,12 +161,15 @@ class Head(nn.Module, ABC):
         options: those of `OPTIONS` that a task of this kind may have.
         default_loss: the `loss` that a task has without the option; "" of a kind that does not have it.
         takes_words: whether a row is a list of words; `pipeline_inputs.Words` holds one.
+        takes_teacher: whether `teach` and `mix` are right for this very class. It is read from the class itself: a
+            subclass may have a loss of its own, and says so anew.
     """
 
     label_dtype: ClassVar[torch.dtype] = torch.long
     options: ClassVar[tuple[str, ...]] = ("pooling",)
     default_loss: ClassVar[str] = ""
     takes_words: ClassVar[bool] = False
+    takes_teacher: ClassVar[bool] = False
 
     def __init__(
         self, spec: HeadSpec, encoder_width: int, pooling: str = "mean", dropout: float = 0.0, **base: Any
@@ -216,6 +219,23 @@ class Head(nn.Module, ABC):
             logits: what `forward` gave, on any device.
             labels: in `label_dtype`. *Shape:* (rows, ...)
         """
+
+    def teach(self, logits: Tensor) -> Tensor:
+        """What a student is taught of each row, from the logits of its teacher: the predictions, unless overridden.
+
+        *Shape:* (rows, ...) -> (rows,) or (rows, numbers)
+        """
+        return self.decode(logits)
+
+    def mix(self, labels: Tensor, taught: Tensor, share: float) -> Tensor:
+        """Labels for `loss` between the rows' own and what a teacher says; numbers in between, unless overridden.
+
+        Args:
+            labels: the rows' own. *Shape:* (rows,)
+            taught: what `teach` gave for these rows. *Shape:* (rows,) or (rows, numbers)
+            share: of the teacher, from 0 to 1.
+        """
+        return share * taught + (1 - share) * labels
 
     def num_units(self, labels: Tensor) -> int | Tensor:
         """The units in `labels`, as `loss` counts them, known before any forward: rows unless overridden."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ def check_values(args: TrainingArguments) -> None:
         value = getattr(args, name, None)  # transformers 5.17 has no activation_checkpointing_kwargs
         if isinstance(value, str):
             _check_object(name, value, file_will_do=name in _OBJECTS_OR_FILES)
+
+
+def check_folders(name: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """Task -> a folder or Hub id, as text; InputError for anything else."""
+    for task, value in given.items():
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            raise InputError(
+                f"{name}: {value!r} for task {task!r} is no folder and no Hub id; of a folder that is called like a "
+                "number, write ./NUMBER"
+            )
+    return {task: os.fspath(value) for task, value in given.items()}
 
 
 def _check_name(argument: str, value: object, known: Any) -> None:

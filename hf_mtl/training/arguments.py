@@ -19,7 +19,7 @@ from ..kernels.strategy import CPU_KERNELS
 from ..model.pooling import POOLINGS
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
-from .argument_checks import MOST, check_schedule, check_trackers, check_values
+from .argument_checks import MOST, check_folders, check_schedule, check_trackers, check_values
 from .optimizers import optimizer_class
 from .schedule import UnfreezeSchedule
 from .soup import check_soup
@@ -38,7 +38,7 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-OPTION_FIELDS = ("gradient_method_args", "loss_weights", "task_sampling_args", "optimizer_args")
+OPTION_FIELDS = ("gradient_method_args", "loss_weights", "task_sampling_args", "optimizer_args", "teachers")
 
 
 @dataclass(kw_only=True)
@@ -132,6 +132,11 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     soup: int = _option(
         0, "Make the final model of the means of the so many best checkpoints on eval_average; 0 is off."
     )
+    teachers: Options = _option(
+        None,
+        "Distillation with teacher annealing: task -> folder or Hub id of a saved model that answers it, as JSON, e.g. "
+        '\'{"sst2": "out-sst2"}\'; tasks without a teacher train as ever.',
+    )
 
     cpu_kernels: str = _option(
         "auto",
@@ -188,6 +193,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
                 self.lr_scheduler_type: Any = SchedulerType.LINEAR
         for name in OPTION_FIELDS:
             setattr(self, name, self.options(name))
+        self.teachers = check_folders("teachers", self.options("teachers"))
         self._check_choices()
         config: Any = self.accelerator_config
         try:

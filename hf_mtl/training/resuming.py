@@ -26,7 +26,8 @@ from .learning_rates import LEVERS as RATES
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
 # Beside the encoder, the tasks, the heads and a method with memory: what the state of a checkpoint has no meaning for.
-REFUSED = ("optimizer class", "pooling", "metric_for_best_model", "greater_is_better")
+# Teachers stand here by what they are, not where: the state would go on, towards other labels.
+REFUSED = ("optimizer class", "pooling", "metric_for_best_model", "greater_is_better", "teachers")
 # Optimizers and schedules keep these in their state, which is loaded.
 KEPT = (
     "learning_rate",

@@ -33,6 +33,7 @@ from .progress import BarHandler
 from .recipes import with_recipe
 from .run_model import heads_to_keep, load_model_and_tokenizer, refuse_fresh_heads
 from .run_results import closing_table, write_predictions
+from .teacher_checks import check_teachers
 from .trainer import MultiTaskTrainer
 from .watched_metric import go_without_evaluations
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str], *, command: str = SCRIPT) -> None:
     model, tokenizer = load_model_and_tokenizer(model_args, tasks)
     limit = training_max_length(data_args.max_seq_length, tokenizer, model.config.encoder_config)
     model.config.max_seq_length = limit
+    if args.do_train:
+        check_teachers(args, model, {spec.name: spec for spec in tasks}, tokenizer)  # before all rows are tokenised
     data = load_data(all_tasks, tokenizer, limit, data_args, args, reads)
     del reads  # and the tables with it
     make_trainer: Any = MultiTaskTrainer

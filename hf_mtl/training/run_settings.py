@@ -43,12 +43,14 @@ class RunSettings:
 
     Attributes:
         optimizer_class: the optimizer's, with its module; set when the trainer is built.
+        teachers: task -> a digest of its teacher; set when the trainer is built.
         changes: of settings, as [step, setting, before, now].
     """
 
     def __init__(self, args: MultiTaskTrainingArguments, model: MultiTaskModel, tasks: Mapping[str, TaskSpec]) -> None:
         self.args, self.model, self.tasks = args, model, tasks
         self.optimizer_class = ""
+        self.teachers: dict[str, str] = {}
         self.changes: list[list[Any]] = []
         self._encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
         self._rates: list[float] = []
@@ -58,6 +60,7 @@ class RunSettings:
         """What the result follows from, beside the data and the order of the batches."""
         others = {
             "optimizer class": self.optimizer_class,
+            "teachers": self.teachers,
             "loss weights": {name: spec.loss_weight for name, spec in self.tasks.items()},
             "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
         }

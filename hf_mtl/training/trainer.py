@@ -48,6 +48,7 @@ from .schedule import UnfreezeSchedule
 from .soup import make_soup
 from .step_callback import StepCallback
 from .step_statistics import tokens_seen
+from .teachers import Teachers
 from .trainer_checks import (
     NO_SEARCH,
     check_arguments,
@@ -116,6 +117,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.evaluator = TaskEvaluator(model, self.tasks, functions, with_loss=stock_loss)
         self.publisher = Publisher(args, model.config, tasks)
         self.settings = RunSettings(args, model, self.tasks)
+        self.teachers = Teachers(args, model, self.tasks, processing_class, trains=train_dataset is not None)
+        self.settings.teachers = self.teachers.digests
         self.pusher = CheckpointPusher()
         self.average = WeightAverage(model)
         self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
@@ -224,7 +227,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
         self.batch_sampler = self.make_batch_sampler(rows, args, self._train_batch_size)
         batches = {"batch_sampler": self.batch_sampler, "persistent_workers": args.dataloader_persistent_workers}
-        return self.accelerator.prepare(make_loader(rows, self.data_collator, args, **batches))
+        loader = make_loader(self.teachers.with_answers(rows), self.data_collator, args, **batches)
+        return self.accelerator.prepare(loader)
 
     def make_batch_sampler(self, rows: TaskRows, args: MultiTaskTrainingArguments, batch_size: int) -> TrainSampler:
         """Deals the training rows; InputError for arguments that give no batches."""
@@ -287,7 +291,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         # DeepSpeed would divide by the micro-batches, which the row counts have done.
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         losses = self.step.run(
-            self._prepare_inputs(inputs),
+            self.teachers.mixed(self._prepare_inputs(inputs), self.state.global_step, self.state.max_steps),
             backward=functools.partial(accelerator.backward, **options),
             sync=accelerator.sync_gradients,
             scaler=accelerator.scaler,
