@@ -40,17 +40,22 @@ class RunSettings:
         args: of the run.
         model: as it is before the training.
         tasks: task -> its declaration.
+        teachers: task -> a digest of its teacher.
 
     Attributes:
         optimizer_class: the optimizer's, with its module; set when the trainer is built.
-        teachers: task -> a digest of its teacher; set when the trainer is built.
         changes: of settings, as [step, setting, before, now].
     """
 
-    def __init__(self, args: MultiTaskTrainingArguments, model: MultiTaskModel, tasks: Mapping[str, TaskSpec]) -> None:
-        self.args, self.model, self.tasks = args, model, tasks
+    def __init__(
+        self,
+        args: MultiTaskTrainingArguments,
+        model: MultiTaskModel,
+        tasks: Mapping[str, TaskSpec],
+        teachers: Mapping[str, str],
+    ) -> None:
+        self.args, self.model, self.tasks, self.teachers = args, model, tasks, teachers
         self.optimizer_class = ""
-        self.teachers: dict[str, str] = {}
         self.changes: list[list[Any]] = []
         self._encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
         self._rates: list[float] = []

@@ -116,9 +116,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             check_own_loss(self.compute_loss, shards=shards_gradients(model, args))
         self.evaluator = TaskEvaluator(model, self.tasks, functions, with_loss=stock_loss)
         self.publisher = Publisher(args, model.config, tasks)
-        self.settings = RunSettings(args, model, self.tasks)
         self.teachers = Teachers(args, model, self.tasks, processing_class, trains=train_dataset is not None)
-        self.settings.teachers = self.teachers.digests
+        self.settings = RunSettings(args, model, self.tasks, self.teachers.digests)
         self.pusher = CheckpointPusher()
         self.average = WeightAverage(model)
         self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
