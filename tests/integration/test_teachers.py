@@ -27,6 +27,9 @@ KINDS = {
 }
 
 
+SCORES = ("_loss", "accuracy", "pearson", "spearman", "average")
+
+
 @pytest.fixture(autouse=True)
 def no_answers_yet(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -54,10 +57,12 @@ def forwards(monkeypatch):
 
 @pytest.fixture
 def make(specs, rows, make_model, make_arguments, tokenizer, tmp_path):
-    """A trainer of the demo's tasks, taught unless told otherwise; changes go to the declaration of pairs."""
+    """A trainer of the demo's tasks, taught unless told otherwise; changes go to the declarations of pairs and reviews."""
 
-    def trainer(changes=None, *, dropout=0.0, seed=0, model=None, given=None, cls=Remembering, **arguments):
-        tasks = [specs[0], dataclasses.replace(specs[1], **(changes or {}))]
+    def trainer(
+        changes=None, *, of_reviews=None, dropout=0.0, seed=0, model=None, given=None, cls=Remembering, **arguments
+    ):
+        tasks = [dataclasses.replace(specs[0], **(of_reviews or {})), dataclasses.replace(specs[1], **(changes or {}))]
         teacher = tmp_path / "teacher"
         if not teacher.exists():
             save_teacher(make_model(tasks, dropout=0.5, seed=3), tokenizer, teacher)
@@ -119,6 +124,33 @@ def test_the_gradient_of_a_step_is_that_of_the_loss_written_by_hand(make, change
         return 0.75 * teachers + 0.25 * of_reviews.loss + of_pairs
 
     assert_step_is_backward_of(trainer, batch, loss)
+
+
+def test_balanced_class_weights_are_on_both_parts_of_a_rows_loss_and_smoothing_on_its_label_alone(
+    make, rows, monkeypatch
+):
+    reviews = rows["train"]["reviews"]
+    few = reviews.select([row for row, label in enumerate(reviews["labels"]) if label == 0 or row % 5 == 0])
+    options = {"of_reviews": {"class_weights": "balanced", "label_smoothing": 0.2}}
+    options["given"] = {**rows["train"], "reviews": few}
+    trainer = make(**options, gradient_method="sum", learning_rate=1e-9, cls=MultiTaskTrainer)
+    (batch,) = batches_of(trainer)
+    trainer.state.global_step, trainer.state.max_steps = 3, 4
+    counts = np.bincount(trainer.train_dataset.tasks["reviews"]["labels"][:])
+    weights = torch.tensor(counts.sum() / (2 * counts), dtype=torch.float32)
+    assert weights[1] > 2 * weights[0]
+
+    def loss(trainer):
+        inputs = {name: v for name, v in batch["reviews"].items() if name not in ("teacher", "labels")}
+        log_p, labels = trainer.model(task="reviews", **inputs).logits.log_softmax(dim=1), batch["reviews"]["labels"]
+        teachers = -(weights[labels] * (batch["reviews"]["teacher"] * log_p).sum(dim=1)).mean()
+        own = F.cross_entropy(log_p, labels, weights, label_smoothing=0.2, reduction="none").mean()
+        pairs = {name: v for name, v in batch["pairs"].items() if name != "teacher"}
+        between = 0.25 * batch["pairs"]["teacher"] + 0.75 * pairs["labels"]
+        return 0.25 * teachers + 0.75 * own + trainer.model(task="pairs", **{**pairs, "labels": between}).loss
+
+    assert_step_is_backward_of(trainer, batch, loss)
+    assert_same(trainer, [batch], monkeypatch)
 
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
@@ -254,7 +286,7 @@ def test_the_training_sample_is_scored_against_its_own_labels(make, rows):
     for teachers in (None, make().args.teachers):
         trainer = make(teachers=teachers, cls=MultiTaskTrainer)
         trainer.eval_dataset = copy.copy(rows["validation"])
-        scores.append({name: v for name, v in trainer.evaluate().items() if not name.endswith(("runtime", "second"))})
+        scores.append({name: v for name, v in trainer.evaluate().items() if name.endswith(SCORES)})
     assert scores[0] == scores[1] and "train_reviews_loss" in scores[0]
 
 

@@ -15,7 +15,14 @@ from hf_mtl.training import run as training_run
 from hf_mtl.training.argument_parser import parse_arguments
 
 pytestmark = pytest.mark.usefixtures("transformers_speaks_again")
-SHORT = ["--use_cpu", "--train_metric_rows=16", "--max_steps=8", "--do_eval=false", "--do_predict=false"]
+SHORT = [
+    "--use_cpu",
+    "--disable_tqdm=false",
+    "--train_metric_rows=16",
+    "--max_steps=8",
+    "--do_eval=false",
+    "--do_predict=false",
+]
 TASKS = """
 defaults: {dataset: "embedded:demo", splits: {train: "train[:400]", validation: "validation[:40]"}}
 tasks:
