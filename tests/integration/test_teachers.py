@@ -57,7 +57,7 @@ def forwards(monkeypatch):
 
 @pytest.fixture
 def make(specs, rows, make_model, make_arguments, tokenizer, tmp_path):
-    """A trainer of the demo's tasks, taught unless told otherwise; changes go to the declarations of pairs and reviews."""
+    """A trainer of the demo's tasks, taught unless told otherwise; changes are those of pairs."""
 
     def trainer(
         changes=None, *, of_reviews=None, dropout=0.0, seed=0, model=None, given=None, cls=Remembering, **arguments
