@@ -1,5 +1,7 @@
 """An arm is the recipe with a few arguments changed; what cannot be one is refused before anything runs."""
 
+import json
+
 import pytest
 import yaml
 
@@ -149,3 +151,12 @@ def test_flags_become_the_values_of_a_file():
         flag_values(["--max_stpes", "5"])
     with pytest.raises(InputError, match="argument 'stray' belongs to no flag"):
         flag_values(["stray"])
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_single_has_its_own_teacher_and_no_other(as_text):
+    teachers = {"pairs": "a-model"}
+    recipe = {**DEMO, "teachers": json.dumps(teachers) if as_text else teachers}
+    assert single_arguments("pairs", recipe, {}, TASKS)["teachers"] == teachers
+    assert single_arguments("reviews", recipe, {}, TASKS)["teachers"] is None
+    assert set(make_arm("single", recipe, {}).settings) == {"reviews", "pairs"}
