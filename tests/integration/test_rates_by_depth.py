@@ -95,6 +95,16 @@ def test_heads_alone_may_have_a_rate_of_their_own(make_trainer):
     assert {id(p) for group in groups[2:] for p in group["params"]} == of_heads
 
 
+@pytest.mark.parametrize("optimizer", [None, "lion"])
+def test_the_base_rate_is_logged_where_nothing_trains_at_it(make_trainer, make_model, optimizer):
+    model = make_model()
+    model.encoder.requires_grad_(False)
+    trainer = make_trainer(model, head_lr_multiplier=5.0, max_steps=2, optimizer=optimizer)
+    trainer.train()
+    assert [row["learning_rate"] for row in trainer.state.log_history if "loss" in row] == [1e-3, 5e-4]
+    assert not torch.equal(model.heads["pairs"].weight, make_model().heads["pairs"].weight)
+
+
 @pytest.mark.parametrize("kind", ["linear", "reduce_lr_on_plateau", "cosine_with_min_lr"])
 def test_a_resumed_run_ends_bit_equal(make_trainer, make_model, tmp_path, kind):
     settings = {**RATES, **RUN, **SAVING, "lr_scheduler_type": kind, "eval_strategy": "steps", "eval_steps": 1}
