@@ -31,8 +31,9 @@ def report(title: str, results: Results, arms: Sequence[Arm]) -> str:
         "Scores on the validation rows: mean ± standard deviation over the seeds (their number).",
     ]
     lines += ["", *_score_table(results, arms, "eval")]
-    if tested := _score_table(results, arms, "test")[2:]:
-        lines += ["", "On the test rows:", "", *_score_table(results, arms, "test")[:2], *tested]
+    tested = _score_table(results, arms, "test")
+    if len(tested) > 2:  # lines of a header
+        lines += ["", "On the test rows:", "", *tested]
     lines += ["", f"## Against {arms[0].name}", ""]
     lines += [_ABOUT.format(arms[0].name), "", *_difference_table(compared)]
     lines += ["", "## In words", "", *(f"- {sentence(arm, results, compared)}" for arm in arms)]
