@@ -17,9 +17,10 @@ from datasets import Dataset
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from ..tasks.column_slices import add_to_digest
+
 logger = logging.getLogger(__name__)
 Column = NDArray[np.float32]
-_ROWS_AT_ONCE = 10_000
 _DIGEST_SIZE = 32
 
 
@@ -34,10 +35,7 @@ def column_file(folder: str, facts: Iterable[str]) -> Path | None:
 def rows_digest(rows: Dataset, columns: Sequence[str]) -> str:
     """The same for the same cells in the same order, however the table is divided."""
     digest = hashlib.sha256(repr(list(columns)).encode())
-    table = rows.select_columns(list(columns)).with_format("arrow")[:]
-    for start in range(0, len(table), _ROWS_AT_ONCE):  # a copy of all rows may be large
-        for batch in table.slice(start, _ROWS_AT_ONCE).combine_chunks().to_batches():
-            digest.update(batch.serialize())
+    add_to_digest(digest, rows.select_columns(list(columns)))
     return digest.hexdigest()
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..model.encoding import ENCODING_VERSION
 from ..plugins import plugins_digest
-from ..tasks.column_slices import AT_ONCE
+from ..tasks.column_slices import add_to_digest
 from ..tasks.columns import table_rows
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
@@ -95,10 +95,7 @@ def token_file(spec: TaskSpec, texts: Dataset, tokenizer: PreTrainedTokenizerBas
         facts += [code, repr(spec.head)]
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(state.encode())
-    cells = texts.with_format("arrow")
-    for start in range(0, len(texts), AT_ONCE):
-        for batch in cells[start : start + AT_ONCE].combine_chunks().to_batches():
-            digest.update(batch.serialize())
+    add_to_digest(digest, texts)
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / "tokens" / f"{digest.hexdigest()[:32]}.arrow"
 
 
