@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS
 from ..training.argument_parser import argument_types
-from ..training.arguments import MultiTaskTrainingArguments, read_options
+from ..training.arguments import MultiTaskTrainingArguments
 
 Arguments = dict[str, Any]  # argument -> value, as a file of arguments has it
 SINGLE = "single"
@@ -110,8 +110,6 @@ def single_arguments(
     if any(watched.startswith(f"{other}_") for other in tasks if other != task) and not watched.startswith(f"{task}_"):
         given["metric_for_best_model"] = "eval_average"  # of the one task that is scored
         given.pop("greater_is_better", None)
-    if teachers := read_options("teachers", given.get("teachers")):
-        given["teachers"] = {task: teachers[task]} if task in teachers else None
     return given
 
 

@@ -105,7 +105,7 @@ def make_arm(name: str, recipe: Mapping[str, Any], blocks: Mapping[str, Mapping[
         specs = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
         identities[task] = {**_values_of(parsed, arguments), **_file_digests(data_args.task_set)}
         tasks += [spec for spec in specs if data_args.alone in (None, spec.name)]
-        if args.load_best_model_at_end:
+        if args.load_best_model_at_end or args.soup:
             saving.add(task)
     return Arm(name=name, tasks=tasks, settings=settings, saving=frozenset(saving), identities=identities)
 

@@ -44,7 +44,9 @@ class AloneTrainer(MultiTaskTrainer):
 def chosen_tasks(
     all_tasks: Sequence[TaskSpec], data_args: DataArguments, args: MultiTaskTrainingArguments
 ) -> list[TaskSpec]:
-    """The tasks that a run trains and scores: all of them, or the one of `--alone`, whose loss weight alone is kept.
+    """The tasks that a run trains and scores: all of them, or the one of `--alone`.
+
+    Of loss weights and teachers that of this task alone is kept.
 
     Raises:
         InputError: where that is none of them, and on several processes.
@@ -56,7 +58,11 @@ def chosen_tasks(
         raise unknown_name_error("task in alone:", alone, [spec.name for spec in all_tasks])
     if args.world_size > 1:  # accelerate deals batches of one size only
         raise InputError(f"alone is {alone!r} on {args.world_size} processes, wanted one process")
-    weights = args.options("loss_weights")
-    with_loss_weights(all_tasks, weights)  # refuses those of other tasks
-    args.loss_weights = {alone: weights[alone]} if alone in weights else None
+    with_loss_weights(all_tasks, args.options("loss_weights"))  # refuses those of other tasks
+    for task in args.options("teachers"):
+        if task not in [spec.name for spec in all_tasks]:
+            raise unknown_name_error("task in teachers:", task, [spec.name for spec in all_tasks])
+    for name in ("loss_weights", "teachers"):
+        own = {task: value for task, value in args.options(name).items() if task == alone}
+        setattr(args, name, own or None)
     return [spec for spec in all_tasks if spec.name == alone]

@@ -78,7 +78,8 @@ SHORT = ["demo", "--use_cpu", "--disable_tqdm=true", "--train_metric_rows=0", "-
 
 def test_the_flag_scores_the_one_task(tmp_path):
     out = tmp_path / "out"
-    main([*SHORT, "--alone", "pairs", "--loss_weights", '{"pairs": 2, "reviews": 3}', "--output_dir", str(out)])
+    of_tasks = ["--loss_weights", '{"pairs": 2, "reviews": 3}', "--teachers", '{"reviews": "not/asked/for"}']
+    main([*SHORT, "--alone", "pairs", *of_tasks, "--output_dir", str(out)])
     results = json.loads((out / "all_results.json").read_text())
     assert results["eval_average"] == results["eval_pairs_pearson"] and "eval_reviews_accuracy" not in results
     assert json.loads((out / "config.json").read_text())["tasks"][0]["name"] == "pairs"
@@ -90,6 +91,7 @@ def test_the_flag_scores_the_one_task(tmp_path):
     [
         (["--alone", "pair"], r"unknown task in alone: 'pair' \(did you mean 'pairs'\?\); choose from: pairs, reviews"),
         (["--alone", "pairs", "--loss_weights", '{"pear": 2}'], "unknown task in loss_weights: 'pear'"),
+        (["--alone", "pairs", "--teachers", '{"pear": "out"}'], "unknown task in teachers: 'pear'"),
     ],
 )
 def test_what_is_no_task_is_refused_before_anything_is_loaded(tmp_path, flags, message):

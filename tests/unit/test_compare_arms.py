@@ -1,7 +1,5 @@
 """An arm is the recipe with a few arguments changed; what cannot be one is refused before anything runs."""
 
-import json
-
 import pytest
 import yaml
 
@@ -153,10 +151,7 @@ def test_flags_become_the_values_of_a_file():
         flag_values(["stray"])
 
 
-@pytest.mark.parametrize("as_text", [False, True])
-def test_single_has_its_own_teacher_and_no_other(as_text):
-    teachers = {"pairs": "a-model"}
-    recipe = {**DEMO, "teachers": json.dumps(teachers) if as_text else teachers}
-    assert single_arguments("pairs", recipe, {}, TASKS)["teachers"] == teachers
-    assert single_arguments("reviews", recipe, {}, TASKS)["teachers"] is None
-    assert set(make_arm("single", recipe, {}).settings) == {"reviews", "pairs"}
+def test_a_soups_checkpoints_are_saved():
+    saves = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps", "save_steps": 10}
+    blocks = {"soup": {"soup": 2, **saves}, "none": saves}
+    assert make_arm("soup", DEMO, blocks).saving == {None} and make_arm("none", DEMO, blocks).saving == set()
