@@ -70,7 +70,7 @@ class ModelArguments:
 class DataArguments:
     """Which tasks, and where their rows are."""
 
-    task_set: str = _option("glue", "Set of tasks: glue, demo, or a YAML file of your own.")
+    task_set: str = _option("glue", "Tasks: glue, sst2_stsb (STS-B as similarity), demo, or a YAML file of your own.")
     tasks: list[str] | None = _option(None, "Tasks to train; sst2 and stsb of glue, all of any other set unless given.")
     alone: str | None = _option(
         None, "Train this one of the tasks alone, on the rows of it that every step of a training of all of them has."

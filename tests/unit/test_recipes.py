@@ -1,8 +1,10 @@
 """A recipe is found by its name alone, a file by its suffix; every recipe can be parsed."""
 
+import dataclasses
+
 import pytest
 
-from hf_mtl import InputError
+from hf_mtl import InputError, load_tasks
 from hf_mtl.cli import main as cli
 from hf_mtl.training.argument_parser import parse_arguments
 from hf_mtl.training.recipes import RECIPES, recipe_names, with_recipe
@@ -36,3 +38,9 @@ def test_a_name_that_is_no_recipe_lists_them(tmp_path, monkeypatch, capsys, name
 def test_every_recipe_can_be_parsed_and_overridden(name):
     _, data_args, args = parse_arguments(with_recipe([name, "--seed", "7", "--use_cpu"]))
     assert args.do_train and args.seed == 7 and data_args.task_set
+
+
+def test_sst2_stsb_is_glues_with_stsb_as_similarity():
+    found, of_glue = load_tasks("sst2_stsb"), load_tasks("glue", tasks=["sst2", "stsb"])
+    assert [spec.kind for spec in found] == ["classification", "similarity"]
+    assert [dataclasses.replace(spec, kind=other.kind) for spec, other in zip(found, of_glue, strict=True)] == of_glue

@@ -58,7 +58,7 @@ def test_tasks_come_in_the_order_asked_for_without_repeats():
 
 
 def test_every_task_set_of_the_package_can_be_read():
-    assert {path.stem for path in TASK_SETS.glob("*.yaml")} == {"glue", "demo"}
+    assert {path.stem for path in TASK_SETS.glob("*.yaml")} == {"glue", "demo", "sst2_stsb"}
     assert [spec.name for spec in load_tasks("demo")] == ["reviews", "pairs"]
 
 
