@@ -9,6 +9,7 @@ from pathlib import Path
 arguments = json.loads(Path(sys.argv[1]).read_text())
 folder, seed = Path(arguments["output_dir"]), arguments["seed"]
 print("this run has the seed", seed)
+print("they have a token:", os.environ.get("HF_TOKEN") == "_".join(["hf", "token", "of", "mine"]))
 if (folder.parent / "fails").exists() or os.environ.get("FAILS") == str(seed):
     print("ValueError: as it was asked to", file=sys.stderr)
     sys.exit(3)

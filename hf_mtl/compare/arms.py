@@ -107,7 +107,8 @@ def single_arguments(
     common, own = split_single(block, tasks)
     given = _changed(recipe, {"gradient_method": "sum", **common, **own.get(task, {}), "alone": task})
     watched = str(given.get("metric_for_best_model", "")).removeprefix("eval_")
-    if any(watched.startswith(f"{other}_") for other in tasks if other != task) and not watched.startswith(f"{task}_"):
+    # Where one name begins another, the metric is that of the longer one.
+    if max((name for name in tasks if watched.startswith(f"{name}_")), key=len, default=task) != task:
         given["metric_for_best_model"] = "eval_average"  # of the one task that is scored
         given.pop("greater_is_better", None)
     return given
@@ -128,7 +129,14 @@ def split_single(block: Mapping[str, Any], tasks: Collection[str]) -> tuple[Argu
 
 
 def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
-    """The recipe with changes; options of the gradient method go with the method that they are of."""
+    """The recipe with changes; options of the gradient method go with the method that they are of.
+
+    Raises:
+        InputError: for a change of what compare sets itself.
+    """
+    for name in NOT_THE_RECIPES:
+        if name in changes:
+            raise InputError(f"arms has {name} {changes[name]!r}, which compare sets for every run; leave it out")
     before = recipe.get("gradient_method", _default("gradient_method"))
     kept = dict(recipe)
     if changes.get("gradient_method", before) != before:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from ..training.argument_parser import flag_values, parse_values, starts_with_fi
 from ..training.checkpoints import lock_output_folder, unlock_output_folder
 from ..training.progress import BarHandler, score_text
 from ..training.recipes import with_recipe
-from .arms import SINGLE, check_arm_names, child_arguments, parse_arms, parse_seeds, settings_of
+from .arms import NOT_THE_RECIPES, SINGLE, check_arm_names, child_arguments, parse_arms, parse_seeds, settings_of
 from .children import Children, Outcome
 from .picture import draw_differences
 from .report import REPORT, report
@@ -89,16 +90,28 @@ def _recipe(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, An
     flags = flag_values(words[1:] if starts_with_file(words) else words)
     if "seed" in flags:
         raise InputError(f"--seed is {flags['seed']!r}; wanted --seeds, which names those of all runs")
+    if ignored := sorted(flags.keys() & set(NOT_THE_RECIPES) - {"output_dir", "hub_token", "do_train", "do_eval"}):
+        logger.warning("not taken from the command line, as every run has its own: %s", ", ".join(ignored))
     return {**values, **flags, **({"plugin": plugins} if plugins else {})}, blocks, words
 
 
 def _output_dir(recipe: Mapping[str, Any]) -> Path:
-    """Where the comparison lies; the recipe is checked as a whole on the way, and its plugins are loaded."""
+    """Where the comparison lies; the recipe is checked as a whole on the way, and its plugins are loaded.
+
+    A token is put where runs find it, which is no file.
+    """
     if "output_dir" not in recipe:
         raise InputError("output_dir is not given; wanted --output_dir, or the recipe's")
     folder, settings = recipe["output_dir"], settings_of(recipe)
     checked = child_arguments(settings, seed=0, folder=folder, with_test=False, saves=True)
-    _, _, args = parse_values(checked, "the recipe")
+    _, _, args = parse_values({**checked, "hub_token": recipe.get("hub_token")}, "the recipe")
+    if args.hub_token:
+        os.environ["HF_TOKEN"] = args.hub_token
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs are visible, and a run of a comparison takes one; set CUDA_VISIBLE_DEVICES=0, or to "
+            "another one"
+        )
     return Path(args.output_dir)
 
 

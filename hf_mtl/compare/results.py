@@ -154,14 +154,25 @@ def _read(folder: Path) -> dict[str, Any]:
         return {"runs": [], "arguments": {}}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        runs = [{**run, "metrics": dict(run["metrics"]), "seconds": float(run["seconds"])} for run in content["runs"]]
+        runs = list(map(_checked_entry, content["runs"]))
         _check_unique(map(key_of, runs))
-        return {"runs": runs, "arguments": dict(content.get("arguments", {}))}
+        return {"runs": runs, "arguments": {name: dict(each) for name, each in content.get("arguments", {}).items()}}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{str(path)!r} cannot be read as the results of a comparison: {type(error).__name__}: {error}; mend it, "
             "or choose another --output_dir"
         ) from error
+
+
+def _checked_entry(run: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `runs`; ValueError, KeyError, TypeError or AttributeError for what cannot be one."""
+    seed, seconds, digest, memory = run["seed"], float(run["seconds"]), run.get("arguments"), run.get("memory")
+    if not (isinstance(seed, int) and math.isfinite(seconds)):
+        raise ValueError(f"seed {seed!r} and seconds {seconds!r} of a run, wanted whole and finite numbers")
+    if not (isinstance(digest, str | None) and isinstance(memory, int | float | None)):
+        raise TypeError(f"arguments {digest!r} and memory {memory!r} of a run, wanted a text and a number, or null")
+    metrics = {str(name): None if value is None else float(value) for name, value in run["metrics"].items()}
+    return {**run, "arm": str(run["arm"]), "seconds": seconds, "metrics": metrics}
 
 
 def _check_unique(keys: Iterable[Key]) -> None:

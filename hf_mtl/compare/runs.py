@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from ..plugins import plugins_digest
 from ..tasks.spec import TaskSpec
 from ..tasks.task_file import load_tasks
 from ..training.argument_parser import parse_values
+from ..training.arguments import DataArguments
 from .arms import SINGLE, Arguments, child_arguments, joint_arguments, settings_of, single_arguments, split_single
 
 Key = tuple[str, int, str | None]  # arm, seed, and the task that trains alone
@@ -113,7 +115,8 @@ def make_arm(name: str, recipe: Mapping[str, Any], blocks: Mapping[str, Mapping[
 def _task_names(block: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     """The tasks that `single` trains one by one; InputError for one alone, whose joint run would be the same."""
     common = {name: value for name, value in block.items() if not isinstance(value, Mapping)}
-    arguments = settings_of({**recipe, **common})
+    of_tasks = {field.name for field in dataclasses.fields(DataArguments)}  # others may fit no arm as they are here
+    arguments = {name: value for name, value in settings_of({**recipe, **common}).items() if name in of_tasks}
     checked = child_arguments(arguments, seed=0, folder="out", with_test=False, saves=True)
     _, data_args, _ = parse_values(checked, f"arm {SINGLE!r}")
     specs = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)

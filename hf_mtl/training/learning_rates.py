@@ -21,8 +21,9 @@ from ..model.modeling import MultiTaskModel
 
 logger = logging.getLogger(__name__)
 LEVERS = ("layer_lr_decay", "head_lr_multiplier")
-# Optimizers of pytorch_optimizer that step by a rate of their own; adafactor does unless told otherwise.
+# Optimizers of pytorch_optimizer that do not step by the rate of each group; adafactor does where it is told to.
 OWN_RATE = (
+    "adabound",
     "adafactor",
     "apollodqn",
     "dadaptadagrad",
@@ -30,7 +31,9 @@ OWN_RATE = (
     "dadaptadan",
     "dadaptlion",
     "dadaptsgd",
+    "gravity",
     "prodigy",
+    "ranger21",
 )
 # Options by which transformers gives an optimizer its groups, or the model in their place.
 _OWN_GROUPS = ("params", "model", "optimizer_dict", "optim_bits")
@@ -181,7 +184,7 @@ def check_takes_rates(args: TrainingArguments, cls: Any, options: Mapping[str, A
     if not isinstance(cls, type) or any(option in options for option in _OWN_GROUPS):
         raise InputError(f"{lead} makes its own groups of parameters; {way}")
     if str(args.optimizer).lower() in OWN_RATE and options.get("relative_step", True):
-        raise InputError(f"{lead} finds its rate itself, one for all parameters; {way}")
+        raise InputError(f"{lead} does not step by the rate of each group; {way}")
     if options.get("lr") is None:
         raise InputError(f"{lead} has no rate; give lr among its options")
 

@@ -183,6 +183,8 @@ def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, st
         "longest input, tokens": "the encoder's limit" if config.max_seq_length is None else str(config.max_seq_length),
         "precision, seed": f"{half or 'fp32'}, {args.seed}",
     }
+    if teachers := args.options("teachers"):
+        setup["taught by saved models"] = ", ".join(teachers)
     if args.ema_decay:
         setup["weights"] = f"their exponential moving average, decay {args.ema_decay:g}"
     if args.soup:

@@ -70,7 +70,7 @@ APPLIED = (
     "seed",
 )
 # What checkpoints of before these settings were trained with.
-BEFORE = {"layer_lr_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": 0.0, "soup": 0}
+BEFORE = {"layer_lr_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": 0.0, "soup": 0, "teachers": {}}
 # Changes that are said with the order of the batches.
 SAID_WITH_THE_ORDER = ("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy", "seed")
 # What a configuration of an encoder tells of the file or the version that it came from.

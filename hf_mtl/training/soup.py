@@ -21,9 +21,11 @@ from transformers.trainer_utils import SaveStrategy
 from ..distributed import on_main_process
 from ..errors import CheckpointError, InputError
 from .checkpoints import MANIFEST, checkpoints_in
+from .resuming import read_json_file
 
 logger = logging.getLogger(__name__)
 SCORE = "eval_average"
+STATE_FILE = "trainer_state.json"
 Scored = tuple[Path, float]
 
 
@@ -42,9 +44,15 @@ def best_checkpoints(folder: Path, log_history: Sequence[Mapping[str, Any]], num
     found = [
         (path, scores[path.name])
         for path in checkpoints_in(folder)
-        if path.name in scores and (path / MANIFEST).is_file()
+        if path.name in scores and (path / MANIFEST).is_file() and _had_score(path, scores[path.name])
     ]
     return sorted(found, key=lambda scored: -scored[1])[:number]
+
+
+def _had_score(checkpoint: Path, score: float) -> bool:
+    """Whether a checkpoint was evaluated so when it was saved: one of an earlier run may lie there by the same name."""
+    history = read_json_file(checkpoint / STATE_FILE).get("log_history", [])
+    return any(row.get(SCORE) == score and f"checkpoint-{row['step']}" == checkpoint.name for row in history)
 
 
 def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:

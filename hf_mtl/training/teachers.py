@@ -14,18 +14,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.collator import TaskCollator
 from ..data.kept_column import Column, column_file, keep_column, read_column, rows_digest
 from ..data.task_rows import TaskRows
+from ..data.token_cache import own_code
 from ..errors import InputError
 from ..kernels.strategy import kernels_where_they_pay
 from ..model.encoding import SEQUENCE_LENGTHS
 from ..model.heads import Head
 from ..model.modeling import MultiTaskModel
+from ..plugins import plugins_digest
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
 from .evaluation import sort_by_length
@@ -123,7 +125,8 @@ class Teachers:
                 f"task {task!r}: train_dataset {wrong}, and the answers of its teacher are to be such a column, from "
                 "the token ids; load_task_data(tasks, tokenizer, max_length=...) makes such rows"
             )
-        file = column_file("teachers", [ANSWERS_VERSION, task, self.digests[task], rows_digest(rows, columns)])
+        facts = [ANSWERS_VERSION, task, self.digests[task], plugins_digest(), *_own_code_of(self.model.heads[task])]
+        file = column_file("teachers", [*facts, rows_digest(rows, columns)])
         if (kept := read_column(file, len(rows))) is not None:
             logger.info("%s: the answers of its teacher are those that were kept", task)
             return kept
@@ -162,3 +165,9 @@ class Teachers:
         """The kernels of a CPU around the teacher's forwards, as in evaluation."""
         on_cpu = self.args.device.type == "cpu" and self.args.cpu_kernels != "off"
         return kernels_where_they_pay() if on_cpu else nullcontext()
+
+
+def _own_code_of(head: nn.Module) -> list[str]:
+    """Hashes of the files that a head's own answers come from; none of hf_mtl's, of which `ANSWERS_VERSION` tells."""
+    own = [own_code(getattr(type(head), name)) for name in ("teach", "forward")]
+    return [code for code in own if code is not None]

@@ -164,7 +164,8 @@ class AverageWeights(TrainerCallback):  # type: ignore[misc]  # transformers' ba
             self.average.update()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not (args.load_best_model_at_end and state.best_model_checkpoint is not None):  # else it is in the model
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if best is None or not Path(best).is_dir():  # else that is in the model
             self.average.show()
         self.average.forget()
 

@@ -164,8 +164,10 @@ def test_a_finished_run_is_not_repeated_even_without_its_folder(compare, content
     assert [row["seeds"] for row in content()["differences"]] == [4, 4]  # every seed that both arms have
 
 
-def test_no_secret_is_written(compare, tmp_path):
+def test_no_secret_is_written_and_runs_have_the_token_nevertheless(compare, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     compare("sum,mgda", "1")
+    assert "they have a token: True" in next((tmp_path / "out").rglob("run.log")).read_text()
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert written and not [path for path in written if b"hf_token_of_mine" in path.read_bytes()]
 

@@ -42,7 +42,7 @@ def by_hand(model, gradients, make, base, factor_of):
 
 
 @pytest.mark.parametrize("schedule", ["none", "0:0,2:1,4:all steps"])
-@pytest.mark.parametrize("optimizer", [None, "lion", "adan", "adabound"])
+@pytest.mark.parametrize("optimizer", [None, "lion", "adan"])
 def test_a_run_is_a_plain_loop_with_groups_written_by_hand(make_trainer, make_model, optimizer, schedule):
     tape = GradientTape()
     trainer = make_trainer(

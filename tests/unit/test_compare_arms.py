@@ -155,3 +155,20 @@ def test_a_soups_checkpoints_are_saved():
     saves = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps", "save_steps": 10}
     blocks = {"soup": {"soup": 2, **saves}, "none": saves}
     assert make_arm("soup", DEMO, blocks).saving == {None} and make_arm("none", DEMO, blocks).saving == set()
+
+
+def test_what_is_set_for_every_run_is_no_arms():
+    with pytest.raises(InputError, match="arms has seed 3, which compare sets for every run"):
+        make_arm("x", DEMO, {"x": {"seed": 3}})
+
+
+def test_singles_own_method_and_sampling_have_their_own_options():
+    recipe = {**DEMO, "gradient_method": "pcgrad", "gradient_method_args": {"reduction": "mean"}}
+    block = {"gradient_method": "sum", "task_sampling": "capped", "task_sampling_args": {"cap": 100}}
+    assert set(make_arm("single", recipe, {"single": block}).settings) == {"reviews", "pairs"}
+
+
+def test_a_metric_is_that_of_the_longest_name_that_it_begins_with():
+    recipe = {**DEMO, "metric_for_best_model": "eval_sst_b_pearson"}
+    assert single_arguments("sst", recipe, {}, ("sst", "sst_b"))["metric_for_best_model"] == "eval_average"
+    assert single_arguments("sst_b", recipe, {}, ("sst", "sst_b"))["metric_for_best_model"] == "eval_sst_b_pearson"

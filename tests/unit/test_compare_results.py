@@ -110,3 +110,25 @@ def test_the_sentence_says_what_can_be_told(tmp_path, arms, gain, deviation, wor
         add(results, run, 0.7 + change, seconds=3000)
     text = report("x", results, arms)
     assert words in text and "a seed takes 50 min and 1.00 GiB of memory at most." in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {"eval_reviews_accuracy": "n/a"}},
+        {"memory": "1 GB"},
+        {"arguments": ["x"]},
+        {"seconds": float("nan")},
+        {"seed": 1.9},
+        {"arm": None, "metrics": None},
+    ],
+)
+def test_a_file_that_somebody_edited_is_told_by_a_sentence(tmp_path, arms, change):
+    results = Results(tmp_path)
+    add(results, list_runs(arms, [1])[0], 0.8)
+    results.write(arms)
+    content = json.loads((tmp_path / "compare.json").read_text())
+    content["runs"][0] |= change
+    (tmp_path / "compare.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="cannot be read as the results of a comparison"):
+        Results(tmp_path)

@@ -1,5 +1,7 @@
 """A greedy soup: which checkpoints are the best, which go in, and the mean of their weights."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def saved(folder, history):
+    """The history, which every checkpoint got as far as its step."""
+    for path in folder.iterdir():
+        before = [row for row in history if row["step"] <= int(path.name.removeprefix("checkpoint-"))]
+        (path / "trainer_state.json").write_text(json.dumps({"log_history": before}))
+    return history
+
+
 def rows(scores):
     return [{"step": step, "loss": 1.0} for step in scores] + [
         {"step": step, "eval_average": score} for step, score in scores.items()
@@ -34,16 +44,21 @@ def names(found):
 
 
 def test_the_best_are_whole_and_scored_and_the_later_of_equals_comes_first(folder):
-    history = rows({2: 0.5, 4: 0.9, 6: 0.5, 8: NAN, 12: 0.8})
+    history = saved(folder, rows({2: 0.5, 4: 0.9, 6: 0.5, 8: NAN, 12: 0.8}))
     assert names(best_checkpoints(folder, history, 3)) == [("checkpoint-6", 0.5), ("checkpoint-2", 0.5)]
-    history = rows({2: 0.1, 6: 0.4, 8: 0.3, 10: 0.2})
+    history = saved(folder, rows({2: 0.1, 6: 0.4, 8: 0.3, 10: 0.2}))
     assert names(best_checkpoints(folder, history, 2)) == [("checkpoint-6", 0.4), ("checkpoint-8", 0.3)]
     assert best_checkpoints(folder, history, 0) == best_checkpoints(folder, [], 3) == []
 
 
 def test_a_later_evaluation_of_other_weights_is_not_the_checkpoints(folder):
-    history = [*rows({10: 0.2, 2: 0.3}), {"step": 10, "eval_average": 0.9}]
+    history = [*saved(folder, rows({10: 0.2, 2: 0.3})), {"step": 10, "eval_average": 0.9}]
     assert names(best_checkpoints(folder, history, 1)) == [("checkpoint-2", 0.3)]
+
+
+def test_a_checkpoint_of_an_earlier_run_has_not_the_score_of_its_step_now(folder):
+    saved(folder, rows({2: 0.1, 6: 0.2}))  # and the run that went on from step 2 saved none at step 6
+    assert names(best_checkpoints(folder, rows({2: 0.1, 6: 0.9}), 2)) == [("checkpoint-2", 0.1)]
 
 
 SCORES = st.sampled_from([0.1, 0.2, 0.3, 0.4, NAN])
