@@ -10,7 +10,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError, unknown_name_error
-from ..tasks.column_slices import array_slices
+from ..tasks.column_slices import array_slices, decoded
 from ..tasks.labels import read_strata
 from ..tasks.spec import TaskSpec
 from ..tasks.split_names import own_splits
@@ -66,4 +66,4 @@ def _texts(spec: TaskSpec, rows: Dataset) -> Iterator[tuple[Any, ...]]:
 
 def _cells(rows: Dataset, column: str) -> Iterator[Any]:
     """The cells of a column, of which some are in memory at a time."""
-    return (cell for _, cells in array_slices(rows, column) for cell in cells.to_pylist())
+    return (cell for _, cells in array_slices(rows, column) for cell in decoded(rows, column, cells))

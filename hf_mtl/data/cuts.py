@@ -43,6 +43,11 @@ def row_places(rows: Iterable[Sequence[Any]]) -> Ints:
     return _places(_digests(facts, b"sample"))
 
 
+def text_hashes(rows: Iterable[Sequence[Any]]) -> NDArray[np.uint64]:
+    """A hash of each row's texts, or words, in their order. *Shape:* (rows,)"""
+    return _digests((list(map(_spelled, row)) for row in rows), b"shared")[:, 0]
+
+
 def _spelled(value: Any) -> str:
     return json.dumps(value, default=str)
 

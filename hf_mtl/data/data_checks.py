@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from ..tasks.column_slices import AT_ONCE
 from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label
 from ..tasks.spec import TaskSpec
+from .cuts import text_hashes
 from .raw_rows import SplitRows
 
 logger = logging.getLogger(__name__)
@@ -66,11 +69,11 @@ def _counts(spec: TaskSpec, labels: NDArray[Any]) -> Mapping[str, int]:
 def _say_what_is_shared(spec: TaskSpec, one: tuple[str, Dataset], other: tuple[str, Dataset]) -> None:
     """Count the rows of the second of two splits whose texts the first has too."""
     (known, known_rows), (split, rows) = one, other
-    where: dict[tuple[str, ...], list[int]] = {}
-    for number, texts in enumerate(_texts(spec, rows)):
-        where.setdefault(texts, []).append(number)
-    common = {texts for texts in _texts(spec, known_rows) if texts in where}
-    shared = sorted(row for texts in common for row in where[texts])
+    hashes, known_texts = text_hashes(_texts(spec, rows)), _texts(spec, known_rows)
+    different, common = np.unique(hashes), np.zeros(0, dtype=np.uint64)
+    while len(some := text_hashes(islice(known_texts, AT_ONCE))):
+        common = np.union1d(common, np.intersect1d(some, different))
+    shared = np.flatnonzero(np.isin(hashes, common)).tolist()
     if not shared:
         return
     first = " | ".join(str(rows[shared[0]][column]) for column in spec.text_columns)

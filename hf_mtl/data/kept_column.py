@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def keep_column(file: Path | None, column: Column) -> None:
     """Put numbers into a file, which is there when all of them are; says why where it cannot be written."""
     if file is None:
         return
-    unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished = file.with_suffix(f".{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

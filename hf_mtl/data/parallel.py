@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 MOST_PROCESSES = 16
 TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
@@ -38,9 +42,30 @@ def in_processes(work: Callable[[int], Result], numbers: Sequence[int], processe
     if processes == 1:
         yield from map(work, numbers)
         return
-    context = multiprocessing.get_context("fork")
+    done = 0
+    try:
+        for result in _shared(work, numbers, processes):
+            yield result
+            done += 1
+    except BrokenProcessPool:
+        logger.warning("a process ended before its work was done, as where memory is short; this one goes on alone")
+        yield from map(work, numbers[done:])
+
+
+def _shared(work: Callable[[int], Result], numbers: Sequence[int], processes: int) -> Iterator[Result]:
+    """What several processes give, of which few results wait at a time."""
+    context, waiting = multiprocessing.get_context("fork"), deque[Future[Result]]()
     with _one_tokenizer_thread(), ProcessPoolExecutor(processes, context, _begin, (work,)) as pool:
-        yield from pool.map(_do, numbers)
+        try:
+            for number in numbers:
+                waiting.append(pool.submit(_do, number))
+                if len(waiting) > 2 * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _begin(work: Callable[[int], Any]) -> None:

@@ -149,7 +149,9 @@ def _read_whole(
         others = _rows_of_others(spec, rows, split)
     if (others.any() or on_bad_row == "skip") and split != "test":
         if set(spec.columns_of_labels) <= set(rows.column_names):
-            bad = {**bad_labels(spec, rows, split), **bad}
+            own = np.flatnonzero(~others)  # of rows that are others', the faults would take 100 bytes each
+            found_bad = bad_labels(spec, selected(rows, own) if others.any() else rows, split)
+            bad = {**{int(own[row]): fault for row, fault in found_bad.items()}, **bad}
         bad = {row: fault for row, fault in bad.items() if not others[row]}
     if on_bad_row == "skip" and split != "test":
         _say_what_is_skipped(spec, rows, split, bad, int((~others).sum()))

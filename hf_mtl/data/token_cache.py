@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import logging
-import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def kept_rows(file: Path | None, num_rows: int, make: Callable[[], Tables]) -> D
 def _write(file: Path, tables: Tables) -> None:
     """Write tables one after the other; the file is there when all of it is."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished = file.with_suffix(f".{uuid.uuid4().hex}")  # machines that share a cache may have equal process numbers
     try:
         first = next(tables)
         with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:

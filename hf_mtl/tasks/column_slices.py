@@ -32,7 +32,15 @@ def array_slices(rows: Dataset, column: str) -> Iterator[tuple[int, Any]]:
     """The number of a first row, and the cells from there on as an Arrow array of at most `AT_ONCE`; to the end."""
     cells = rows.select_columns([column]).with_format("arrow")
     for start in range(0, len(rows), AT_ONCE):
-        yield start, cells[start : start + AT_ONCE][column].combine_chunks()
+        for array in cells[start : start + AT_ONCE].combine_chunks()[column].chunks:  # one, but of very long texts
+            yield start, array
+            start += len(array)
+
+
+def decoded(rows: Dataset, column: str, array: Any) -> list[Any]:
+    """An Arrow array of a column's cells as Python's own values, as the column's feature says."""
+    cells: list[Any] = rows.features.decode_column(array.to_pylist(), column)
+    return cells
 
 
 def cell_slices(rows: Dataset, column: str) -> Iterator[tuple[int, list[Any], NDArray[np.int64]]]:
@@ -44,9 +52,9 @@ def cell_slices(rows: Dataset, column: str) -> Iterator[tuple[int, list[Any], ND
         try:
             encoded = array.dictionary_encode()
         except pa.ArrowNotImplementedError:  # such as lists
-            yield start, array.to_pylist(), np.arange(len(array))
+            yield start, decoded(rows, column, array), np.arange(len(array))
             continue
-        cells = encoded.dictionary.to_pylist()
+        cells = decoded(rows, column, encoded.dictionary)
         if not encoded.null_count:
             yield start, cells, encoded.indices.to_numpy().astype(np.int64)
             continue

@@ -5,6 +5,7 @@ The side that travels with a model is the kind's `Head`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -153,8 +154,7 @@ class TaskKind:
         if labels.ndim == 2:  # as Arrow's own, since a list of arrays is gone through number by number
             ends = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
             column = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(labels.ravel()))
-        # Its own fingerprint would be a hash of a copy of all labels.
-        return encoded.add_column("labels", column, new_fingerprint=generate_random_fingerprint())
+        return encoded.add_column("labels", column, new_fingerprint=_fingerprint(encoded, labels))
 
     def write(self, spec: TaskSpec, predictions: NDArray[Any]) -> list[str]:
         """What predictions/<task>.tsv says of each row, without tabs and line ends.
@@ -173,6 +173,15 @@ class TaskKind:
             labels: what `read_labels` gave, without the rows that have no label; at least one. *Shape:* (rows, ...)
         """
         return {}
+
+
+def _fingerprint(encoded: Dataset, labels: NDArray[Any]) -> str:
+    """The same for the same rows and labels, without the copy of them that `datasets` would hash."""
+    if labels.dtype == object:
+        return generate_random_fingerprint()
+    digest = hashlib.sha256(f"{encoded._fingerprint} {labels.dtype} {labels.shape}".encode())
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()[:16]
 
 
 KINDS: dict[str, TaskKind] = {}

@@ -66,6 +66,33 @@ def test_an_error_of_a_process_is_that_of_the_work(monkeypatch):
     assert parallel.TOKENIZER_THREADS not in os.environ
 
 
+@forks
+def test_where_a_process_is_killed_one_goes_on_alone(tmp_path, caplog):
+    parent, mark = os.getpid(), tmp_path / "killed"
+
+    def work(number):
+        if number == 5 and os.getpid() != parent and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    assert list(parallel.in_processes(work, range(20), 2)) == list(range(20))
+    assert mark.exists() and "a process ended before its work was done" in caplog.text
+
+
+@forks
+def test_few_results_wait_for_whoever_takes_them(tmp_path):
+    def work(number):
+        (tmp_path / str(number)).touch()
+        return number
+
+    results = parallel.in_processes(work, range(50), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) <= 3 + 2 * 2 + 1
+    assert list(results) == list(range(3, 50))
+
+
 PARENT = """
 import os, time
 from hf_mtl.data.parallel import in_processes

@@ -3,13 +3,14 @@
 import numpy as np
 import pyarrow
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Json, Value
 
-from hf_mtl import TaskSpec
+from hf_mtl import TaskSpec, load_task_data
+from hf_mtl.data.cut_rows import _cells
 from hf_mtl.data.ragged_column import as_array, from_arrow
 from hf_mtl.errors import InputError
 from hf_mtl.tasks import column_slices, label_column, number_kind
-from hf_mtl.tasks.labels import missing_labels, read_labels
+from hf_mtl.tasks.labels import find_labels, missing_labels, read_labels
 
 
 def task():
@@ -65,3 +66,24 @@ def test_a_column_in_pieces_has_the_numbers_of_the_whole(dtype):
     column, places = from_arrow(pieces), np.array([9, 0, 3, 2, 8])
     assert column[places].dtype == dtype and column[places].tolist() == values[places].tolist()
     assert as_array(pieces, np.int32).tolist() == list(range(10))
+
+
+def test_cells_of_several_types_are_what_they_are_and_not_their_json():
+    """`load_dataset("json")` gives such columns the feature Json."""
+    features = Features({"text": Value("string"), "label": Json(), "author": Json()})
+    cells = {"text": list("stuvwxyz"), "label": [0, "a", 1, "b"] * 2, "author": ["", 1, "1", None] * 2}
+    rows = Dataset.from_dict(cells, features=features)
+    assert read_labels(task(), rows, "train").tolist() == [0, 0, 1, 1] * 2
+    assert find_labels(task(), rows).labels == ("0", "1", "a", "b")
+    assert list(_cells(rows, "author")) == rows["author"][:]
+
+
+def test_the_same_rows_with_the_same_labels_are_known_again(tokenizer):
+    """So is what `map` makes of them, which `datasets` keeps by their fingerprint."""
+    rows = {"t": {"train": [{"text": "the film", "label": "a"}, {"text": "a plot", "label": "b"}]}}
+    turned = {"t": {"train": [{**row, "label": "b"} for row in rows["t"]["train"]]}}
+    one, again, other = (
+        load_task_data([task()], tokenizer, splits=("train",), rows=given)["train"]["t"]._fingerprint
+        for given in (rows, rows, turned)
+    )
+    assert one == again != other
