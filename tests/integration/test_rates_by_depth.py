@@ -153,9 +153,9 @@ def test_an_optimizer_that_is_there_keeps_its_groups(make_model, make_arguments,
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"optimizer": "prodigy"}, "'prodigy' finds its rate itself"),
-        ({"optimizer": "dadaptadam"}, "'dadaptadam' finds its rate itself"),
-        ({"optimizer": "AdaFactor"}, "'AdaFactor' finds its rate itself"),
+        ({"optimizer": "prodigy"}, "'prodigy' does not step by the rate of each group"),
+        ({"optimizer": "dadaptadam"}, "'dadaptadam' does not step by the rate of each group"),
+        ({"optimizer": "AdaFactor"}, "'AdaFactor' does not step by the rate of each group"),
     ],
 )
 def test_an_optimizer_without_a_rate_is_refused(make_trainer, settings, reason):
