@@ -162,7 +162,9 @@ def refuse_other_run(
             name: value for name, value in kept.items() if name not in ("metric_for_best_model", "greater_is_better")
         }
     if other := {
-        name: (kept[name], settings[name]) for name in REFUSED if name in kept and kept[name] != settings[name]
+        name: (kept[name], settings[name])
+        for name in REFUSED
+        if name in kept.keys() & settings.keys() and kept[name] != settings[name]
     }:
         raise _refusal(checkpoint, f"other settings: {_in_words(other)}")
 
