@@ -99,7 +99,7 @@ def test_what_is_evaluated_is_what_is_saved(make_trainer, tmp_path):
     assert (trainer.predict({"pairs": rows})["pairs"].predictions == again.predictions).all()
 
 
-@pytest.mark.parametrize(("schedule", "best"), zip(SCHEDULES, (False, True, False), strict=True))
+@pytest.mark.parametrize(("schedule", "best"), list(zip(SCHEDULES, (False, True, False), strict=True)))
 def test_a_resumed_run_ends_bit_equal(make_trainer, make_model, tmp_path, schedule, best):
     settings = {**EVALUATED, "ema_decay": DECAY, "max_steps": 8, "unfreeze_schedule": schedule, "optimizer": "lion"}
     settings |= {"load_best_model_at_end": best, "gradient_accumulation_steps": 2, "early_stopping_patience": 3}
