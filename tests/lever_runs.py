@@ -1,4 +1,4 @@
-"""What tests of learning rates by depth, weight averages and soups share: tapes of a run, its end, what is the same."""
+"""What tests of levers and of stopped runs share: tapes of a run, its end, what is the same."""
 
 import os
 import signal

@@ -1,52 +1,14 @@
 """SIGTERM: a checkpoint after the step, and a run that goes on from it to the same end."""
 
 import logging
-import os
 import signal
 import threading
 
 import pytest
-import torch
+from lever_runs import Terminate, assert_same, end_of
 from transformers import TrainerCallback
 
 from hf_mtl.training.checkpoints import checkpoints_in
-
-
-class Terminate(TrainerCallback):
-    """Sends SIGTERM to the own process in a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def end_of(trainer):
-    """What two runs have to share to be called equal: weights, optimizer, schedule, log."""
-    logs = [
-        {k: v for k, v in row.items() if "_per_second" not in k and "runtime" not in k and k != "train_loss"}
-        for row in trainer.state.log_history
-    ]
-    return trainer.model.state_dict(), trainer.optimizer.state_dict(), trainer.lr_scheduler.state_dict(), logs
-
-
-def assert_same(found, wanted):
-    assert type(found) is type(wanted)
-    if isinstance(wanted, torch.Tensor):
-        assert torch.equal(found, wanted)
-    elif isinstance(wanted, dict):
-        assert found.keys() == wanted.keys()
-        for key in wanted:
-            assert_same(found[key], wanted[key])
-    elif isinstance(wanted, list | tuple):
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
-            assert_same(one, other)
-    else:
-        assert found == wanted
-
 
 RUN = {"max_steps": 14, "gradient_accumulation_steps": 2, "unfreeze_schedule": "0:0,1:1,1.5:all", "learning_rate": 0.01}
 
