@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..training.pictures import new_figure, save_figure
 from .results import Compared, scale_of
-
-logger = logging.getLogger(__name__)
 
 
 def draw_differences(compared: Sequence[Compared], path: Path) -> bool:
@@ -23,16 +21,11 @@ def draw_differences(compared: Sequence[Compared], path: Path) -> bool:
     Returns:
         Whether there is a picture.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: slow to import
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        logger.warning("%s is not drawn: %s; pip install matplotlib", path, error)
-        return False
     tasks = list(dict.fromkeys(spec.name for _, _, spec, _ in compared))
     arms = list(dict.fromkeys(arm for arm, _, _, _ in compared))
-    figure = Figure(figsize=(4.5 * len(tasks), 1.6 + 0.4 * len(arms)), layout="constrained")
-    FigureCanvasAgg(figure)  # of its own: pyplot's backend stays what the user chose
+    figure = new_figure(path, 4.5 * len(tasks), 1.6 + 0.4 * len(arms))
+    if figure is None:
+        return False
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):
         for arm, against, spec, difference in compared:
@@ -46,7 +39,5 @@ def draw_differences(compared: Sequence[Compared], path: Path) -> bool:
         axes.axvline(0, color="grey", ls=":", lw=1)
         axes.set(yticks=[-number for number in range(len(arms))], yticklabels=arms, ylim=(0.6 - len(arms), 0.6))
         axes.grid(alpha=0.3, axis="x")
-    unfinished = path.with_name(f"{path.name}.tmp")
-    figure.savefig(unfinished, dpi=120, format="png")
-    unfinished.replace(path)
+    save_figure(figure, path)
     return True

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..tasks.metric_names import greater_is_better
 from ..tasks.spec import TaskSpec
-
-logger = logging.getLogger(__name__)
+from .pictures import new_figure, save_figure
 
 
 def series(history: Iterable[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
@@ -34,14 +32,9 @@ def plot_curves(
     Returns:
         Whether there is a picture.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: slow to import, and not needed to train
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        logger.warning("%s is not drawn: %s; pip install matplotlib", path, error)
+    figure = new_figure(path, 12, 4.5)
+    if figure is None:
         return False
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)  # of its own: pyplot's backend stays what the user chose
     losses, scores = figure.subplots(1, 2)
     for number, spec in enumerate(tasks):
         colour = f"C{number}"
@@ -70,5 +63,5 @@ def plot_curves(
             axes.annotate(words, **place, textcoords="offset points", **style)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     return True

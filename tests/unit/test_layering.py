@@ -37,10 +37,8 @@ LATE = {
     ("gradients.methods.pcgrad_reference", "pytorch_optimizer"),
     ("training.optimizers", "pytorch_optimizer"),
     ("training.publishing", "training_curves"),  # matplotlib
-    ("training.training_curves", "matplotlib.backends.backend_agg"),
-    ("training.training_curves", "matplotlib.figure"),
-    ("compare.picture", "matplotlib.backends.backend_agg"),
-    ("compare.picture", "matplotlib.figure"),
+    ("training.pictures", "matplotlib.backends.backend_agg"),
+    ("training.pictures", "matplotlib.figure"),
     ("model.modeling", "mpnet_attention"),  # transformers' MPNet
 }
 MODULES = {
