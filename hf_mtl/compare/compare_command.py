@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..plugins import split_plugins
 from ..training.argument_files import file_values
 from ..training.argument_parser import flag_values, parse_values, starts_with_file
-from ..training.checkpoints import lock_output_folder, unlock_output_folder
+from ..training.checkpoints import lock_output_folder, unlocking_output_folder
 from ..training.progress import BarHandler, score_text
 from ..training.recipes import with_recipe
 from .arms import NOT_THE_RECIPES, SINGLE, check_arm_names, child_arguments, parse_arms, parse_seeds, settings_of
@@ -122,10 +122,8 @@ def _locked(folder: Path) -> Iterator[None]:
         raise InputError(f"output_dir {str(folder)!r} is a file; choose another with --output_dir")
     folder.mkdir(parents=True, exist_ok=True)
     lock_output_folder(folder)
-    try:
+    with unlocking_output_folder(folder):
         yield
-    finally:
-        unlock_output_folder(folder)
 
 
 class Comparison:

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..distributed import on_any_process, on_main_process
-from .checkpoints import lock_output_folder, remove_old_checkpoints, unlock_output_folder, write_manifest
+from .checkpoints import lock_output_folder, remove_old_checkpoints, write_manifest
 from .hub_sync import CheckpointPusher
 from .resuming import read_json_file
 from .soup import best_checkpoints
@@ -97,23 +97,17 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
         self.pusher.wait()
 
     @contextmanager
-    def around_training(self, args: TrainingArguments) -> Iterator[None]:
-        """Catch SIGTERM where that is asked for, and give the output folder's lock back in the end."""
-        try:
-            with self._catch_sigterm() if args.enable_jit_checkpoint else nullcontext():
-                yield
-        finally:
-            unlock_output_folder(Path(args.output_dir))
-
-    @contextmanager
-    def _catch_sigterm(self) -> Iterator[None]:
-        """On SIGTERM, the run saves after the step that it is in and exits with status 143.
+    def catching_sigterm(self, args: TrainingArguments) -> Iterator[None]:
+        """On SIGTERM, where that is asked for, the run saves after the step that it is in and exits with status 143.
 
         The Trainer's own callback behind `enable_jit_checkpoint` saves in mid-step, when dropout and a method with
         memory have moved on already, fires no `on_save`, asks every process by itself, and swallows the signal in a
         process that does not train.
         """
         self._stop_asked = self._stopping = False
+        if not args.enable_jit_checkpoint:
+            yield
+            return
         if threading.current_thread() is not threading.main_thread():
             logger.warning("training outside the main thread: SIGTERM cannot be caught, so it saves no checkpoint")
             yield

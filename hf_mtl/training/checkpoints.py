@@ -154,6 +154,15 @@ def unlock_output_folder(folder: Path) -> None:
         lock.release()
 
 
+@contextmanager
+def unlocking_output_folder(folder: Path) -> Iterator[None]:
+    """Gives the lock of a folder back in the end, if this process has it by then."""
+    try:
+        yield
+    finally:
+        unlock_output_folder(folder)
+
+
 # How the writers of a checkpoint's files say that the disk did not take them.
 _WRITE_FAILED = re.compile(
     r"No space left|[Qq]uota exceeded|File too large|I/O error|Input/output error|iostream error|\. unexpected pos"

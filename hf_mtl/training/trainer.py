@@ -34,7 +34,7 @@ from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
 from .batches import TrainSampler, check_batch, data_order, given_rows, make_loader, train_sampler, training_rows
 from .checkpoint_callbacks import NO_STOCK_SAVES, ArgumentsAside, CheckpointManager, SkipStartEvaluation
-from .checkpoints import choose_checkpoint, write_errors_named
+from .checkpoints import choose_checkpoint, unlocking_output_folder, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
 from .hub_sync import CheckpointPusher
@@ -331,18 +331,24 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             wanted = "latest" if resume_from_checkpoint is True else str(resume_from_checkpoint)
             resume_from_checkpoint = choose_checkpoint(wanted, self.args.output_dir)
             self._go_on_from(Path(resume_from_checkpoint))
+        with unlocking_output_folder(Path(self.args.output_dir)):
+            output = self._train_all_steps(resume_from_checkpoint or None, *args, **kwargs)
+            make_soup(self)  # of checkpoints in the folder
+        return output
+
+    def _train_all_steps(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """The Trainer's own `train`, in its surroundings."""
         try:
             with ExitStack() as around:
                 around.enter_context(write_errors_named(self.args.output_dir))
-                around.enter_context(self.checkpoints.around_training(self.args))
+                around.enter_context(self.checkpoints.catching_sigterm(self.args))
                 around.enter_context(without_token_warning())
-                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+                output = super().train(*args, **kwargs)
         finally:
             self._aside.put_back(self.args)
             self.remove_callback(SkipStartEvaluation)
             self.step.close()
         self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
-        make_soup(self)
         return output
 
     def _go_on_from(self, checkpoint: Path) -> None:

@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from lever_runs import Terminate, assert_same, end_of
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_mtl import InputError, MultiTaskModel
 from hf_mtl.training import run
-from hf_mtl.training.checkpoints import checkpoints_in
+from hf_mtl.training.checkpoints import LOCK_FILE, checkpoints_in
 
 RUN = {
     "max_steps": 12,
@@ -93,6 +94,30 @@ def test_a_stopped_run_ends_with_the_same_soup(make_trainer, make_model, tmp_pat
         again = make_trainer(make_model(dropout=0.1, seed=3), **settings)
         again.train(resume_from_checkpoint=True)
         assert_same(end_of(again), end_of(whole))
+
+
+def test_the_folder_stays_locked_until_the_soup_is_made(make_trainer, tmp_path, monkeypatch):
+    lock, free = tmp_path / "out" / LOCK_FILE, []
+    trainer = make_trainer(soup=2, **{**RUN, "max_steps": 4})
+    evaluate = trainer.evaluate
+
+    def spying(*args, **kwargs):
+        free.append(is_free(lock))
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "evaluate", spying)
+    trainer.train()
+    assert len(free) == 4 + 1 + 1 and not any(free)  # at every step, with the second checkpoint, with the soup
+    assert is_free(lock)
+
+
+def is_free(lock):
+    """Whether another process could have a lock."""
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def test_a_soup_that_is_asked_for_at_a_resume_is_made_of_what_lies_there(make_trainer, tmp_path, caplog):
