@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import logging
 import os
@@ -45,6 +46,15 @@ _REFUSED_TYPES = {
     "reformer": "gives vectors of another width than its hidden_size",
     "tapas": "reads tables",
 }
+
+
+def weights_digest(folder: Path) -> str:
+    """A digest of what a saved model answers by: its configuration and its weights."""
+    digest = hashlib.sha256()
+    for file in (folder / "config.json", *sorted(folder.glob("model*.safetensors"))):
+        with open(file, "rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
 
 
 def check_encoder(config: PreTrainedConfig, name: str) -> None:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..tasks.metric_names import unit_of
 from ..tasks.spec import TaskSpec
 from ..training.checkpoints import LOCK_FILE
-from .runs import Arm, Key, Run, digest_of, run_name
+from .runs import WEIGHTS_OF, Arm, Key, Run, digest_of, run_name
 from .statistics import Difference, paired_difference
 
 RESULTS = "compare.json"
@@ -54,8 +54,9 @@ class Results:
                 continue
             identity = expected[arm, task]
             if entry.get("arguments") not in (None, digest_of(identity)):
-                before = self._identities.get(entry["arguments"], {})
-                raise InputError(f"{what} was run with other arguments: {_changes(before, identity)}; {way}")
+                changes = _changes(self._identities.get(entry["arguments"], {}), identity)
+                if changes:
+                    raise InputError(f"{what} was run with other arguments: {changes}; {way}")
             if with_test and not entry.get("test"):
                 raise InputError(f"{what} was run without --with-test; leave it out, {way}")
 
@@ -184,7 +185,13 @@ def _check_unique(keys: Iterable[Key]) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed, in words."""
+    """What changed, in words; nothing where only one of both knows the weights of a folder, which may be gone."""
+    if not before:
+        return "the file does not say which"
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    words = [f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}" for name in names]
-    return ", ".join(words) or "the file does not say which"
+    words = [
+        f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+        for name in names
+        if not name.startswith(WEIGHTS_OF) or (name in before and name in now)
+    ]
+    return ", ".join(words)

@@ -12,12 +12,14 @@ from typing import Any
 
 from ..errors import InputError
 from ..plugins import plugins_digest
+from ..pretrained import weights_digest
 from ..tasks.spec import TaskSpec
 from ..tasks.task_file import load_tasks
 from ..training.argument_parser import parse_values
 from ..training.arguments import DataArguments
 from .arms import SINGLE, Arguments, child_arguments, joint_arguments, settings_of, single_arguments, split_single
 
+WEIGHTS_OF = "weights of "  # begins what an identity says of a folder that may be gone later
 Key = tuple[str, int, str | None]  # arm, seed, and the task that trains alone
 
 
@@ -103,9 +105,11 @@ def make_arm(name: str, recipe: Mapping[str, Any], blocks: Mapping[str, Mapping[
         where = f"arm {name!r}" if task is None else f"arm {name!r}, task {task!r}"
         checked = child_arguments(arguments, seed=0, folder="out", with_test=False, saves=True)
         parsed = parse_values(checked, where)
-        _, data_args, args = parsed
+        model_args, data_args, args = parsed
         specs = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
-        identities[task] = {**_values_of(parsed, arguments), **_file_digests(data_args.task_set)}
+        models = [model_args.model_name_or_path, *args.options("teachers").values()]
+        found = {**_file_digests(data_args.task_set), **_weights_digests(models)}
+        identities[task] = {**_values_of(parsed, arguments), **found}
         tasks += [spec for spec in specs if data_args.alone in (None, spec.name)]
         if args.load_best_model_at_end or args.soup:
             saving.add(task)
@@ -142,6 +146,11 @@ def _file_digests(task_set: str) -> dict[str, str]:
     if Path(task_set).is_file():
         found[f"content of {task_set}"] = hashlib.sha256(Path(task_set).read_bytes()).hexdigest()
     return {**found, "code of plugins": plugins_digest()} if plugins_digest() else found
+
+
+def _weights_digests(models: Iterable[str]) -> dict[str, str]:
+    """Digests of the models that lie in folders here; those of the Hub have their names only."""
+    return {WEIGHTS_OF + name: weights_digest(Path(name)) for name in models if (Path(name) / "config.json").is_file()}
 
 
 def list_runs(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Run]:

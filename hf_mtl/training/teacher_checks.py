@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,15 +56,6 @@ def check_teachers(
     if teachers and tokenizer is None:
         raise InputError("teachers want processing_class: a teacher's tokenizer is compared with it")
     return {task: _checked(task, str(name), model, tokenizer) for task, name in teachers.items()}
-
-
-def weights_digest(folder: Path) -> str:
-    """A digest of what a saved model answers by: its configuration and its weights."""
-    digest = hashlib.sha256()
-    for file in (folder / "config.json", *sorted(folder.glob("model*.safetensors"))):
-        with open(file, "rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:32]
 
 
 def _check_kind(spec: TaskSpec) -> None:

@@ -28,11 +28,12 @@ from ..model.encoding import SEQUENCE_LENGTHS
 from ..model.heads import Head
 from ..model.modeling import MultiTaskModel
 from ..plugins import plugins_digest
+from ..pretrained import weights_digest
 from ..tasks.spec import TaskSpec
 from .arguments import MultiTaskTrainingArguments
 from .evaluation import sort_by_length
 from .step import Batches
-from .teacher_checks import check_teachers, weights_digest
+from .teacher_checks import check_teachers
 
 logger = logging.getLogger(__name__)
 COLUMN = "teacher"

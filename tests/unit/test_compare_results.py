@@ -132,3 +132,25 @@ def test_a_file_that_somebody_edited_is_told_by_a_sentence(tmp_path, arms, chang
     (tmp_path / "compare.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="cannot be read as the results of a comparison"):
         Results(tmp_path)
+
+
+@pytest.mark.parametrize("lever", ["model_name_or_path", "teachers"])
+def test_other_weights_by_the_same_name_are_other_arguments(tmp_path, lever):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"first")
+    recipe = DEMO | {lever: str(folder) if lever == "model_name_or_path" else {"reviews": str(folder)}}
+    results = Results(tmp_path / "out")
+    add(results, list_runs([make_arm("sum", recipe, {})], [1])[0], 0.8)
+    results.write([make_arm("sum", recipe, {})])
+
+    def check():
+        Results(tmp_path / "out").check([make_arm("sum", recipe, {})], with_test=False)
+
+    check()
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match=f"seed 1 was run with other arguments: weights of {folder} was "):
+        check()
+    (folder / "config.json").unlink()  # the folder is gone, and its weights are not known any more
+    check()
