@@ -31,6 +31,7 @@ NOT_THE_RECIPES = (
     "run_name",
     "resume_from_checkpoint",
 )
+HAVE_OPTIONS = ("gradient_method", "task_sampling", "optimizer")  # in the argument of this name and `_args`
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _FOLDER = re.compile(r"\w[\w.+-]*")
 
@@ -129,7 +130,7 @@ def split_single(block: Mapping[str, Any], tasks: Collection[str]) -> tuple[Argu
 
 
 def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
-    """The recipe with changes; options of the gradient method go with the method that they are of.
+    """The recipe with changes; options of a gradient method, a sampling or an optimizer go with what they are of.
 
     Raises:
         InputError: for a change of what compare sets itself.
@@ -137,10 +138,11 @@ def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments
     for name in NOT_THE_RECIPES:
         if name in changes:
             raise InputError(f"arms has {name} {changes[name]!r}, which compare sets for every run; leave it out")
-    before = recipe.get("gradient_method", _default("gradient_method"))
     kept = dict(recipe)
-    if changes.get("gradient_method", before) != before:
-        kept.pop("gradient_method_args", None)
+    for choice in HAVE_OPTIONS:
+        before = recipe.get(choice, _default(choice))
+        if changes.get(choice, before) != before:
+            kept.pop(f"{choice}_args", None)
     return {**kept, **changes}
 
 

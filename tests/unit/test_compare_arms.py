@@ -57,6 +57,18 @@ def test_a_methods_arm_leaves_the_options_of_the_recipes_method():
     assert joint_arguments("slow", recipe, blocks) == {**recipe, "learning_rate": "1e-5"}
 
 
+@pytest.mark.parametrize(
+    ("choice", "value", "other"),
+    [("task_sampling", "temperature", "uniform"), ("optimizer", "lion", "adamw"), ("optimizer", "lion", None)],
+)
+def test_an_arm_leaves_the_options_of_what_it_does_not_choose(choice, value, other):
+    recipe = {**DEMO, choice: value, f"{choice}_args": {"x": 1}}
+    assert joint_arguments("arm", recipe, {"arm": {"weight_decay": 0.1}})[f"{choice}_args"] == {"x": 1}
+    assert joint_arguments("arm", recipe, {"arm": {choice: other}}) == {**DEMO, choice: other}
+    own = {choice: other, f"{choice}_args": {"y": 2}}
+    assert joint_arguments("arm", recipe, {"arm": own}) == {**DEMO, **own}
+
+
 def test_single_has_changes_for_all_tasks_and_for_one():
     block = {"weight_decay": 0.1, "pairs": {"learning_rate": 5e-5, "max_steps": 2000}}
     recipe = {**DEMO, "gradient_method_args": {"reduction": "mean"}}
