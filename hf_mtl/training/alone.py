@@ -38,7 +38,10 @@ class AloneTrainer(MultiTaskTrainer):
         assert self._all_rows is not None
         (task,) = self.tasks
         joint = train_sampler(self._all_tasks, self._all_rows, args, batch_size)
-        return OneTaskBatches(joint, [spec.name for spec in self._all_tasks].index(task))
+        return OneTaskBatches(joint, self.joint_tasks().index(task))
+
+    def joint_tasks(self) -> list[str]:
+        return [spec.name for spec in self._all_tasks]
 
 
 def chosen_tasks(

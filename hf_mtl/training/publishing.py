@@ -38,6 +38,7 @@ class RunRecord:
         passes: task -> how often its rows were seen.
         changes: of settings when the run was resumed, as [step, setting, before, now].
         unfreezing: step -> what trains from there on, in words.
+        joint_tasks: those that the rows of a batch are shared among, also where one of them trains alone.
     """
 
     repo_id: str
@@ -49,6 +50,7 @@ class RunRecord:
     passes: Mapping[str, float]
     changes: Sequence[Sequence[Any]]
     unfreezing: Mapping[float, str]
+    joint_tasks: Sequence[str]
 
 
 class Publisher:
@@ -124,6 +126,8 @@ class Publisher:
         if record.passes:
             seen = ", ".join(f"{task} {passes:.3g}" for task, passes in record.passes.items())
             setup["how often each row was seen"] = seen
+        if setup and len(record.joint_tasks) > len(self.tasks):
+            setup["trained alone"] = f"on its rows of batches over {', '.join(record.joint_tasks)}"
         return CardFacts(
             repo_id=record.repo_id,
             tasks=self.tasks,

@@ -553,7 +553,12 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             unfreezing={}
             if schedule is None or sampler is None
             else stages_of_run(schedule, args, len(sampler), self.model.config.encoder_config.num_hidden_layers),
+            joint_tasks=self.joint_tasks(),
         )
+
+    def joint_tasks(self) -> list[str]:
+        """The tasks that the rows of a batch are shared among."""
+        return list(self.tasks)
 
     def draw_curves(self) -> None:
         """Put training_curves.png into the output folder, with a line where layers were unfrozen."""

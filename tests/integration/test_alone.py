@@ -84,6 +84,7 @@ def test_the_flag_scores_the_one_task(tmp_path):
     assert results["eval_average"] == results["eval_pairs_pearson"] and "eval_reviews_accuracy" not in results
     assert json.loads((out / "config.json").read_text())["tasks"][0]["name"] == "pairs"
     assert [path.name for path in (out / "predictions").iterdir()] == ["pairs.tsv"]
+    assert "on its rows of batches over reviews, pairs" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
