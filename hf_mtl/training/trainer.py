@@ -233,6 +233,10 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         """Deals the training rows; InputError for arguments that give no batches."""
         return train_sampler(list(self.tasks.values()), rows, args, batch_size)
 
+    def joint_tasks(self) -> list[str]:
+        """The tasks that the rows of a batch are shared among."""
+        return list(self.tasks)
+
     def get_eval_dataloader(self, eval_dataset: TaskRows) -> DataLoader[Any]:
         """Batches of one task, in the order of its rows."""
         loader = make_loader(eval_dataset, self.data_collator, self.args, batch_size=self.args.eval_batch_size)
@@ -555,10 +559,6 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             else stages_of_run(schedule, args, len(sampler), self.model.config.encoder_config.num_hidden_layers),
             joint_tasks=self.joint_tasks(),
         )
-
-    def joint_tasks(self) -> list[str]:
-        """The tasks that the rows of a batch are shared among."""
-        return list(self.tasks)
 
     def draw_curves(self) -> None:
         """Put training_curves.png into the output folder, with a line where layers were unfrozen."""
