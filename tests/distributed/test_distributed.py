@@ -43,7 +43,10 @@ def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
 
 @pytest.mark.parametrize(
     "pairs",
-    [{"kind": "similarity"}, {"pair_encoding": "separate", "loss": "huber"}],
+    [
+        {"kind": "similarity"},
+        pytest.param({"pair_encoding": "separate", "loss": "huber"}, marks=pytest.mark.slow),
+    ],
     ids=lambda changes: "-".join(changes.values()),
 )
 def test_two_processes_equal_one_for_pairs_that_are_read_apart(tmp_path, pairs):
