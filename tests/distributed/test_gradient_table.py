@@ -71,7 +71,6 @@ def test_it_holds_on_two_processes(tmp_path):
     assert gradient_table.broken(two_processes(tmp_path, broken=False)) == []
 
 
-@pytest.mark.slow  # half a minute, and of the table itself
 def test_it_fails_without_the_all_reduce(tmp_path):
     found = gradient_table.broken(two_processes(tmp_path, broken=True))
     assert any("gradient" in line for line in found) and any("update" in line for line in found)

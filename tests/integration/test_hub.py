@@ -243,7 +243,6 @@ exec(card.split("```")[1].removeprefix("python"))
 """
 
 
-@pytest.mark.slow  # half a minute
 def test_a_branch_that_is_not_there_is_made(tmp_path, home, flags):
     saving = "--save_strategy steps --save_steps 2 --hub_strategy every_save --hub_always_push --hub_revision dev"
     with serve(tmp_path / "hub", home) as client:

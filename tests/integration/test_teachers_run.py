@@ -101,7 +101,6 @@ def test_in_a_file_of_arguments_they_are_a_mapping(tmp_path):
     assert args.teachers == teachers
 
 
-@pytest.mark.slow  # half a minute
 def test_a_teacher_may_be_on_the_hub(singles, tmp_path):
     with serve(tmp_path / "hub", tmp_path) as environment:
         code, said = run(["-m", "hf_mtl.cli", "push", str(singles / "reviews"), "user/reviews"], environment)
