@@ -63,16 +63,19 @@ class SplitRows(NamedTuple):
         rows: the task's own.
         source: see `FoundRows`.
         places: where the task's rows are among those of `source`; None where all are its own. *Shape:* (rows,)
+        unlabelled: rows of `source` that `missing_label: skip` leaves to other tasks; 0 for a validation split that is
+            cut off, as they are the training split's.
     """
 
     rows: Dataset
     source: Dataset
     places: NDArray[np.int64] | None
+    unlabelled: int = 0
 
     def at(self, places: NDArray[np.int64]) -> SplitRows:
         """Those of the rows that are at these places among them."""
         of_source = places if self.places is None else self.places[places]
-        return SplitRows(selected(self.rows, places), self.source, of_source)
+        return self._replace(rows=selected(self.rows, places), places=of_source)
 
 
 def load_rows(spec: TaskSpec, split: str, on_bad_row: str = "error", given: GivenRows | None = None) -> Dataset | None:
@@ -131,7 +134,7 @@ def read_splits(
             continue
         if is_cut and split in PARTS:
             parts = parts or cut_rows(spec, rows.rows)
-            rows = rows.at(parts[split])
+            rows = rows.at(parts[split])._replace(unlabelled=rows.unlabelled if split == own else 0)
         sample = sample_rows(spec, split, rows.rows)
         found[split] = rows if sample is None else rows.at(sample)
     return found
@@ -147,6 +150,7 @@ def _read_whole(
     rows, bad, others = found.rows, found.without_text, np.zeros(len(found.rows), dtype=bool)
     if spec.missing_label == "skip" and split != "test":
         others = _rows_of_others(spec, rows, split)
+    unlabelled = int(others.sum())
     if (others.any() or on_bad_row == "skip") and split != "test":
         if set(spec.columns_of_labels) <= set(rows.column_names):
             own = np.flatnonzero(~others)  # of rows that are others', the faults would take 100 bytes each
@@ -158,7 +162,7 @@ def _read_whole(
         others[list(bad)] = True
     else:
         raise_first(spec, rows, split, bad)
-    whole = SplitRows(rows, found.source, None)
+    whole = SplitRows(rows, found.source, None, unlabelled)
     return whole.at(np.flatnonzero(~others)) if others.any() else whole
 
 

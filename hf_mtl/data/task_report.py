@@ -79,8 +79,8 @@ def _describe_split(
     rows = found.rows
     labels = read_labels(spec, rows, split)
     facts: Facts = {"rows": len(rows), "columns": rows.column_names, "labels": _distribution(spec, labels)}
-    if len(rows) < len(found.source):
-        facts["rows_without_label"] = len(found.source) - len(rows)
+    if found.unlabelled:
+        facts["rows_without_label"] = found.unlabelled
     if tokenizer is not None:
         lengths = token_lengths(spec, rows, tokenizer)
         facts["tokens"] = {

@@ -217,6 +217,15 @@ def test_what_the_file_was_understood_to_mean(tmp_path, tokenizer):
     assert "train: 3 rows, and 2 without a label; columns text, label" in format_task(facts)
 
 
+def test_rows_that_are_cut_off_or_not_sampled_have_a_label(tmp_path, tokenizer):
+    rows = [f"text {row},{'' if row < 5 else ('bad', 'good')[row % 2]}" for row in range(45)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]))
+    files = {"train": str(tmp_path / "rows.csv")}
+    spec = task(files=files, validation_fraction=0.1, max_rows={"train": 20})
+    splits = describe_task(spec, tokenizer, 64)["splits"]
+    assert [(splits[name]["rows"], splits[name].get("rows_without_label")) for name in splits] == [(20, 5), (4, None)]
+
+
 def test_tasks_that_label_other_rows_of_one_file_share_its_tokens(tmp_path, tokenizer, monkeypatch):
     path = write(tmp_path / "rows.csv", mood=["good", None, "bad", None, "good"], kind=[None, 1, 0, 1, None])
     files = {"train": str(path)}
