@@ -5,6 +5,7 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose time to a second thread
 
 import datasets
 import pytest
@@ -34,8 +35,6 @@ from hf_mtl.tasks.kinds import KINDS
 from hf_mtl.tasks.labels import read_labels
 from hf_mtl.tasks.metric_names import FIRST_METRICS, METRICS
 from hf_mtl.tasks.spec import KIND_CHECKS
-
-torch.set_num_threads(1)  # models this small only lose time to a second thread
 
 
 @pytest.fixture(scope="session", autouse=True)

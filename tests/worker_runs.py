@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import torch
+import train_worker
+from accelerate.state import GradientState
 
 WORKER = Path(__file__).parent / "train_worker.py"
 
@@ -46,6 +48,14 @@ def train(folder, name, processes, checkpoint=None, **arguments):
     done = launch(folder, name, processes, checkpoint, **arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return {**torch.load(folder / f"{name}.pt"), "said": done.stderr}
+
+
+def train_here(folder, name, worker=train_worker, **arguments):
+    """The result of a worker's run in this process, which saves the start of another one."""
+    GradientState._reset_state()
+    result = str(folder / f"{name}.pt")
+    worker.main(json.dumps({"output_dir": str(folder / name), **arguments}), result)
+    return torch.load(result)
 
 
 def relative_error(found, wanted):

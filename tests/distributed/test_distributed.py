@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import torch
-from worker_runs import SETTINGS, command_of, relative_error, train
+from worker_runs import SETTINGS, command_of, relative_error, train, train_here
 
 from hf_mtl.training.checkpoints import checkpoint_error
 
@@ -13,7 +13,7 @@ from hf_mtl.training.checkpoints import checkpoint_error
 def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     saves = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
-    result = train(folder, "one", 1, gradient_accumulation_steps=2, **saves, **SETTINGS)
+    result = train_here(folder, "one", gradient_accumulation_steps=2, **saves, **SETTINGS)
     return {**result, "folder": folder / "one"}
 
 
@@ -51,7 +51,7 @@ def test_two_processes_equal_one_with_two_micro_batches(one_process, tmp_path):
 )
 def test_two_processes_equal_one_for_pairs_that_are_read_apart(tmp_path, pairs):
     settings = {**SETTINGS, "max_steps": 4, "changes": {"pairs": pairs}}
-    one = train(tmp_path, "one", 1, gradient_accumulation_steps=2, **settings)
+    one = train_here(tmp_path, "one", gradient_accumulation_steps=2, **settings)
     two = train(tmp_path, "two", 2, **settings)
     assert relative_error(two["update"], one["update"]) <= 1e-5  # fp32 sums in another order
     for name, value in one["scores"].items():

@@ -8,7 +8,7 @@ import torch
 import transformers
 from packaging.version import Version
 from safetensors.torch import load_file
-from worker_runs import SETTINGS, train
+from worker_runs import SETTINGS, train, train_here
 
 from hf_mtl import InputError
 from hf_mtl.training.unsupported import check_supported
@@ -49,12 +49,14 @@ def end_weights(folder):
 def plain(tmp_path_factory):
     """The model that every run starts from, and the plain run of a method, made once: (end weights, result)."""
     folder = tmp_path_factory.mktemp("plain")
-    train(folder, "start", 1, **{**SHARDED, "max_steps": 1})
+    train_here(folder, "start", **{**SHARDED, "max_steps": 1})
     done = {}
 
     def run(method, **batches):
         if method not in done:
-            result = train(folder, method, 1, start=str(folder / "start"), gradient_method=method, **SHARDED, **batches)
+            result = train_here(
+                folder, method, start=str(folder / "start"), gradient_method=method, **SHARDED, **batches
+            )
             done[method] = end_weights(folder / method), result
         return done[method]
 

@@ -4,7 +4,7 @@ import json
 
 import torch
 from safetensors.torch import load_file
-from worker_runs import SETTINGS, relative_error, train
+from worker_runs import SETTINGS, relative_error, train, train_here
 
 from hf_mtl.training.soup import mean_weights
 
@@ -12,18 +12,18 @@ from hf_mtl.training.soup import mean_weights
 def test_rates_by_depth_on_two_processes_are_those_on_one(tmp_path):
     settings = {**SETTINGS, "layer_lr_decay": 0.5, "head_lr_multiplier": 3.0}
     two = train(tmp_path, "two", 2, **settings)
-    one = train(tmp_path, "one", 1, gradient_accumulation_steps=2, **settings)
+    one = train_here(tmp_path, "one", gradient_accumulation_steps=2, **settings)
     assert relative_error(two["update"], one["update"]) <= 1e-5  # sums of fp32 in another order
-    plain = train(tmp_path, "plain", 1, gradient_accumulation_steps=2, **SETTINGS)
+    plain = train_here(tmp_path, "plain", gradient_accumulation_steps=2, **SETTINGS)
     assert relative_error(plain["update"], one["update"]) > 0.1
 
 
 def test_the_average_on_two_processes_is_that_on_one_and_goes_on_bit_equal(tmp_path):
     settings = {**SETTINGS, "ema_decay": 0.8, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 0}
     two = train(tmp_path, "two", 2, **settings)
-    one = train(tmp_path, "one", 1, gradient_accumulation_steps=2, **settings)
+    one = train_here(tmp_path, "one", gradient_accumulation_steps=2, **settings)
     assert relative_error(two["update"], one["update"]) <= 1e-5  # sums of fp32 in another order
-    plain = train(tmp_path, "plain", 1, gradient_accumulation_steps=2, **SETTINGS)
+    plain = train_here(tmp_path, "plain", gradient_accumulation_steps=2, **SETTINGS)
     assert relative_error(plain["update"], one["update"]) > 0.01
     again = train(tmp_path, "again", 2, checkpoint=tmp_path / "two" / "checkpoint-4", **settings)
     saved = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "again")]

@@ -1,24 +1,17 @@
 """Steps and scores of tags: two processes, whose words are unequal in number, do what one does with both batches."""
 
-from pathlib import Path
-
 import pytest
+import token_worker
 import torch
-from worker_runs import SETTINGS, command_of, finished, relative_error
-
-WORKER = Path(__file__).parents[1] / "token_worker.py"
-
-
-def run(folder, processes, **arguments):
-    arguments = {"output_dir": str(folder / str(processes)), **SETTINGS, **arguments}
-    result = folder / f"{processes}.pt"
-    done = finished(command_of(processes, arguments, result, worker=WORKER))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(result)
+from worker_runs import SETTINGS, command_of, finished, relative_error, train_here
 
 
 def test_two_processes_equal_one_with_two_micro_batches(tmp_path):
-    one, two = run(tmp_path, 1, gradient_accumulation_steps=2), run(tmp_path, 2)
+    one = train_here(tmp_path, "one", worker=token_worker, gradient_accumulation_steps=2, **SETTINGS)
+    arguments, result = {"output_dir": str(tmp_path / "two"), **SETTINGS}, tmp_path / "two.pt"
+    done = finished(command_of(2, arguments, result, worker=token_worker.__file__))
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = torch.load(result)
     assert one["update"].norm() > 0.01
     # ten steps amplify the rounding of fp32 sums taken in another order
     assert relative_error(two["update"], one["update"]) <= 1e-5

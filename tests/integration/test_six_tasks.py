@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from six_tasks import BASELINES, TAGS, write_tasks
 from without_package import BLOCK
 
+from hf_mtl.cli import main as cli
+
 REPOSITORY = Path(__file__).parents[2]
 ENCODER = os.environ.get("HF_MTL_ENCODER")
 ROWS = {
@@ -70,7 +72,7 @@ def close(found, wanted):
     return found == pytest.approx(wanted, abs=1e-5) if isinstance(wanted, float) else found == wanted
 
 
-def test_a_run_of_six_kinds_that_is_killed_ends_as_one_that_is_not(tmp_path):
+def test_a_run_of_six_kinds_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys, transformers_speaks_again):
     write_tasks(tmp_path, 96)
     flags = {"encoder": "embedded:demo", "steps": 12, "rate": 1e-3, "save_strategy": "steps", "save_steps": 4}
     flags |= {"eval_strategy": "steps", "eval_steps": 4, "save_total_limit": 9}
@@ -94,9 +96,8 @@ def test_a_run_of_six_kinds_that_is_killed_ends_as_one_that_is_not(tmp_path):
     for task, row in ROWS.items():
         texts = [row] if isinstance(row, str) else row
         words = ["--text", texts[0], *(["--text-pair", texts[1]] if len(texts) > 1 else [])]
-        call = [sys.executable, "-m", "hf_mtl.cli", "predict", "--model", str(tmp_path / "whole"), "--task", task]
-        answer = json.loads(run([*call, *words, "--json"]).stdout)
-        assert close(answer[task], found[task]), task
+        assert cli(["predict", "--model", str(tmp_path / "whole"), "--task", task, *words, "--json"]) == 0
+        assert close(json.loads(capsys.readouterr().out)[task], found[task]), task
 
 
 @pytest.mark.slow
