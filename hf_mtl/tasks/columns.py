@@ -19,6 +19,7 @@ from datasets.table import InMemoryTable
 
 from ..errors import InputError
 from .arrow_files import ARROW_FORMATS, open_batches
+from .label_column import item_feature
 from .tables import Record, cell_values, plain, read_records, text_fault
 from .text_files import format_of
 
@@ -270,8 +271,9 @@ def _joined(tables: list[tuple[str, Any]], lists: Sequence[str]) -> Any:
 
 
 def _class_labels(table: Any) -> dict[str, Any]:
-    features = Features.from_arrow_schema(table.schema)
-    return {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+    """Column -> the names of its classes, whether a cell is one of them or a list of them."""
+    items = {name: item_feature(feature) for name, feature in Features.from_arrow_schema(table.schema).items()}
+    return {name: item.names for name, item in items.items() if isinstance(item, ClassLabel)}
 
 
 def _mapped(path: str, form: str) -> Any:

@@ -6,6 +6,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_mtl import InputError, TaskSpec
 from hf_mtl.data.raw_rows import load_rows
@@ -141,3 +142,22 @@ def test_one_row_of_two_columns_of_dicts_in_an_array_is_a_row(tmp_path):
     (tmp_path / "a.json").write_text('[{"text": {"0": "a"}, "label": {"0": 1}}]')
     with pytest.raises(InputError, match=r"column 'text' holds \{'0': 'a'\} instead of text in row 0"):
         list(read_texts(str(tmp_path / "a.json"), "json", ["text"]))
+
+
+def write_tags(path, names, tags):
+    """Tags as indices of names that the data has, in a parquet file."""
+    features = Features({"words": List(Value("string")), "tags": List(ClassLabel(names=names))})
+    words = [[f"word {number}" for number in range(len(each))] for each in tags]
+    Dataset.from_dict({"words": words, "tags": tags}, features=features).to_parquet(path)
+    return str(path)
+
+
+def test_lists_of_named_classes_keep_their_names_over_files(tmp_path):
+    names, tags = ["I-X", "O", "B-X"], [[1, 2], [2, 0], [1]]
+    files = [write_tags(tmp_path / f"{number}.parquet", names, [each]) for number, each in enumerate(tags)]
+    spec = TaskSpec(name="t", **TAGS, files={"train": tuple(files)})
+    found = read_labels(spec, load_rows(spec, "train"), "train")
+    assert [each.tolist() for each in found] == [[0, 1], [1, 2], [0]]  # indices of the task's names
+    files.append(write_tags(tmp_path / "other.parquet", names[::-1], [[1, 2]]))
+    with pytest.raises(InputError, match="different class names"):
+        load_rows(TaskSpec(name="t", **TAGS, files={"train": tuple(files)}), "train")
