@@ -192,6 +192,24 @@ def test_names_that_differ_in_case_alone_are_told(caplog):
     assert "task t: these labels differ in case alone, and are classes of their own: 'Good', 'good'" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        (["1", "1.0", "2"], "spell the same number, and are classes of their own: '1', '1.0'"),
+        (["a", "None", "<NA>"], "are classes: '<NA>', 'None'; where they mean that there is no label, empty their"),
+        (["a", "b", "a\u200b"], r"nobody sees, and are classes of their own: 'a', 'a\u200b'"),
+        (["a", "none", "1", "2.0"], ""),
+    ],
+)
+def test_names_that_are_probably_no_classes_of_their_own_are_told(caplog, cells, told):
+    assert len(found(cells)) == len(cells)
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
+    caplog.clear()
+    found(cells, ClassLabel(names=cells))
+    assert not caplog.text  # the data declares them
+
+
 def test_a_task_with_labels_is_as_it_was_and_its_rows_are_not_read(tmp_path):
     spec = task(labels=("a", "b"), files={"train": str(tmp_path / "nowhere.csv")})
     assert resolve_tasks([spec])[0] is spec
