@@ -12,7 +12,7 @@ from ..model.heads import HeadSpec
 from ..tasks.cells import listed
 from ..tasks.found_labels import FoundLabels, doubts
 from ..tasks.labels import find_labels
-from ..tasks.row_errors import source_of
+from ..tasks.row_errors import selected, source_of
 from ..tasks.spec import AUTO, TaskSpec
 from ..tasks.task_list import check_tasks
 from .data_splits import split_names
@@ -87,7 +87,7 @@ def _found(spec: TaskSpec, key: str, given: GivenRows | None, reads: SharedReads
         )
     rows = train.rows
     if train.without_text:
-        rows = rows.select([row for row in range(len(rows)) if row not in train.without_text])
+        rows = selected(rows, [row for row in range(len(rows)) if row not in train.without_text])
     return find_labels(spec, rows)
 
 

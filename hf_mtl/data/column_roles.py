@@ -10,8 +10,9 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from ..tasks.cells import is_missing, number_of
+from ..tasks.cells import is_missing, number_of, spells_list
 from ..tasks.label_column import item_feature
+from ..tasks.label_sets import OF_LISTS
 
 SAMPLE = 2000  # rows that tell what a column's texts are like
 MOST_CLASSES = 50
@@ -106,6 +107,8 @@ def _of_texts(name: str, cells: Sequence[str], missing: int) -> Column:
         return Column(name, "other", "all rows have the same", num_missing=missing)
     if all(TIME.fullmatch(cell.strip()) for cell in sample):
         return Column(name, "other", "dates or times", num_missing=missing)
+    if all(cell[0] == "[" and cell[-1] == "]" for cell in counts) and any(spells_list(c, (str, int)) for c in counts):
+        return Column(name, "other", f"it has texts of lists{OF_LISTS}", num_missing=missing)
     if (mark := _mark(counts, most)) is not None:
         pieces = sorted({piece.strip() for cell in counts for piece in cell.split(mark) if piece.strip()})
         reason = f"{len(pieces)} different texts with {mark!r} between"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..model.pipeline_inputs import Texts, Words
 from ..tasks.arrow_files import ARROW_FORMATS
+from ..tasks.cells import spells_list
 from ..tasks.tables import Record, read_records, text_fault
 from ..tasks.tag_column import OF_LISTS
 from ..tasks.text_files import FORMATS, about_quotes, format_of
@@ -77,17 +77,6 @@ def read_texts(
             raise InputError(f"{path!r} has no rows")
     except InputError as error:
         raise InputError(f"input {error}") from error
-
-
-def spells_list(value: Any) -> bool:
-    """Whether a cell is a text that Python or JSON would read as a list of strings, as pandas writes one into csv."""
-    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
-        return False
-    try:
-        items = ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return bool(items) and all(isinstance(item, str) for item in items)
 
 
 def _fault(value: Any, *, words: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import math
 import re
@@ -53,6 +54,22 @@ def truth_of(cell: Any) -> bool | None:
     if isinstance(cell, str):
         return _TRUTHS.get(cell.strip().lower())
     return cell if isinstance(cell, bool) else None
+
+
+def spells_list(value: Any, of: type | tuple[type, ...] = str) -> bool:
+    """Whether a cell is a text that Python or JSON would read as a list, as pandas writes one into csv.
+
+    Args:
+        value: the cell.
+        of: what is in the list.
+    """
+    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
+        return False
+    try:
+        items = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return bool(items) and all(isinstance(item, of) for item in items)
 
 
 def shown(cell: Any) -> str:
