@@ -11,14 +11,13 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .cells import is_missing, number_of, shown, spells_list, truth_of
+from .cells import LISTED, is_missing, number_of, shown, spells_list, truth_of
 from .class_names import ClassNames, truth_of_name
 from .found_labels import FoundLabels, found_names
 from .label_column import Labels, as_classes, cells_of, item_feature
 from .row_errors import SKIP_MISSING, RowErrors, source_of, told
 from .spec import TaskSpec
 
-LISTED = 20  # names in a message
 OF_LISTS = "; a list is read from jsonl and parquet, in csv write the names with a label_delimiter between"
 MARKS = ",;|/\t"  # that people write between names
 Array = NDArray[np.float64]
@@ -126,6 +125,7 @@ def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowEr
     column = as_classes(item_feature(rows.features[spec.label_column]), flat, labels)
     owners = [row for row, items in enumerate(lists) for _ in items or ()]
     sets, bad, hints = np.zeros((len(lists), len(labels))), RowErrors(), _Hints(names)
+    wanted, endings = f" is not one of {wanted_names(labels)}", dict[str, str]()  # many bad rows share few
     for row, value, cell, item in zip(owners, column.values, column.cells, flat, strict=True):
         is_truth = isinstance(item, bool) and names.by_name(item) is None
         if value is not None and not is_truth and float(value).is_integer() and 0 <= value < len(labels):
@@ -133,7 +133,7 @@ def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowEr
         else:
             hint = hints[cell] if isinstance(cell, str) else ""
             hint = SKIP_MISSING if _says_nothing(lists[row], names) else hint
-            bad.setdefault(row, (f"label {shown(cell)}", f" is not one of {wanted_names(labels)}{hint}"))
+            bad.setdefault(row, (f"label {shown(cell)}", endings.setdefault(hint, f"{wanted}{hint}")))
     for row, items in enumerate(lists):
         if items is None:
             sets[row] = np.nan

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from table_files import load, task, write
 
 from hf_mtl import InputError
-from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.labels import bad_labels, read_labels
 
 NAMES = ("negative", "neutral", "positive")
 
@@ -125,3 +125,15 @@ def test_a_wrong_label_of_a_test_split_is_refused_all_the_same():
         rows = Dataset.from_dict({"text": ["a"], "label": [label]})
         with pytest.raises(InputError, match=f"label {found} in row 0"):
             read_labels(task(labels=NAMES), rows, "test")
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "token_classification"])
+def test_many_bad_labels_share_the_words_about_them(kind):
+    names = ("O", *(f"class-{number}" for number in range(1000)))
+    cells = [f"bad {number}" for number in range(50)]
+    texts = [["a"] for _ in cells] if kind == "token_classification" else cells
+    rows = Dataset.from_dict({"text": texts, "label": [[c] for c in cells] if kind != "classification" else cells})
+    metrics = {"metrics": ("token_accuracy",)} if kind == "token_classification" else {}
+    bad = bad_labels(task(kind=kind, labels=names, **metrics), rows, "train")
+    assert len(bad) == 50 and len({id(after) for _, after in bad.values()}) <= 2
+    assert all("'class-18'] and 981 more" in after and len(after) < 600 for _, after in bad.values())
