@@ -92,11 +92,12 @@ def has_label(labels: Any) -> NDArray[np.bool_]:
 
     A row may have a list of them, of any length: a label for each of its words, or tokens.
     """
-    if len(labels) and np.ndim(labels[0]) == 1:
+    kind = getattr(labels, "dtype", np.dtype(object)).kind
+    if kind in "biu":
+        return np.ones(len(labels), dtype=bool)
+    if kind != "f" and len(labels) and np.ndim(labels[0]) == 1:
         there, rows = np.ones(len(labels), dtype=bool), np.repeat(np.arange(len(labels)), list(map(len, labels)))
         there[rows[np.isnan(np.concatenate(list(labels)).astype(np.float64))]] = False
         return there
-    if getattr(labels, "dtype", np.dtype(object)).kind in "biu":
-        return np.ones(len(labels), dtype=bool)
-    numbers = np.asarray(labels, dtype=np.float64)
+    numbers = labels if kind == "f" else np.asarray(labels, dtype=np.float64)
     return np.asarray(~np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1))

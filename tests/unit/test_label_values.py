@@ -1,5 +1,7 @@
 """Labels are read as the task declares them: names, indices, and numbers in a range."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from table_files import load, task, write
 
 from hf_mtl import InputError
-from hf_mtl.tasks.labels import bad_labels, read_labels
+from hf_mtl.tasks.labels import bad_labels, has_label, read_labels
 
 NAMES = ("negative", "neutral", "positive")
 
@@ -137,3 +139,16 @@ def test_many_bad_labels_share_the_words_about_them(kind):
     bad = bad_labels(task(kind=kind, labels=names, **metrics), rows, "train")
     assert len(bad) == 50 and len({id(after) for _, after in bad.values()}) <= 2
     assert all("'class-18'] and 981 more" in after and len(after) < 600 for _, after in bad.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_which_rows_have_a_label_is_found_in_little_memory(dtype):
+    labels = np.ones((20_000, 50), dtype=dtype)
+    missing = [] if dtype == np.int64 else [3, 7]
+    labels[missing, 1] = np.nan if missing else 1
+    tracemalloc.start()
+    there = has_label(labels)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.flatnonzero(~there).tolist() == missing
+    assert most < labels.nbytes / 2
