@@ -96,6 +96,11 @@ class TaskSpec(HeadOptions):
         for key in ("text_columns", "label_columns", "label_range", "class_weights", "thresholds"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
+        if both := [column for column in self.text_columns if column in self.columns_of_labels]:
+            raise InputError(
+                f"task {self.name!r}: column {both[0]!r} is among text_columns and holds the labels too, which the "
+                "model would read; wanted another column for one of them"
+            )
         if self.labels in (None, AUTO) and self.label_range is None and self.label_columns:
             object.__setattr__(self, "labels", self.label_columns)
         if self.labels is not None and self.labels != AUTO:

@@ -314,7 +314,7 @@ def test_the_training_rows_are_read_once_for_names_and_for_training(tmp_path, to
         return real(path, *args)
 
     monkeypatch.setattr(columns, "read_records", count)
-    tasks = [task(files=files), task(name="u", files=files, label_column="text")]
+    tasks = [task(files=files), task(name="u", files=files)]
     reads = SharedReads(tasks)
     known = resolve_tasks(tasks[:1], reads=reads)
     data = load_task_data(known, tokenizer, splits=["train"], reads=reads)
