@@ -68,9 +68,7 @@ class ClassNames:
 
     def nearest(self, cell: Any) -> str | None:
         """The name that a text may have been meant for, None where none is like it."""
-        names = {_loose(label): label for label in self.labels}
-        close = difflib.get_close_matches(_loose(cell), names, n=1) if isinstance(cell, str) else []
-        return names[close[0]] if close else None
+        return nearest(cell, self.labels) if isinstance(cell, str) else None
 
     def by_index(self, cell: Any) -> Number | None:
         """The index that a cell is, in range or not, None where it is none."""
@@ -80,6 +78,13 @@ class ClassNames:
         if truth is None:
             return number_of(cell)
         return None if self._truths or len(self.labels) != 2 else int(truth)
+
+
+def nearest(text: str, names: Iterable[str]) -> str | None:
+    """The name that a text may have been meant for, None where none is like it."""
+    loose = {_loose(name): name for name in names}
+    close = difflib.get_close_matches(_loose(text), loose, n=1)
+    return loose[close[0]] if close else None
 
 
 def _loose(name: str) -> str:

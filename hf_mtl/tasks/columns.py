@@ -19,6 +19,7 @@ from datasets.table import InMemoryTable
 
 from ..errors import InputError
 from .arrow_files import ARROW_FORMATS, open_batches
+from .cells import listed
 from .label_column import item_feature
 from .tables import Record, cell_values, plain, read_records, text_fault
 from .text_files import format_of
@@ -269,8 +270,8 @@ def _joined(tables: list[tuple[str, Any]], lists: Sequence[str]) -> Any:
     for other, table in others:
         if set(table.column_names) != set(first.column_names):
             raise InputError(
-                f"the files of one split have different columns: {path!r} has {', '.join(first.column_names)}; "
-                f"{other!r} has {', '.join(table.column_names)}"
+                f"the files of one split have different columns: {path!r} has {listed(first.column_names)}; "
+                f"{other!r} has {listed(table.column_names)}"
             )
         if _class_labels(table) != _class_labels(first):
             raise InputError(f"the files {path!r} and {other!r} of one split have different class names")

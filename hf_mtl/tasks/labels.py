@@ -19,7 +19,7 @@ from .kind_token_classification import TokenClassification
 from .kinds import kind_of
 from .row_errors import RowErrors
 from .spec import TaskSpec
-from .text_files import about_quotes
+from .text_files import columns_but
 
 BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal, MultiLabel, TokenClassification)
 
@@ -64,10 +64,8 @@ def _check_columns(spec: TaskSpec, rows: Dataset, split: str) -> None:
     """Raise InputError unless every column of labels is there."""
     absent = [column for column in spec.columns_of_labels if column not in rows.column_names]
     if absent:
-        columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
-        raise InputError(
-            f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; the columns are {columns}"
-        )
+        columns = columns_but(absent[0], rows.column_names)
+        raise InputError(f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; {columns}")
 
 
 def find_labels(spec: TaskSpec, rows: Dataset) -> FoundLabels:

@@ -152,7 +152,7 @@ def test_too_few_names_are_an_error_that_says_where_they_are_from(tmp_path):
     files = to_file(tmp_path / "rows.csv", ["a", "a", None])
     with pytest.raises(InputError, match=r"labels is \('a',\), wanted two .*'auto', .* column 'label' of .*rows\.csv'"):
         resolve_tasks([task(files=files)])
-    with pytest.raises(InputError, match=r"split 'train': no label column 'mark'; the columns are text, label"):
+    with pytest.raises(InputError, match=r"split 'train': no label column 'mark'; the columns are 'text', 'label'"):
         resolve_tasks([task(files=files, label_column="mark")])
     with pytest.raises(
         InputError, match=r"labels is 'auto', which the training rows tell, .* only 'validation'; write"

@@ -244,7 +244,7 @@ def test_a_row_of_test_may_lack_some_columns_of_labels(tmp_path):
     assert np.isnan(of_file(tmp_path, "text\nx\n", "none.csv", "test", **COLUMNS)).all()
     with pytest.raises(InputError, match="'test': no label column 'is_politics', and there is 'is_sport'"):
         of_file(tmp_path, "text,is_sport\nx,1\n", "some.csv", "test", **COLUMNS)
-    with pytest.raises(InputError, match="'train': no label column 'is_politics'; the columns are text, is_sport"):
+    with pytest.raises(InputError, match="'train': no label column 'is_politics'; the columns are 'text', 'is_sport'"):
         of_file(tmp_path, "text,is_sport\nx,1\n", "some.csv", **COLUMNS)
 
 

@@ -112,7 +112,7 @@ def test_rows_of_a_test_split_may_lack_their_label(column, kind):
 def test_a_test_split_may_lack_the_label_column():
     rows = Dataset.from_dict({"text": ["a", "b"]})
     np.testing.assert_array_equal(read_labels(task(), rows, "test"), [np.nan, np.nan])
-    with pytest.raises(InputError, match="split 'validation': no label column 'label'; the columns are text"):
+    with pytest.raises(InputError, match="split 'validation': no label column 'label'; the columns are 'text'"):
         read_labels(task(), rows, "validation")
 
 
