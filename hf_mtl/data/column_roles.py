@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,9 +64,9 @@ def role_of(name: str, feature: Any, cells: Sequence[Any]) -> Column:
     if isinstance(there[0], list):
         return _of_lists(name, item_feature(feature), there, missing)
     if isinstance(feature, ClassLabel):
-        labelled = sum(cell >= 0 for cell in there)
-        if not labelled:
-            return Column(name, "other", "no row has one of its classes", num_missing=len(cells))
+        missing = len(cells) - sum(cell >= 0 for cell in there)
+        if missing == len(cells):
+            return Column(name, "other", "no row has one of its classes", num_missing=missing)
         return Column(name, "classes", "the data names its classes", tuple(feature.names), num_missing=missing)
     if all(isinstance(cell, bool) for cell in there):
         return Column(name, "classes", "true or false", ("false", "true"), num_missing=missing)
@@ -100,7 +101,7 @@ def _of_numbers(name: str, values: Sequence[float], missing: int) -> Column:
 
 
 def _of_texts(name: str, cells: Sequence[str], missing: int) -> Column:
-    counts, sample = Counter(cells), cells[:: max(1, len(cells) // SAMPLE)]
+    counts, sample = Counter(map(_class_name, cells)), cells[:: max(1, len(cells) // SAMPLE)]
     num_words = sum(len(cell.split()) for cell in sample) / len(sample)
     most = max(2, len(cells) // 3)
     if len(counts) == 1:
@@ -121,6 +122,11 @@ def _of_texts(name: str, cells: Sequence[str], missing: int) -> Column:
     return Column(name, "text", f"{num_words:.0f} words on average", num_missing=missing, num_words=num_words)
 
 
+def _class_name(cell: Any) -> Any:
+    """What the class is called that a cell names; see `found_names`."""
+    return unicodedata.normalize("NFC", cell.strip()) if isinstance(cell, str) else cell
+
+
 def _mark(cells: Counter[str], most: int) -> str | None:
     """What stands between the labels in the cells of a column; None where they are no lists of labels."""
     for mark in MARKS:
@@ -139,7 +145,7 @@ def _of_lists(name: str, item: Any, cells: Sequence[list[Any]], missing: int) ->
         return Column(name, "labels", "lists of classes that the data names", tuple(item.names), num_missing=missing)
     if not flat or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in flat):
         return Column(name, "other", "its lists are neither of texts nor of indices", num_missing=missing)
-    counts = Counter(flat)
+    counts = Counter(each for each in map(_class_name, flat) if each != "")
     if len(counts) <= MOST_CLASSES and len(counts) <= max(2, len(flat) // 3):
         numbered = all(isinstance(each, int) for each in counts)
         names = tuple(map(str, range(max(counts) + 1) if numbered and min(counts) >= 0 else sorted(counts, key=str)))

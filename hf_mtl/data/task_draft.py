@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ..errors import InputError
 from ..model.heads import is_task_name
+from ..tasks.spec import TaskSpec
 from .column_roles import Column, role_of
 
 LABEL_NAMES = re.compile(
@@ -58,7 +59,7 @@ def draft_tasks(name: str, splits: Mapping[str, Dataset], taken: Sequence[str] =
         The tasks, and remarks on what was left out.
 
     Raises:
-        InputError: where no column can be a text, or none a label.
+        InputError: where no column can be a text, or none the labels of a task.
     """
     chosen = choose_splits(splits)
     rows = splits[chosen["train"]]
@@ -72,13 +73,39 @@ def draft_tasks(name: str, splits: Mapping[str, Dataset], taken: Sequence[str] =
         raise InputError(f"{name}: no column seems to hold texts, wanted one or two; the columns are {there}")
     if not labels:
         raise InputError(f"{name}: no column seems to hold labels; the columns are {there}")
-    drafts = [_draft(label, texts, words=words) for label in labels]
-    for draft, label in zip(drafts, labels, strict=True):
+    drafts: list[Draft] = []
+    refused: dict[str, str] = {}  # column of labels -> why no task can be made of it
+    for label in labels:
+        draft = _draft(label, texts, words=words)
         draft.name = _task_name(name, label, [*taken, *(each.name for each in drafts)])
         draft.keys.update(_split_keys(chosen, splits))
+        if reason := _refusal(draft):
+            refused.update(dict.fromkeys((column.name for column in label), reason))
+        else:
+            drafts.append(draft)
+    if not drafts:
+        raise InputError(f"{name}: no column of labels can be used; {'; '.join(dict.fromkeys(refused.values()))}")
     used = {each.name for label in labels for each in label} | {column.name for column in texts}
-    left_out = [f"column {column.name!r} is left out: {column.reason}" for column in columns if column.name not in used]
-    return drafts, left_out
+    reasons = {**{column.name: column.reason for column in columns if column.name not in used}, **refused}
+    left_out = [f"column {column!r} is left out: {reason}" for column, reason in reasons.items()]
+    return drafts, [*left_out, *_without_text(texts, chosen, splits)]
+
+
+def _refusal(draft: Draft) -> str | None:
+    """Why a draft is no task that can be loaded; None where it is one."""
+    try:
+        TaskSpec(name=draft.name, **{key: value for key, (value, _) in draft.keys.items()})
+    except InputError as error:
+        return str(error).removeprefix(f"task {draft.name!r}: ")
+    return None
+
+
+def _without_text(texts: Sequence[Column], chosen: Mapping[str, str], splits: Mapping[str, Dataset]) -> list[str]:
+    """A remark on rows that have no text, where there are such."""
+    rows = zip(*(_cells(column.name, chosen, splits) for column in texts), strict=True)
+    number = sum(any(cell is None or cell == [] for cell in row) for row in rows)
+    told = f"rows that have no text: {number:,}; they end a training unless --on_bad_row skip leaves them out"
+    return [told] if number else []
 
 
 def _cells(column: str, chosen: Mapping[str, str], splits: Mapping[str, Dataset]) -> list[Any]:
