@@ -22,6 +22,7 @@ MARKS = "|;,"  # between several labels in one cell
 IDENTIFIER = re.compile(
     r"(?i)(.*[_ ])?(id|idx|index|guid|uuid|key|row|url|link|path|file|filename)|unnamed.*|__index.*"
 )
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?")
 TIME = re.compile(r"\d{4}-\d\d?-\d\d?\b.*|\d\d?[/.]\d\d?[/.]\d{2,4}\b.*")
 
 
@@ -108,6 +109,8 @@ def _of_texts(name: str, cells: Sequence[str], missing: int) -> Column:
         return Column(name, "other", "all rows have the same", num_missing=missing)
     if all(TIME.fullmatch(cell.strip()) for cell in sample):
         return Column(name, "other", "dates or times", num_missing=missing)
+    if all(map(DECIMAL_COMMA.fullmatch, counts)) and any("," in cell for cell in counts):
+        return Column(name, "other", "numbers with a decimal comma; wanted a point, as in 2.5", num_missing=missing)
     if all(cell[0] == "[" and cell[-1] == "]" for cell in counts) and any(spells_list(c, (str, int)) for c in counts):
         return Column(name, "other", f"it has texts of lists{OF_LISTS}", num_missing=missing)
     if (mark := _mark(counts, most)) is not None:

@@ -33,6 +33,7 @@ PAIRS = (
     {"source", "target"},
 )
 BORDERS = (0, 1, 5, 10, 100)  # where people let a scale end
+LEAST_WORDS = 3  # on average, of a second text
 MANY = 100  # labels; of more, the names are left to the data
 SPLIT_NAMES = {"validation": ("validation", "dev", "valid", "val", "eval"), "test": ("test",)}
 COMMON = ("files", "dataset", "text_columns", "splits", "validation_fraction")
@@ -86,9 +87,14 @@ def draft_tasks(name: str, splits: Mapping[str, Dataset], taken: Sequence[str] =
     if not drafts:
         raise InputError(f"{name}: no column of labels can be used; {'; '.join(dict.fromkeys(refused.values()))}")
     used = {each.name for label in labels for each in label} | {column.name for column in texts}
-    reasons = {**{column.name: column.reason for column in columns if column.name not in used}, **refused}
+    reasons = {column.name: _why_unused(column, texts[0]) for column in columns if column.name not in used} | refused
     left_out = [f"column {column!r} is left out: {reason}" for column, reason in reasons.items()]
     return drafts, [*left_out, *_without_text(texts, chosen, splits)]
+
+
+def _why_unused(column: Column, text: Column) -> str:
+    """Why a column is left out; of one that holds texts, that another one does too."""
+    return f"{column.reason}; the text is {text.name!r}" if column.role == "text" else column.reason
 
 
 def _refusal(draft: Draft) -> str | None:
@@ -151,7 +157,15 @@ def _text_columns(columns: Sequence[Column]) -> tuple[list[Column], bool]:
     for one, other in combinations(texts, 2):
         if _are_pair(one.name, other.name):
             return [one, other], False
-    return (texts if len(texts) <= 2 else [max(texts, key=lambda column: column.num_words)]), False
+    longest = max(texts, key=lambda column: column.num_words, default=None)
+    if longest is None or len(texts) > 2 or min(column.num_words for column in texts) < _least_words(longest):
+        return [longest] if longest else [], False
+    return texts, False
+
+
+def _least_words(text: Column) -> float:
+    """The words that a second text has on average, beside one with which it is not called a pair."""
+    return max(LEAST_WORDS, text.num_words / 4)
 
 
 def _are_pair(one: str, other: str) -> bool:

@@ -169,6 +169,29 @@ def test_of_many_texts_a_pair_or_else_the_longest_is_read():
     assert drafted({**columns, "label": pick(0, 1)})["source"]["text_columns"] == ["body"]
 
 
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ([f"user{n}" for n in range(N)], "1 words on average; the text is 'text'"),
+        ([f"of this {n}" for n in range(N)], "3 words on average; the text is 'text'"),  # of 16
+        ([f"{n},{n % 7}" for n in range(N)], "numbers with a decimal comma; wanted a point, as in 2.5"),
+        ([f"{n % 7},5" for n in range(N)], "numbers with a decimal comma; wanted a point, as in 2.5"),
+    ],
+)
+def test_what_is_no_second_text_is_left_out(second, reason):
+    columns = {"text": [f"{text}, {text}" for text in TEXTS], "by": second, "label": pick("a", "b")}
+    (draft,), remarks = draft_tasks("s", {"train": Dataset.from_dict(columns)})
+    assert draft.keys["text_columns"][0] == ["text"]
+    assert remarks == [f"column 'by' is left out: {reason}"]
+
+
+def test_a_short_text_is_the_second_of_a_pair_where_the_names_say_so():
+    words = [f"word{n}" for n in range(N)]
+    for one, other in (("question", "answer"), ("text_a", "text_b")):
+        found = drafted({one: TEXTS, other: words, "label": pick("a", "b")})["source"]
+        assert found["text_columns"] == [one, other]
+
+
 def test_a_scale_is_ordinal():
     found = drafted({"text": TEXTS, "stars": pick(1, 2, 3, 4, 5)})["stars"]
     assert (found["kind"], found["labels"]) == ("ordinal", ["1", "2", "3", "4", "5"])
