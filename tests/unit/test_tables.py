@@ -191,6 +191,8 @@ BAD = {
     "narrow.tsv": ("text\tlabel\nb\n", "row 0 .* has 1 cells, the header has 2"),
     "open.csv": ('text,label\na,1\n"b,1\nc,0\n', "row 1 .* a quote opens and is never closed"),
     "swallows.csv": ('text,label\n"b,1\nc" d,0\n', "row 0 .* is no csv: ',' expected after '\"'"),
+    "escaped.csv": ('text,label\na,1\n"so \\"so\\"",0\n', r"row 1 .* is no csv: .*; quotes inside a cell are doubled"),
+    "escapes.csv": ('text,label\n"so \\", \\"so",0\n', r"row 0 .* has 3 cells, .*; quotes inside a cell are doubled"),
     "return.csv": ("text,label\na\rb,1\n", "row 0 .* is no csv: new-line character seen in unquoted field$"),
     "latin.csv": (b"text,label\na,1\nb\xe9,0\n", "row 1 .* byte 0xe9 at offset 16 of the file, 1 of its line"),
     "latin.tsv": (b"text\tl\xe9\na\t1\n", "the header is no UTF-8: byte 0xe9 at offset 6 of the file, 6 of its line"),
