@@ -14,7 +14,9 @@ from datasets import Dataset
 
 from ..errors import InputError
 from ..model.heads import is_task_name
+from ..model.tag_scheme import TagScheme
 from ..tasks.spec import TaskSpec
+from ..tasks.tag_metrics import token_accuracy
 from .column_roles import Column, role_of
 
 LABEL_NAMES = re.compile(
@@ -219,6 +221,8 @@ def _draft(labels: Sequence[Column], texts: Sequence[Column], *, words: bool) ->
         keys["labels"] = _names(label)
     if kind in ("regression", "similarity") and len(texts) == 2:
         keys["metrics"] = (["pearson", "spearman"], "usual for pairs")
+    if words and not TagScheme(label.names).is_known:
+        keys["metrics"] = ([token_accuracy.__name__], "its tags mark no entities")
     missing = max(column.num_missing for column in labels)
     if missing:
         keys["missing_label"] = ("skip", f"{missing:,} rows have none")

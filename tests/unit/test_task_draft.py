@@ -150,6 +150,14 @@ def test_words_and_lists_of_the_same_lengths_are_words_and_tags():
     assert drafted({"tokens": words, "tags": pick([1, 2, 0])}, features)["tags"]["labels"] == ["O", "B-X", "I-X"]
 
 
+def test_tags_that_mark_no_entities_are_scored_by_token(tmp_path):
+    words = [[f"w{number}", f"x{number}"] for number in range(N)]
+    frame = pandas.DataFrame({"words": words, "pos": pick(["NOUN", "VERB"], ["VERB", "VERB"])})
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    assert loaded(tmp_path) == {"pos": (("NOUN", "VERB"), N)}
+    assert "metrics: [token_accuracy]  # its tags mark no entities" in (tmp_path / "draft.yaml").read_text()
+
+
 def test_two_texts_and_a_number_are_similarity_where_the_texts_are_of_a_kind():
     numbers = [n / 12 for n in range(N)]
     alike = drafted({"sentence1": TEXTS, "sentence2": TEXTS[::-1], "score": numbers})["source"]
