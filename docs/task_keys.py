@@ -33,8 +33,13 @@ def table() -> str:
     for names, text in documented(TaskSpec).items():
         for name in names.split(", "):
             meaning = of_head.get(name, text).replace("|", "\\|").removesuffix(".")
-            lines.append(f"| `{name}` | {_default(fields[name])} | {meaning} |")
+            lines.append(f"| `{name}` | {_default(fields[name])} | {_linked(meaning)} |")
     return "\n".join(line for line in lines if not line.startswith("| `name`")) + "\n"
+
+
+def _linked(text: str) -> str:
+    """A text whose pages of the docs, such as docs/data.md#splits, are links from the page of the table."""
+    return re.sub(r"docs/(\w+)(\.md(?:#[\w-]+)?)", r"[\1](\1\2)", text)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

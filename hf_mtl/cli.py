@@ -22,6 +22,7 @@ from ._version import __version__
 from .compare import compare_command
 from .data.auto_labels import resolve_tasks
 from .data.draft_sources import draft_file
+from .data.raw_rows import ON_BAD_ROW
 from .data.shared_reads import SharedReads
 from .data.task_data import DEFAULT_LENGTH
 from .data.task_report import describe_task, format_task, format_task_sets
@@ -138,6 +139,12 @@ def _add_tasks(tasks_parser: argparse.ArgumentParser) -> None:
         help="folder or Hub id whose tokenizer counts tokens, and whose heads say what labels: auto is; the default "
         "encoder, if it is in the cache, unless given",
     )
+    add(
+        "--on_bad_row",
+        choices=ON_BAD_ROW,
+        default=ON_BAD_ROW[0],
+        help="what to do with rows that cannot be used, as in training; skip lists them",
+    )
     add("--max-seq-length", type=int, help="inputs above it count as cut; as the model cuts unless given")
     add("--json", action="store_true", help="JSON instead of text")
 
@@ -182,7 +189,8 @@ def tasks(arguments: argparse.Namespace) -> None:
     tokenizer, limit, heads = _token_counter(arguments.model, specs)
     reads = SharedReads(specs)
     specs = resolve_tasks(specs, heads=heads, reads=reads)
-    described = [describe_task(spec, tokenizer, arguments.max_seq_length or limit, reads) for spec in specs]
+    length, on_bad_row = arguments.max_seq_length or limit, arguments.on_bad_row
+    described = [describe_task(spec, tokenizer, length, reads, on_bad_row) for spec in specs]
     if arguments.json:
         print(json.dumps(described, ensure_ascii=False))
         return

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
 from ..model.heads import HeadSpec
-from ..tasks.found_labels import FoundLabels
+from ..tasks.cells import listed
+from ..tasks.found_labels import FoundLabels, doubts
 from ..tasks.labels import find_labels
-from ..tasks.row_errors import source_of
+from ..tasks.row_errors import selected, source_of
 from ..tasks.spec import AUTO, TaskSpec
 from ..tasks.task_list import check_tasks
 from .data_splits import split_names
@@ -21,7 +21,6 @@ from .raw_rows import find_rows
 from .shared_reads import SharedReads
 
 logger = logging.getLogger(__name__)
-LISTED = 20  # names in a line of the log
 
 
 def resolve_tasks(
@@ -54,12 +53,14 @@ def resolve_tasks(
 
 def _resolved(spec: TaskSpec, given: GivenRows | None, heads: Mapping[str, HeadSpec], reads: SharedReads) -> TaskSpec:
     key, head = "labels" if spec.labels == AUTO else "label_range", heads.get(spec.name)
+    is_written = False  # in cells, rather than declared
     if head is not None and head.kind == spec.kind and getattr(head, key) is not None:
         value, origin = tuple(getattr(head, key)), "the saved model"
     else:
         source = spec if given is None else without_source(spec)
         found = _found(source, key, given, reads)
         value, origin = getattr(found, key), f"the training rows of {source_of(source, 'train')}"
+        is_written = not found.of_class_label
         if found.of_class_label:
             origin = f"the ClassLabel of column {spec.label_column!r} in {origin}"
     values: dict[str, Any] = {key: value}
@@ -69,9 +70,9 @@ def _resolved(spec: TaskSpec, given: GivenRows | None, heads: Mapping[str, HeadS
         columns = ", ".join(map(repr, spec.columns_of_labels))
         raise InputError(f"{error}; {key} is {AUTO!r}, and this is from column {columns} of {origin}") from error
     what = "labels are" if key == "labels" else "label_range is"
-    logger.info("task %s: %s %s, from %s", spec.name, what, _listed(value), origin)
-    if alike := _differ_in_case(known.names):
-        logger.warning("task %s: these labels differ in case alone, and are classes of their own: %s", spec.name, alike)
+    logger.info("task %s: %s %s, from %s", spec.name, what, listed(value), origin)
+    for doubt in doubts(known.names) if is_written else ():
+        logger.warning("task %s: %s", spec.name, doubt)
     return known
 
 
@@ -86,21 +87,10 @@ def _found(spec: TaskSpec, key: str, given: GivenRows | None, reads: SharedReads
         )
     rows = train.rows
     if train.without_text:
-        rows = rows.select([row for row in range(len(rows)) if row not in train.without_text])
+        rows = selected(rows, [row for row in range(len(rows)) if row not in train.without_text])
     return find_labels(spec, rows)
 
 
 def without_source(spec: TaskSpec) -> TaskSpec:
     """A task whose rows were given, without the dataset or the files that are not read."""
     return dataclasses.replace(spec, dataset=None, config=None, files={})
-
-
-def _differ_in_case(names: Sequence[str]) -> str:
-    """The names that others have in another case, for a message."""
-    counts = Counter(name.casefold() for name in names)
-    return ", ".join(repr(name) for name in names if counts[name.casefold()] > 1)
-
-
-def _listed(values: Sequence[Any]) -> str:
-    more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
-    return f"{', '.join(map(repr, values[:LISTED]))}{more}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from ..tasks.cells import is_missing, number_of
+from ..tasks.cells import is_missing, number_of, spells_list
 from ..tasks.label_column import item_feature
+from ..tasks.label_sets import OF_LISTS
 
 SAMPLE = 2000  # rows that tell what a column's texts are like
 MOST_CLASSES = 50
@@ -20,6 +22,7 @@ MARKS = "|;,"  # between several labels in one cell
 IDENTIFIER = re.compile(
     r"(?i)(.*[_ ])?(id|idx|index|guid|uuid|key|row|url|link|path|file|filename)|unnamed.*|__index.*"
 )
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?")
 TIME = re.compile(r"\d{4}-\d\d?-\d\d?\b.*|\d\d?[/.]\d\d?[/.]\d{2,4}\b.*")
 
 
@@ -62,9 +65,9 @@ def role_of(name: str, feature: Any, cells: Sequence[Any]) -> Column:
     if isinstance(there[0], list):
         return _of_lists(name, item_feature(feature), there, missing)
     if isinstance(feature, ClassLabel):
-        labelled = sum(cell >= 0 for cell in there)
-        if not labelled:
-            return Column(name, "other", "no row has one of its classes", num_missing=len(cells))
+        missing = len(cells) - sum(cell >= 0 for cell in there)
+        if missing == len(cells):
+            return Column(name, "other", "no row has one of its classes", num_missing=missing)
         return Column(name, "classes", "the data names its classes", tuple(feature.names), num_missing=missing)
     if all(isinstance(cell, bool) for cell in there):
         return Column(name, "classes", "true or false", ("false", "true"), num_missing=missing)
@@ -99,13 +102,17 @@ def _of_numbers(name: str, values: Sequence[float], missing: int) -> Column:
 
 
 def _of_texts(name: str, cells: Sequence[str], missing: int) -> Column:
-    counts, sample = Counter(cells), cells[:: max(1, len(cells) // SAMPLE)]
+    counts, sample = Counter(map(_class_name, cells)), cells[:: max(1, len(cells) // SAMPLE)]
     num_words = sum(len(cell.split()) for cell in sample) / len(sample)
     most = max(2, len(cells) // 3)
     if len(counts) == 1:
         return Column(name, "other", "all rows have the same", num_missing=missing)
     if all(TIME.fullmatch(cell.strip()) for cell in sample):
         return Column(name, "other", "dates or times", num_missing=missing)
+    if all(map(DECIMAL_COMMA.fullmatch, counts)) and any("," in cell for cell in counts):
+        return Column(name, "other", "numbers with a decimal comma; wanted a point, as in 2.5", num_missing=missing)
+    if all(cell[0] == "[" and cell[-1] == "]" for cell in counts) and any(spells_list(c, (str, int)) for c in counts):
+        return Column(name, "other", f"it has texts of lists{OF_LISTS}", num_missing=missing)
     if (mark := _mark(counts, most)) is not None:
         pieces = sorted({piece.strip() for cell in counts for piece in cell.split(mark) if piece.strip()})
         reason = f"{len(pieces)} different texts with {mark!r} between"
@@ -116,6 +123,11 @@ def _of_texts(name: str, cells: Sequence[str], missing: int) -> Column:
     if IDENTIFIER.fullmatch(name) and num_words < 1.5:
         return Column(name, "other", "its name is that of an identifier", num_missing=missing)
     return Column(name, "text", f"{num_words:.0f} words on average", num_missing=missing, num_words=num_words)
+
+
+def _class_name(cell: Any) -> Any:
+    """What the class is called that a cell names; see `found_names`."""
+    return unicodedata.normalize("NFC", cell.strip()) if isinstance(cell, str) else cell
 
 
 def _mark(cells: Counter[str], most: int) -> str | None:
@@ -136,7 +148,7 @@ def _of_lists(name: str, item: Any, cells: Sequence[list[Any]], missing: int) ->
         return Column(name, "labels", "lists of classes that the data names", tuple(item.names), num_missing=missing)
     if not flat or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in flat):
         return Column(name, "other", "its lists are neither of texts nor of indices", num_missing=missing)
-    counts = Counter(flat)
+    counts = Counter(each for each in map(_class_name, flat) if each != "")
     if len(counts) <= MOST_CLASSES and len(counts) <= max(2, len(flat) // 3):
         numbered = all(isinstance(each, int) for each in counts)
         names = tuple(map(str, range(max(counts) + 1) if numbered and min(counts) >= 0 else sorted(counts, key=str)))

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tasks.cells import is_missing
+
 Ints = NDArray[np.int64]
 DIGEST = 16  # bytes, of which two halves are kept as numbers
 NO_CELL = -1
@@ -81,7 +83,7 @@ def joined_groups(places: Ints, cells: Iterable[Any] | None = None) -> Ints:
 
     Args:
         places: of each row, from 0. *Shape:* (rows,)
-        cells: of each row what else groups it; None, NaN and an empty text join nothing.
+        cells: of each row what else groups it; what `is_missing` joins nothing.
 
     Returns:
         The number of the first row of each row's group. *Shape:* (rows,)
@@ -104,7 +106,7 @@ def joined_groups(places: Ints, cells: Iterable[Any] | None = None) -> Ints:
 
 def _numbered(cell: Any, numbers: dict[str, int]) -> int:
     """The number of a cell, new where the cell is; `NO_CELL` of one that joins nothing."""
-    if cell in (None, "") or cell != cell:
+    if is_missing(cell) or cell != cell:
         return NO_CELL
     return numbers.setdefault(_spelled(cell), len(numbers))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..tasks.column_slices import AT_ONCE
 from ..tasks.kinds import kind_of
 from ..tasks.labels import has_label
+from ..tasks.row_errors import place_of
 from ..tasks.spec import TaskSpec
 from .cuts import text_hashes
 from .raw_rows import SplitRows
@@ -77,14 +78,17 @@ def _say_what_is_shared(spec: TaskSpec, one: tuple[str, Dataset], other: tuple[s
     if not shared:
         return
     first = " | ".join(str(rows[shared[0]][column]) for column in spec.text_columns)
+    source, number = place_of(spec, rows, split, shared[0])
     logger.warning(
-        "task %r: %s of the %s rows of %r have texts that rows of %r have too, such as row %d (the first row is 0), %r",
+        "task %r: %s of the %s rows of %r have texts that rows of %r have too, such as row %d (the first row is 0) of "
+        "%s, %r",
         spec.name,
         f"{len(shared):,}",
         f"{len(rows):,}",
         split,
         known,
-        shared[0],
+        number,
+        source,
         first if len(first) <= LONGEST else f"{first[: LONGEST - 3]}...",
     )
 

@@ -120,7 +120,7 @@ def _declared_splits(name: str, config: str | None) -> Splits:
     forms = {format_of(str(path)) for paths in files.values() for path in paths}
     for path in (str(path) for paths in files.values() for path in paths):
         if is_packed(path) or format_of(path) == "txt":
-            reason = "compressed; unzip it" if is_packed(path) else "no table; wanted csv, tsv, jsonl or parquet"
+            reason = "compressed; decompress it" if is_packed(path) else "no table; wanted csv, tsv, jsonl or parquet"
             raise InputError(f"{path!r} is {reason}")
     if not forms or forms & {None, "parquet"}:
         builder.download_and_prepare()

@@ -19,6 +19,7 @@ from ..model.encoding import NO_LABEL, SEQUENCE_LENGTHS, WORD_NUMBERS
 from ..tasks.column_slices import AT_ONCE
 from ..tasks.kinds import kind_of
 from ..tasks.spec import TaskSpec
+from ..tasks.text_files import columns_but
 
 WAY = "load_task_data(tasks, tokenizer, max_length=...) makes such rows"
 TAKEN = ("task", "batches")  # what the model's forward calls something else
@@ -137,8 +138,8 @@ def _check_names(columns: Sequence[str], where: str, tokens: Sequence[str], labe
         way = "they come from " + WAY.removesuffix(" makes such rows") + "; trainer.predict takes rows without labels"
         if other is not None:
             way = f"if {other!r} holds class indices or values, rows.rename_column({other!r}, 'labels')"
-    there = ", ".join(columns)
-    raise InputError(f"{where} has no column {', '.join(map(repr, missing))}; the columns are {there}; {way}")
+    there = columns_but(missing[0], columns)
+    raise InputError(f"{where} has no column {', '.join(map(repr, missing))}; {there}; {way}")
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -30,7 +30,7 @@ from ..tasks.sources import find_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec
 from ..tasks.split_names import takes_slices
 from ..tasks.tag_column import OF_LISTS
-from ..tasks.text_files import about_quotes
+from ..tasks.text_files import columns_but
 from .cut_rows import PARTS, check_uncut, cut_rows, sample_rows
 from .data_splits import Splits, find_splits
 from .memory_rows import GivenRows
@@ -201,8 +201,7 @@ def find_rows(spec: TaskSpec, split: str, given: GivenRows | None, reads: Shared
         raise InputError(f"{where}: the split is empty, wanted at least one row")
     for column in spec.text_columns:
         if column not in rows.column_names:
-            columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
-            raise InputError(f"{where}: no column {column!r}; the columns are {columns}")
+            raise InputError(f"{where}: no column {column!r}; {columns_but(column, rows.column_names)}")
         if not _holds_text(rows.features[column], words=column not in spec.string_columns):
             wanted = "text" if column in spec.string_columns else f"lists of words; {OF_LISTS}"
             raise InputError(f"{where}: column {column!r} is {rows.features[column]}, wanted {wanted}")

@@ -14,6 +14,9 @@ from datasets import Dataset
 
 from ..errors import InputError
 from ..model.heads import is_task_name
+from ..model.tag_scheme import TagScheme
+from ..tasks.spec import TaskSpec
+from ..tasks.tag_metrics import token_accuracy
 from .column_roles import Column, role_of
 
 LABEL_NAMES = re.compile(
@@ -32,6 +35,7 @@ PAIRS = (
     {"source", "target"},
 )
 BORDERS = (0, 1, 5, 10, 100)  # where people let a scale end
+LEAST_WORDS = 3  # on average, of a second text
 MANY = 100  # labels; of more, the names are left to the data
 SPLIT_NAMES = {"validation": ("validation", "dev", "valid", "val", "eval"), "test": ("test",)}
 COMMON = ("files", "dataset", "text_columns", "splits", "validation_fraction")
@@ -58,7 +62,7 @@ def draft_tasks(name: str, splits: Mapping[str, Dataset], taken: Sequence[str] =
         The tasks, and remarks on what was left out.
 
     Raises:
-        InputError: where no column can be a text, or none a label.
+        InputError: where no column can be a text, or none the labels of a task.
     """
     chosen = choose_splits(splits)
     rows = splits[chosen["train"]]
@@ -72,13 +76,44 @@ def draft_tasks(name: str, splits: Mapping[str, Dataset], taken: Sequence[str] =
         raise InputError(f"{name}: no column seems to hold texts, wanted one or two; the columns are {there}")
     if not labels:
         raise InputError(f"{name}: no column seems to hold labels; the columns are {there}")
-    drafts = [_draft(label, texts, words=words) for label in labels]
-    for draft, label in zip(drafts, labels, strict=True):
+    drafts: list[Draft] = []
+    refused: dict[str, str] = {}  # column of labels -> why no task can be made of it
+    for label in labels:
+        draft = _draft(label, texts, words=words)
         draft.name = _task_name(name, label, [*taken, *(each.name for each in drafts)])
         draft.keys.update(_split_keys(chosen, splits))
+        if reason := _refusal(draft):
+            refused.update(dict.fromkeys((column.name for column in label), reason))
+        else:
+            drafts.append(draft)
+    if not drafts:
+        raise InputError(f"{name}: no column of labels can be used; {'; '.join(dict.fromkeys(refused.values()))}")
     used = {each.name for label in labels for each in label} | {column.name for column in texts}
-    left_out = [f"column {column.name!r} is left out: {column.reason}" for column in columns if column.name not in used]
-    return drafts, left_out
+    reasons = {column.name: _why_unused(column, texts[0]) for column in columns if column.name not in used} | refused
+    left_out = [f"column {column!r} is left out: {reason}" for column, reason in reasons.items()]
+    return drafts, [*left_out, *_without_text(texts, chosen, splits)]
+
+
+def _why_unused(column: Column, text: Column) -> str:
+    """Why a column is left out; of one that holds texts, that another one does too."""
+    return f"{column.reason}; the text is {text.name!r}" if column.role == "text" else column.reason
+
+
+def _refusal(draft: Draft) -> str | None:
+    """Why a draft is no task that can be loaded; None where it is one."""
+    try:
+        TaskSpec(name=draft.name, **{key: value for key, (value, _) in draft.keys.items()})
+    except InputError as error:
+        return str(error).removeprefix(f"task {draft.name!r}: ")
+    return None
+
+
+def _without_text(texts: Sequence[Column], chosen: Mapping[str, str], splits: Mapping[str, Dataset]) -> list[str]:
+    """A remark on rows that have no text, where there are such."""
+    rows = zip(*(_cells(column.name, chosen, splits) for column in texts), strict=True)
+    number = sum(any(cell is None or cell == [] for cell in row) for row in rows)
+    told = f"rows that have no text: {number:,}; they end a training unless --on_bad_row skip leaves them out"
+    return [told] if number else []
 
 
 def _cells(column: str, chosen: Mapping[str, str], splits: Mapping[str, Dataset]) -> list[Any]:
@@ -124,7 +159,15 @@ def _text_columns(columns: Sequence[Column]) -> tuple[list[Column], bool]:
     for one, other in combinations(texts, 2):
         if _are_pair(one.name, other.name):
             return [one, other], False
-    return (texts if len(texts) <= 2 else [max(texts, key=lambda column: column.num_words)]), False
+    longest = max(texts, key=lambda column: column.num_words, default=None)
+    if longest is None or len(texts) > 2 or min(column.num_words for column in texts) < _least_words(longest):
+        return [longest] if longest else [], False
+    return texts, False
+
+
+def _least_words(text: Column) -> float:
+    """The words that a second text has on average, beside one with which it is not called a pair."""
+    return max(LEAST_WORDS, text.num_words / 4)
 
 
 def _are_pair(one: str, other: str) -> bool:
@@ -178,6 +221,8 @@ def _draft(labels: Sequence[Column], texts: Sequence[Column], *, words: bool) ->
         keys["labels"] = _names(label)
     if kind in ("regression", "similarity") and len(texts) == 2:
         keys["metrics"] = (["pearson", "spearman"], "usual for pairs")
+    if words and not TagScheme(label.names).is_known:
+        keys["metrics"] = ([token_accuracy.__name__], "its tags mark no entities")
     missing = max(column.num_missing for column in labels)
     if missing:
         keys["missing_label"] = ("skip", f"{missing:,} rows have none")

@@ -25,7 +25,11 @@ Facts = dict[str, Any]
 
 
 def describe_task(
-    spec: TaskSpec, tokenizer: PreTrainedTokenizerBase | None, max_length: int, reads: SharedReads | None = None
+    spec: TaskSpec,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+    reads: SharedReads | None = None,
+    on_bad_row: str = "error",
 ) -> Facts:
     """A task as declared, and each of its splits as found; ready for JSON.
 
@@ -34,6 +38,7 @@ def describe_task(
         tokenizer: counts tokens; without one, there are no token lengths.
         max_length: a row counts as truncated when one of its sequences has more tokens.
         reads: of all tasks that are described.
+        on_bad_row: see `load_rows`.
 
     Raises:
         InputError: when rows or labels are not what the task declares.
@@ -60,7 +65,7 @@ def describe_task(
         "loss_weight": spec.loss_weight,
         "sampling_weight": spec.sampling_weight,
     }
-    splits = read_splits(spec, SPLITS, reads=reads)
+    splits = read_splits(spec, SPLITS, on_bad_row, reads=reads)
     return {
         **{key: value for key, value in declared.items() if value is not None},
         "splits": {name: _describe_split(spec, name, rows, tokenizer, max_length) for name, rows in splits.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 from ..errors import InputError
 from ..model.pipeline_inputs import Texts, Words
 from ..tasks.arrow_files import ARROW_FORMATS
+from ..tasks.cells import listed, spells_list
 from ..tasks.tables import Record, read_records, text_fault
 from ..tasks.tag_column import OF_LISTS
-from ..tasks.text_files import FORMATS, about_quotes, format_of
+from ..tasks.text_files import FORMATS, about_quotes, columns_but, format_of
 
 USUAL_COLUMNS = (("text", "text_pair"), ("sentence1", "sentence2"), ("text",), ("sentence",), ("words",))
 
@@ -55,9 +55,7 @@ def read_texts(
             for number, record in enumerate(records):
                 chosen = chosen or _usual_columns(path, list(record))
                 if number == 0 and (absent := [column for column in chosen if column not in record]):
-                    raise InputError(
-                        f"{path!r}: no column {absent[0]!r}; the columns are {', '.join(record)}{about_quotes(record)}"
-                    )
+                    raise InputError(f"{path!r}: no column {absent[0]!r}; {columns_but(absent[0], record)}")
                 if not columns and (second := _second_text(chosen, record)):
                     raise InputError(
                         f"{path!r}: row {number} (the first row is 0) has the column {second!r}, and row 0 has not; "
@@ -79,17 +77,6 @@ def read_texts(
         raise InputError(f"input {error}") from error
 
 
-def spells_list(value: Any) -> bool:
-    """Whether a cell is a text that Python or JSON would read as a list of strings, as pandas writes one into csv."""
-    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
-        return False
-    try:
-        items = ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return bool(items) and all(isinstance(item, str) for item in items)
-
-
 def _fault(value: Any, *, words: bool) -> str | None:
     """What is wrong with a cell that is to be a text or, with `words`, a list of words."""
     if not words or not isinstance(value, list):
@@ -104,7 +91,7 @@ def _usual_columns(path: str, there: list[str]) -> tuple[str, ...]:
     if len(there) == 1:
         return (there[0],)
     raise InputError(
-        f"{path!r} has the columns {', '.join(there)}; name one, or two for a pair, with --columns{about_quotes(there)}"
+        f"{path!r} has the columns {listed(there)}; name one, or two for a pair, with --columns{about_quotes(there)}"
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +17,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TRUTHS = {"true": True, "false": False}
 LONGEST = 80  # characters of a cell in a message
+LISTED = 20  # names in a message
 
 
 def is_missing(cell: Any) -> bool:
@@ -53,7 +56,29 @@ def truth_of(cell: Any) -> bool | None:
     return cell if isinstance(cell, bool) else None
 
 
+def spells_list(value: Any, of: type | tuple[type, ...] = str) -> bool:
+    """Whether a cell is a text that Python or JSON would read as a list, as pandas writes one into csv.
+
+    Args:
+        value: the cell.
+        of: what is in the list.
+    """
+    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
+        return False
+    try:
+        items = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return bool(items) and all(isinstance(item, of) for item in items)
+
+
 def shown(cell: Any) -> str:
     """A cell for a message, as it was written."""
     text = str(cell) if isinstance(cell, Decimal | datetime.date | datetime.time) else repr(cell)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def listed(values: Sequence[Any]) -> str:
+    """The first of some values for a message, and how many more there are."""
+    more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
+    return f"{', '.join(map(repr, values[:LISTED]))}{more}"

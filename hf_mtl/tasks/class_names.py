@@ -29,16 +29,17 @@ def check_class_names(task: str, labels: Sequence[str]) -> None:
                 f"task {task!r}: labels has the name {label!r}; a tab, a line end or another control character cannot "
                 "be part of a class's name, which stands in a line of predictions"
             )
-    if len({unicodedata.normalize("NFC", label.strip()) for label in labels}) < len(labels):
+    if len(set(map(_trimmed, labels))) < len(labels):
         raise InputError(f"task {task!r}: labels is {list(labels)}, wanted names that look different from each other")
 
 
 class ClassNames:
     """Which class a cell means.
 
-    It means the class whose name it is; failing that, the one whose name it is but for case, blanks around it or
-    Unicode's forms, unless these are two; failing that, the one whose name spells the same number or truth value.
-    Where no name spells a number, a number is an index, and a truth value is one of two classes.
+    It means the class whose name it is; failing that, the one whose name it is but for blanks around it or Unicode's
+    forms; failing that, the one whose name it is but for these or case; failing that, the one whose name spells the
+    same number or truth value. Where two are meant by the same step, the cell means none. Where no name spells a
+    number, a number is an index, and a truth value is one of two classes.
 
     Args:
         labels: the names, in the order of their indices.
@@ -48,7 +49,9 @@ class ClassNames:
         self.labels = labels
         truths = ((truth_of_name(label), index) for index, label in enumerate(labels))
         numbers = ((number_of(label), index) for index, label in enumerate(labels))
+        # What each step finds; None where it finds two.
         self._exact = {label: index for index, label in enumerate(labels)}
+        self._same = _unless_two((_trimmed(label), index) for index, label in enumerate(labels))
         self._loose = _unless_two((_loose(label), index) for index, label in enumerate(labels))
         self._truths = _unless_two((truth, index) for truth, index in truths if truth is not None)
         self._numbers = _unless_two((number, index) for number, index in numbers if number is not None)
@@ -58,6 +61,8 @@ class ClassNames:
         if isinstance(cell, str):
             if cell in self._exact:
                 return self._exact[cell]
+            if (same := self._same.get(_trimmed(cell))) is not None:
+                return same
             if _loose(cell) in self._loose:
                 return self._loose[_loose(cell)]
         truth = truth_of(cell)
@@ -68,9 +73,7 @@ class ClassNames:
 
     def nearest(self, cell: Any) -> str | None:
         """The name that a text may have been meant for, None where none is like it."""
-        names = {_loose(label): label for label in self.labels}
-        close = difflib.get_close_matches(_loose(cell), names, n=1) if isinstance(cell, str) else []
-        return names[close[0]] if close else None
+        return nearest(cell, self.labels) if isinstance(cell, str) else None
 
     def by_index(self, cell: Any) -> Number | None:
         """The index that a cell is, in range or not, None where it is none."""
@@ -82,9 +85,21 @@ class ClassNames:
         return None if self._truths or len(self.labels) != 2 else int(truth)
 
 
+def nearest(text: str, names: Iterable[str]) -> str | None:
+    """The name that a text may have been meant for, None where none is like it."""
+    loose = {_loose(name): name for name in names}
+    close = difflib.get_close_matches(_loose(text), loose, n=1)
+    return loose[close[0]] if close else None
+
+
+def _trimmed(name: str) -> str:
+    """A name without what people do not see: blanks around it, Unicode's forms."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
 def _loose(name: str) -> str:
     """What is left of a name without what people do not see or mean: case, blanks around it, Unicode's forms."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
+    return unicodedata.normalize("NFC", _trimmed(name).casefold())
 
 
 def truth_of_name(label: str) -> bool | None:

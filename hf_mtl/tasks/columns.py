@@ -19,6 +19,7 @@ from datasets.table import InMemoryTable
 
 from ..errors import InputError
 from .arrow_files import ARROW_FORMATS, open_batches
+from .cells import listed
 from .label_column import item_feature
 from .tables import Record, cell_values, plain, read_records, text_fault
 from .text_files import format_of
@@ -40,7 +41,7 @@ class Columns(NamedTuple):
         texts: columns of strings. A value that is no string is left out, and told.
         labels: columns of labels. With `texts`, they tell the delimiter of csv and tsv.
         lists: columns whose cells may be lists. Where some are, any other value is a list of one.
-        delimited: columns of names in a text. In csv and tsv that have any, an empty cell is a row without names.
+        delimited: columns of names in a text. Where csv and tsv have any, an empty cell is a row without names.
         others: columns that are neither, such as that of groups.
         encoding: of files of text, the name of a Python codec; UTF-8 unless given.
     """
@@ -69,13 +70,13 @@ def read_files(paths: Sequence[str], columns: Columns) -> tuple[Dataset, TextFau
     rows = 0
     for number, path in enumerate(paths):
         table, found = _read_file(path, columns)
-        for column in columns.delimited if format_of(path) in ("csv", "tsv") else ():
-            table = _with_empty_lists(path, table, column)
         faults.update({(row + rows, column): fault for (row, column), fault in found.items()})
         first_rows.append((path, rows))
         rows += len(table)
         if len(table) or (number == len(paths) - 1 and not tables):
             tables.append((path, table))
+    for column in columns.delimited:
+        tables = _with_empty_lists(tables, column)
     try:
         return table_rows(_joined(tables, columns.lists)), faults, first_rows
     except TypesError as error:
@@ -145,16 +146,27 @@ def _read_saved(folder: str, columns: Columns) -> tuple[Any, TextFaults]:
         raise InputError(f"{folder!r}: cannot be read as a saved dataset: {_first_line(error)}") from error
 
 
-def _with_empty_lists(path: str, table: Any, column: str) -> Any:
-    """A table of csv or tsv whose empty cells in a column are empty texts, unless all are; says how many."""
-    cells = table[column].to_pylist() if column in table.column_names else []
-    num_empty = cells.count(None)
-    if not num_empty or not any(cell and cell.strip() for cell in cells):
-        return table
-    message = "%r: %d of %d rows have an empty cell in column %r: they are rows without labels"
-    logger.info(message, path, num_empty, len(cells), column)
-    texts = pyarrow.array([cell or "" for cell in cells], pyarrow.string())
-    return table.set_column(table.column_names.index(column), column, texts)
+def _with_empty_lists(tables: list[tuple[str, Any]], column: str) -> list[tuple[str, Any]]:
+    """Files with their tables, where empty cells of csv and tsv in a column are empty texts, unless all of them are.
+
+    Says how many there are in each file.
+    """
+    cells = {
+        path: table[column].to_pylist()
+        for path, table in tables
+        if format_of(path) in ("csv", "tsv") and column in table.column_names
+    }
+    if not any(cell and cell.strip() for of_file in cells.values() for cell in of_file):
+        return tables
+    found = []
+    for path, table in tables:
+        if num_empty := cells.get(path, []).count(None):
+            message = "%r: %d of %d rows have an empty cell in column %r: they are rows without labels"
+            logger.info(message, path, num_empty, len(table), column)
+            texts = pyarrow.array([cell or "" for cell in cells[path]], pyarrow.string())
+            table = table.set_column(table.column_names.index(column), column, texts)
+        found.append((path, table))
+    return found
 
 
 def _known_columns(path: str, records: Iterable[Record], wanted: Sequence[str]) -> Iterator[Record]:
@@ -258,8 +270,8 @@ def _joined(tables: list[tuple[str, Any]], lists: Sequence[str]) -> Any:
     for other, table in others:
         if set(table.column_names) != set(first.column_names):
             raise InputError(
-                f"the files of one split have different columns: {path!r} has {', '.join(first.column_names)}; "
-                f"{other!r} has {', '.join(table.column_names)}"
+                f"the files of one split have different columns: {path!r} has {listed(first.column_names)}; "
+                f"{other!r} has {listed(table.column_names)}"
             )
         if _class_labels(table) != _class_labels(first):
             raise InputError(f"the files {path!r} and {other!r} of one split have different class names")

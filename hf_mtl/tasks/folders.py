@@ -80,7 +80,7 @@ def check_all_readable(folder: Path, paths: list[Path]) -> None:
     """Raise InputError for compressed files, for saved datasets further down, and for texts where there is no table."""
     tables = any(map(is_data, paths))
     if packed := [path for path in paths if is_packed(path.name) and (not tables or _is_packed_table(path))]:
-        raise InputError(f"the folder {str(folder)!r} has {str(packed[0])!r}, which is compressed; unzip it")
+        raise InputError(f"the folder {str(folder)!r} has {str(packed[0])!r}, which is compressed; decompress it")
     if saved := [path for path in paths if path.name in SAVED]:
         raise InputError(
             f"the folder {str(folder)!r} has a saved dataset in {str(saved[0].parent)!r}; wanted dataset: "

@@ -5,14 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from .cells import is_missing, number_of
+from .cells import is_missing, listed, number_of
 from .label_column import read_values
+
+NO_LABELS = ("None", "NULL", "N/A", "<NA>", "#N/A")  # as tools write them; some people call a class so
 
 
 class FoundLabels(NamedTuple):
@@ -49,6 +52,31 @@ def found_names(feature: Any, cells: Iterable[Any]) -> FoundLabels:
     if len(numbers) < len(seen):
         return FoundLabels(tuple(sorted(seen.values())))
     return FoundLabels(tuple(sorted(numbers, key=lambda name: (numbers[name], name))))
+
+
+def doubts(names: Sequence[str]) -> list[str]:
+    """What is odd about names that cells have: those that are probably one class, or none."""
+    alike: dict[str, Callable[[str], Hashable]] = {
+        "differ in case alone": str.casefold,
+        "spell the same number": number_of,
+        "differ in characters alone that nobody sees": _visible,
+    }
+    found = []
+    for what, key in alike.items():
+        counts = Counter(map(key, names))
+        if twice := [name for name in names if key(name) is not None and counts[key(name)] > 1]:
+            found.append(f"these labels {what}, and are classes of their own: {listed(twice)}")
+    if missing := [name for name in names if name in NO_LABELS]:
+        found.append(
+            f"these labels are classes: {listed(missing)}; where they mean that there is no label, empty their cells "
+            "and write missing_label: skip, or write labels without them and train with --on_bad_row skip"
+        )
+    return found
+
+
+def _visible(name: str) -> str:
+    """A name without characters of no width, such as a zero-width space or a byte order mark."""
+    return "".join(character for character in name if unicodedata.category(character) != "Cf")
 
 
 def found_range(rows: Dataset, column: str) -> FoundLabels:

@@ -14,6 +14,7 @@ from ..model.head_classification import ClassificationHead
 from .found_labels import FoundLabels, found_names
 from .kinds import register_kind
 from .label_column import LabelColumn, different_cells, read_classes
+from .label_sets import wanted_names
 from .metrics import accuracy
 from .number_kind import NumberKind
 from .row_errors import RowErrors, raise_first, told
@@ -49,8 +50,8 @@ class Classification(NumberKind):
         return np.nan_to_num(values, nan=-1).astype(np.int64)
 
     def wanted(self, spec: TaskSpec) -> str:
-        """The names."""
-        return f"one of {list(spec.names)}"
+        """The names, or the first of many."""
+        return f"one of {wanted_names(spec.names)}"
 
     def wanted_numbers(self, spec: TaskSpec) -> str:
         """The indices, with the names."""

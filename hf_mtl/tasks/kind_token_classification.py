@@ -18,6 +18,7 @@ from ..model.tag_scheme import TagScheme
 from .cells import shown
 from .found_labels import FoundLabels
 from .kinds import TaskKind, register_kind
+from .label_sets import wanted_names
 from .row_errors import SKIP_MISSING, RowErrors, raise_first
 from .spec import TaskSpec
 from .tag_column import NO_LIST, NO_TAG, TagColumn, find_tags, list_lengths, lists_of, no_tags, read_tags
@@ -106,14 +107,12 @@ class TokenClassification(TaskKind):
 
     def _bad(self, spec: TaskSpec, rows: Dataset, split: str, tags: TagColumn, words: NDArray[np.int64]) -> RowErrors:
         """Row -> what is wrong with its tags: none, another number of them than words, or one that is unknown."""
-        bad, of_rows, ends = RowErrors(), tags.rows_of_values(), np.cumsum(tags.lengths.clip(min=0))
+        bad, unknown = RowErrors(), f" is not one of {wanted_names(spec.names)}"
+        of_rows, ends = tags.rows_of_values(), np.cumsum(tags.lengths.clip(min=0))
         for number in np.flatnonzero(tags.values == NO_TAG)[::-1].tolist():  # the first of a row comes last
             row, cell = int(of_rows[number]), tags.cells[tags.places[number]]
             place = number - int(ends[row] - tags.lengths[row])
-            bad[row] = (
-                f"tag {shown(cell)} of word {place} (the first word is 0)",
-                f" is not one of {list(spec.names)}",
-            )
+            bad[row] = f"tag {shown(cell)} of word {place} (the first word is 0)", unknown
         for row in np.flatnonzero(tags.lengths != words).tolist():
             length = int(tags.lengths[row])
             if length <= 0 and split == "test":

@@ -11,14 +11,14 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .cells import is_missing, number_of, shown, truth_of
+from .cells import LISTED, is_missing, number_of, shown, spells_list, truth_of
 from .class_names import ClassNames, truth_of_name
 from .found_labels import FoundLabels, found_names
 from .label_column import Labels, as_classes, cells_of, item_feature
-from .row_errors import SKIP_MISSING, RowErrors, source_of
+from .row_errors import SKIP_MISSING, RowErrors, source_of, told
 from .spec import TaskSpec
 
-LISTED = 20  # names in a message
+OF_LISTS = "; a list is read from jsonl and parquet, in csv write the names with a label_delimiter between"
 MARKS = ",;|/\t"  # that people write between names
 Array = NDArray[np.float64]
 
@@ -63,9 +63,13 @@ def find_sets(spec: TaskSpec, rows: Dataset) -> FoundLabels:
     """The names that the lists in the label column have.
 
     Raises:
-        InputError: where the lists are not of names but of 0 and 1 for every label.
+        InputError: where the lists are not of names but of 0 and 1 for every label, or are the text of a list.
     """
-    lists = [_items(cell, spec.label_delimiter) for cell in cells_of(rows, spec.label_column)]
+    cells = cells_of(rows, spec.label_column)
+    if (spelled := next((row for row, cell in enumerate(cells) if spells_list(cell, (str, int))), None)) is not None:
+        bad = {spelled: (f"label {shown(cells[spelled])}", f" is the text of a list{OF_LISTS}")}
+        raise InputError(told(spec, rows, "train", spelled, bad))
+    lists = [_items(cell, spec.label_delimiter) for cell in cells]
     longest = max((len(items) for items in lists if items), default=0)
     if longest > 1:
         _check_no_vectors(spec, "train", lists, ClassNames([f"label {place}" for place in range(longest)]))
@@ -121,6 +125,7 @@ def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowEr
     column = as_classes(item_feature(rows.features[spec.label_column]), flat, labels)
     owners = [row for row, items in enumerate(lists) for _ in items or ()]
     sets, bad, hints = np.zeros((len(lists), len(labels))), RowErrors(), _Hints(names)
+    wanted, endings = f" is not one of {wanted_names(labels)}", dict[str, str]()  # many bad rows share few
     for row, value, cell, item in zip(owners, column.values, column.cells, flat, strict=True):
         is_truth = isinstance(item, bool) and names.by_name(item) is None
         if value is not None and not is_truth and float(value).is_integer() and 0 <= value < len(labels):
@@ -128,7 +133,7 @@ def _read_lists(spec: TaskSpec, rows: Dataset, split: str) -> tuple[Array, RowEr
         else:
             hint = hints[cell] if isinstance(cell, str) else ""
             hint = SKIP_MISSING if _says_nothing(lists[row], names) else hint
-            bad.setdefault(row, (f"label {shown(cell)}", f" is not one of {wanted_names(labels)}{hint}"))
+            bad.setdefault(row, (f"label {shown(cell)}", endings.setdefault(hint, f"{wanted}{hint}")))
     for row, items in enumerate(lists):
         if items is None:
             sets[row] = np.nan
@@ -181,7 +186,7 @@ def _hint(cell: str, names: ClassNames) -> str:
         if len(pieces) > 1 and all(names.by_name(piece.strip()) is not None for piece in pieces):
             return f"; label_delimiter: {mark!r} would part it"
     if cell.startswith("["):
-        return "; a list is read from jsonl and parquet, in csv write the names with a label_delimiter between"
+        return OF_LISTS
     name = names.nearest(cell)
     return "" if name is None else f" (did you mean {name!r}?)"
 

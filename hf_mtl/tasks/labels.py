@@ -19,7 +19,7 @@ from .kind_token_classification import TokenClassification
 from .kinds import kind_of
 from .row_errors import RowErrors
 from .spec import TaskSpec
-from .text_files import about_quotes
+from .text_files import columns_but
 
 BUILT_IN_KINDS = (Classification, Regression, Similarity, Ordinal, MultiLabel, TokenClassification)
 
@@ -64,10 +64,8 @@ def _check_columns(spec: TaskSpec, rows: Dataset, split: str) -> None:
     """Raise InputError unless every column of labels is there."""
     absent = [column for column in spec.columns_of_labels if column not in rows.column_names]
     if absent:
-        columns = f"{', '.join(rows.column_names)}{about_quotes(rows.column_names)}"
-        raise InputError(
-            f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; the columns are {columns}"
-        )
+        columns = columns_but(absent[0], rows.column_names)
+        raise InputError(f"task {spec.name!r}, split {split!r}: no label column {absent[0]!r}; {columns}")
 
 
 def find_labels(spec: TaskSpec, rows: Dataset) -> FoundLabels:
@@ -92,11 +90,12 @@ def has_label(labels: Any) -> NDArray[np.bool_]:
 
     A row may have a list of them, of any length: a label for each of its words, or tokens.
     """
-    if len(labels) and np.ndim(labels[0]) == 1:
+    kind = getattr(labels, "dtype", np.dtype(object)).kind
+    if kind in "biu":
+        return np.ones(len(labels), dtype=bool)
+    if kind != "f" and len(labels) and np.ndim(labels[0]) == 1:
         there, rows = np.ones(len(labels), dtype=bool), np.repeat(np.arange(len(labels)), list(map(len, labels)))
         there[rows[np.isnan(np.concatenate(list(labels)).astype(np.float64))]] = False
         return there
-    if getattr(labels, "dtype", np.dtype(object)).kind in "biu":
-        return np.ones(len(labels), dtype=bool)
-    numbers = np.asarray(labels, dtype=np.float64)
+    numbers = labels if kind == "f" else np.asarray(labels, dtype=np.float64)
     return np.asarray(~np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1))

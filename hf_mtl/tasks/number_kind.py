@@ -92,13 +92,14 @@ class NumberKind(TaskKind):
         *Shape of the first:* (rows,)
         """
         values = column.values.copy() if split == "test" else column.values
-        ending, bad = f" is not {self.wanted(spec)}", RowErrors()
+        wanted, bad = f" is not {self.wanted(spec)}", RowErrors()
+        endings: dict[str, str] = {}  # many bad rows share few
         for row, cell in self._no_labels(spec, column):
             if split == "test" and _says_nothing(cell):
                 values[row] = np.nan
             else:
                 hint = SKIP_MISSING if _says_nothing(cell) else self.hint(cell)
-                bad[row] = f"label {shown(cell)}", f"{ending}{hint}"
+                bad[row] = f"label {shown(cell)}", endings.setdefault(hint, f"{wanted}{hint}")
         if not column.has_names:
             self.check_column(spec, rows, split, values, bad)
         return values, bad

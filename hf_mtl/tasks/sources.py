@@ -30,7 +30,7 @@ def check_entries(task: str, split: str, entries: Sequence[str]) -> None:
             raise InputError(f"task {task!r}: file {entry!r} has a NUL character, which no file's name has")
         is_other = format_of(entry) not in FILE_FORMATS and not os.path.isdir(entry)
         if is_other and (is_packed(entry) or not glob.has_magic(entry)):
-            what_to_do = "; unzip it" if is_packed(entry) else ", and no folder"
+            what_to_do = "; decompress it" if is_packed(entry) else ", and no folder"
             raise InputError(f"task {task!r}: file {entry!r} is none of .{', .'.join(FILE_FORMATS)}{what_to_do}")
     if twice := _twice(entries):
         raise InputError(f"task {task!r}: files names {entries[twice[0]]!r} twice for {split!r}; wanted it once")

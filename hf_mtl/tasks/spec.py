@@ -29,7 +29,8 @@ class TaskSpec(HeadOptions):
 
     Args:
         name: the task's name, in flags, logs, metrics and files.
-        kind: one of `tasks.kinds.KINDS`, such as "classification"; `register_kind` adds more.
+        kind: "classification", "regression", "similarity", "multi_label", "token_classification" or "ordinal"; a plugin
+            adds others, see docs/extending.md.
         text_columns: one column for single texts, two for pairs.
         dataset: a Hub id or a folder for `datasets.load_dataset`. A task has `dataset`, or `files`, or neither of them:
             then `load_task_data` is given its rows.
@@ -41,20 +42,20 @@ class TaskSpec(HeadOptions):
             them in the syntax of `datasets`, such as "train[:90%]".
         encoding: of files of text, the name of a Python codec such as "cp1252"; UTF-8 unless given.
         validation_fraction: the share of the training rows that is cut off as the split "validation", of a task whose
-            data has none. See `data.cuts`.
+            data has none, see docs/data.md#splits.
         group_column: column of what must not be on both sides of that cut, such as an author.
         max_rows: "train" or "validation" -> the most rows of it; a random sample of those there are, in their order.
         label_column: column of the label.
         label_columns: columns of 0 and 1, one for each of `labels`, in place of `label_column` (multi_label).
         label_delimiter: what stands between the names in a cell of `label_column` (multi_label).
-        labels: class names in the order of their indices (classification, multi_label). Data may write them in another
-            case where that is unambiguous, or have the indices instead; but where names spell numbers or truth values,
-            such as "-1" or "true", these in the data mean the names. The names of `label_columns` unless given. "auto"
-            for those of the training rows, which `resolve_tasks` puts in its place.
-        label_range: lowest and highest label (regression); "auto" for those of the training rows.
+        labels: class names in the order of their indices, of all kinds but regression and similarity. Data may write
+            them in another case where that is unambiguous, or have the indices instead; but where names spell numbers
+            or truth values, such as "-1" or "true", these in the data mean the names. The names of `label_columns`
+            unless given. "auto" for those of the training rows, see docs/tasks.md#labels-that-the-data-tells.
+        label_range: lowest and highest label (regression, similarity); "auto" for those of the training rows.
         missing_label: what a training or validation row without a label is: "error", a bad row, or "skip", none of
             this task's rows.
-        metrics: names of the metrics to report, see `metric_names`; the kind's default unless given.
+        metrics: names of the metrics to report, one or more of the kind's; its default unless given.
         main_metric: the one that enters `eval_average`; the first of `metrics` unless given. More of it is better.
         positive_label: the one of two classes that f1, precision and recall are of; the second unless given.
         pooling, pair_encoding, loss, class_weights, label_smoothing, thresholds: see `HeadOptions`.
@@ -96,6 +97,11 @@ class TaskSpec(HeadOptions):
         for key in ("text_columns", "label_columns", "label_range", "class_weights", "thresholds"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
+        if both := [column for column in self.text_columns if column in self.columns_of_labels]:
+            raise InputError(
+                f"task {self.name!r}: column {both[0]!r} is among text_columns and holds the labels too, which the "
+                "model would read; wanted another column for one of them"
+            )
         if self.labels in (None, AUTO) and self.label_range is None and self.label_columns:
             object.__setattr__(self, "labels", self.label_columns)
         if self.labels is not None and self.labels != AUTO:

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice, tee
 from threading import Lock
@@ -26,6 +26,7 @@ from .text_files import UNQUOTED, RowError, Text, bare, open_text
 
 logger = logging.getLogger(__name__)
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t,;|"}  # the usual one comes first
+DOUBLED = "quotes inside a cell are doubled, not escaped by \\"
 HEADER_LINES = 100  # that the names of columns, if quoted, may go on over
 SEP = re.compile(r'"?sep=(.)"?', re.I)  # Excel's first line
 Record = dict[str, Any]
@@ -119,6 +120,7 @@ def _delimited_records(path: str, lines: Iterator[str], form: str, wanted: Seque
     for number, cells in enumerate(rows):
         if len(cells) != len(names):
             more = f"; {UNQUOTED}" if form == "tsv" and '"' in "".join([*names, *cells]) else ""
+            more = f"; {DOUBLED}" if form == "csv" and any(cell.endswith("\\") for cell in cells) else more
             raise RowError(f"has {len(cells)} cells, the header has {len(names)}: {', '.join(names)}{more}")
         if not told and any(map(_seems_quoted, cells)):
             told = True
@@ -171,14 +173,28 @@ def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[list[str]
     if form == "tsv":
         yield from (text.split(delimiter) for line in lines if (text := bare(line)))
         return
+    read = _Remembered(lines)
     try:
-        yield from filter(None, _csv_rows(lines, delimiter))
+        yield from filter(None, _csv_rows(read, delimiter))
     except csv.Error as error:
         reason = "a quote opens and is never closed" if "unexpected end" in str(error) else str(error).split(" - ")[0]
-        raise RowError(f"is no csv: {reason}") from error
+        more = f"; {DOUBLED}" if '\\"' in read.last else ""
+        raise RowError(f"is no csv: {reason}{more}") from error
 
 
-def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+class _Remembered:
+    """Lines, of which the last that was read is known."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines, self.last = lines, ""
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.lines:
+            self.last = line
+            yield line
+
+
+def _csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """The cells of every line of csv. Raises csv's field limit, 131,072 characters, only while a row is parsed."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:

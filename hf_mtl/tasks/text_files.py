@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cells import listed
+from .class_names import nearest
 from .gzipped import open_unzipped
 from .text_encoding import error_handler, misfit, num_bytes, stream_codec
 
@@ -76,6 +78,14 @@ def bare(line: str) -> str:
 def about_quotes(names: Iterable[str]) -> str:
     """What to do about columns whose names have quotes around them, as those of a quoted tsv; "" if none has."""
     return f"; {UNQUOTED}" if any(len(name) > 1 and name[0] == name[-1] == '"' for name in names) else ""
+
+
+def columns_but(absent: str, names: Iterable[str]) -> str:
+    """The columns that there are, for a message about one that is not there, and which may have been meant."""
+    names = list(names)
+    meant = nearest(absent, names)
+    hint = "" if meant is None else f" (did you mean {meant!r}?)"
+    return f"the columns are {listed(names)}{hint}{about_quotes(names)}"
 
 
 @contextmanager

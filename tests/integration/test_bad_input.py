@@ -119,12 +119,12 @@ CASES = {
     "a dataset without the text column": (
         [],
         {"tasks": edited("reviews", text_columns=["sentence"])},
-        "'reviews', split 'train': no column 'sentence'; the columns are text, label",
+        "'reviews', split 'train': no column 'sentence'; the columns are 'text', 'label'",
     ),
     "a dataset without the label column": (
         [],
         {"tasks": edited("reviews", label_column="class")},
-        "'reviews', split 'train': no label column 'class'; the columns are text, label",
+        "'reviews', split 'train': no label column 'class'; the columns are 'text', 'label'",
     ),
     "a label outside the classes": (
         [],

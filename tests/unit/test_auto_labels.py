@@ -152,7 +152,7 @@ def test_too_few_names_are_an_error_that_says_where_they_are_from(tmp_path):
     files = to_file(tmp_path / "rows.csv", ["a", "a", None])
     with pytest.raises(InputError, match=r"labels is \('a',\), wanted two .*'auto', .* column 'label' of .*rows\.csv'"):
         resolve_tasks([task(files=files)])
-    with pytest.raises(InputError, match=r"split 'train': no label column 'mark'; the columns are text, label"):
+    with pytest.raises(InputError, match=r"split 'train': no label column 'mark'; the columns are 'text', 'label'"):
         resolve_tasks([task(files=files, label_column="mark")])
     with pytest.raises(
         InputError, match=r"labels is 'auto', which the training rows tell, .* only 'validation'; write"
@@ -190,6 +190,24 @@ def test_the_log_says_which_names_and_where_from(tmp_path, caplog):
 def test_names_that_differ_in_case_alone_are_told(caplog):
     assert found(["Good", "good", "bad"]) == ("Good", "bad", "good")
     assert "task t: these labels differ in case alone, and are classes of their own: 'Good', 'good'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        (["1", "1.0", "2"], "spell the same number, and are classes of their own: '1', '1.0'"),
+        (["a", "None", "<NA>"], "are classes: '<NA>', 'None'; where they mean that there is no label, empty their"),
+        (["a", "b", "a\u200b"], r"nobody sees, and are classes of their own: 'a', 'a\u200b'"),
+        (["a", "none", "1", "2.0"], ""),
+    ],
+)
+def test_names_that_are_probably_no_classes_of_their_own_are_told(caplog, cells, told):
+    assert len(found(cells)) == len(cells)
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
+    caplog.clear()
+    found(cells, ClassLabel(names=cells))
+    assert not caplog.text  # the data declares them
 
 
 def test_a_task_with_labels_is_as_it_was_and_its_rows_are_not_read(tmp_path):
@@ -296,7 +314,7 @@ def test_the_training_rows_are_read_once_for_names_and_for_training(tmp_path, to
         return real(path, *args)
 
     monkeypatch.setattr(columns, "read_records", count)
-    tasks = [task(files=files), task(name="u", files=files, label_column="text")]
+    tasks = [task(files=files), task(name="u", files=files)]
     reads = SharedReads(tasks)
     known = resolve_tasks(tasks[:1], reads=reads)
     data = load_task_data(known, tokenizer, splits=["train"], reads=reads)

@@ -51,6 +51,12 @@ def test_dates_and_bytes_are_the_classes_that_are_called_so():
     assert list(bad_labels(task(labels=("neg", "pos")), rows, "train")) == [1]
 
 
+def test_names_that_differ_in_case_are_told_apart_with_blanks_around_them():
+    rows = Dataset.from_dict({"text": ["x"] * 5, "label": ["b ", " B", "b", "caf\u00e9", "Cafe\u0301 "]})
+    names = ("B", "b", "Caf\u00e9", "caf\u00e9")
+    assert read_labels(task(labels=names), rows, "train").tolist() == [1, 0, 1, 3, 2]
+
+
 def test_two_classes_of_the_data_are_never_joined():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["Pos", "pos", "neg"])})
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 2]}, features=features)

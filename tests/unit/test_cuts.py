@@ -204,6 +204,12 @@ def test_the_rows_that_are_held_out_do_not_depend_on_their_order(labels, order):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize("cell", [None, float("nan"), "", " ", "NA", "NaN", "nan", "null"])
+def test_a_cell_that_says_nothing_joins_nothing(cell):
+    groups = joined_groups(np.arange(4), ["a", cell, "a", cell])
+    assert groups.tolist() == [0, 1, 0, 3]
+
+
 @SETTINGS
 @given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9) | st.none()), max_size=30))
 def test_groups_are_the_connected_parts(pairs):

@@ -60,10 +60,20 @@ def test_rows_of_two_splits_are_counted_with_one_of_them(caplog):
     }
     assert told(caplog, splits, labels=("0", "1")) == [
         "task 't': 3 of the 4 rows of 'validation' have texts that rows of 'train' have too, such as row 1 (the first "
-        "row is 0), 'film 2 was fine'",
+        "row is 0) of the rows given, 'film 2 was fine'",
         "task 't': 1 of the 2 rows of 'test' have texts that rows of 'validation' have too, such as row 0 (the first "
-        "row is 0), 'film 7 was fine'",
+        "row is 0) of the rows given, 'film 7 was fine'",
     ]
+
+
+def test_a_shared_row_is_told_with_its_file_and_its_number_there(tmp_path, caplog):
+    for name, content in {"train.csv": "z,1\nw,0\n", "a.csv": "u,0\n", "b.csv": "v,\n,1\nz,0\n"}.items():
+        (tmp_path / name).write_text(f"text,label\n{content}")
+    files = {"train": str(tmp_path / "train.csv"), "validation": [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]}
+    spec = TaskSpec(name="t", kind="classification", text_columns=("text",), labels=("0", "1"), files=files)
+    with caplog.at_level(logging.WARNING, logger="hf_mtl"):
+        load_task_data([spec], demo_tokenizer(), on_bad_row="skip")
+    assert f"such as row 2 (the first row is 0) of {str(tmp_path / 'b.csv')!r}, 'z'" in caplog.text
 
 
 def test_a_pair_is_shared_where_both_texts_are(caplog):
@@ -75,4 +85,4 @@ def test_a_pair_is_shared_where_both_texts_are(caplog):
     assert told(caplog, splits, **task) == []
     splits["train"] += splits["validation"][2:]
     (message,) = told(caplog, splits, **task)
-    assert message.endswith(f"such as row 2 (the first row is 0), '{'c' * 57}...'")
+    assert message.endswith(f"such as row 2 (the first row is 0) of the rows given, '{'c' * 57}...'")

@@ -214,11 +214,12 @@ def test_without_a_delimiter_an_empty_cell_of_csv_is_a_missing_label(tmp_path):
     assert found[0] == [1, 0, 0] and np.isnan(found[1]).all()
 
 
-def test_the_rule_is_each_files_own_and_holds_where_rows_are_skipped(tmp_path):
+def test_the_rule_is_one_for_the_files_of_a_split_and_holds_where_rows_are_skipped(tmp_path):
     paths = folder(tmp_path, **{"a.csv": "text,label\nx,sport\ny,\nz,prasie\n", "b.csv": "text,label\nx,\n"})
-    task = spec(files={"train": (f"{paths}/a.csv", f"{paths}/b.csv")}, label_delimiter="|")
-    rows = load_rows(task, "train", "skip")  # of b.csv no row says which labels it has
-    assert read_labels(task, rows, "train").tolist() == [[1, 0, 0], [0, 0, 0]]
+    for names in (["a.csv", "b.csv"], ["b.csv", "a.csv"]):
+        task = spec(files={"train": [f"{paths}/{name}" for name in names]}, label_delimiter="|")
+        labels = read_labels(task, load_rows(task, "train", "skip"), "train").tolist()
+        assert sorted(labels) == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -243,7 +244,7 @@ def test_a_row_of_test_may_lack_some_columns_of_labels(tmp_path):
     assert np.isnan(of_file(tmp_path, "text\nx\n", "none.csv", "test", **COLUMNS)).all()
     with pytest.raises(InputError, match="'test': no label column 'is_politics', and there is 'is_sport'"):
         of_file(tmp_path, "text,is_sport\nx,1\n", "some.csv", "test", **COLUMNS)
-    with pytest.raises(InputError, match="'train': no label column 'is_politics'; the columns are text, is_sport"):
+    with pytest.raises(InputError, match="'train': no label column 'is_politics'; the columns are 'text', 'is_sport'"):
         of_file(tmp_path, "text,is_sport\nx,1\n", "some.csv", **COLUMNS)
 
 

@@ -1,5 +1,7 @@
 """Labels are read as the task declares them: names, indices, and numbers in a range."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from table_files import load, task, write
 
 from hf_mtl import InputError
-from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.labels import bad_labels, has_label, read_labels
 
 NAMES = ("negative", "neutral", "positive")
 
@@ -110,7 +112,7 @@ def test_rows_of_a_test_split_may_lack_their_label(column, kind):
 def test_a_test_split_may_lack_the_label_column():
     rows = Dataset.from_dict({"text": ["a", "b"]})
     np.testing.assert_array_equal(read_labels(task(), rows, "test"), [np.nan, np.nan])
-    with pytest.raises(InputError, match="split 'validation': no label column 'label'; the columns are text"):
+    with pytest.raises(InputError, match="split 'validation': no label column 'label'; the columns are 'text'"):
         read_labels(task(), rows, "validation")
 
 
@@ -125,3 +127,28 @@ def test_a_wrong_label_of_a_test_split_is_refused_all_the_same():
         rows = Dataset.from_dict({"text": ["a"], "label": [label]})
         with pytest.raises(InputError, match=f"label {found} in row 0"):
             read_labels(task(labels=NAMES), rows, "test")
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "token_classification"])
+def test_many_bad_labels_share_the_words_about_them(kind):
+    names = ("O", *(f"class-{number}" for number in range(1000)))
+    cells = [f"bad {number}" for number in range(50)]
+    texts = [["a"] for _ in cells] if kind == "token_classification" else cells
+    rows = Dataset.from_dict({"text": texts, "label": [[c] for c in cells] if kind != "classification" else cells})
+    metrics = {"metrics": ("token_accuracy",)} if kind == "token_classification" else {}
+    bad = bad_labels(task(kind=kind, labels=names, **metrics), rows, "train")
+    assert len(bad) == 50 and len({id(after) for _, after in bad.values()}) <= 2
+    assert all("'class-18'] and 981 more" in after and len(after) < 600 for _, after in bad.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_which_rows_have_a_label_is_found_in_little_memory(dtype):
+    labels = np.ones((20_000, 50), dtype=dtype)
+    missing = [] if dtype == np.int64 else [3, 7]
+    labels[missing, 1] = np.nan if missing else 1
+    tracemalloc.start()
+    there = has_label(labels)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.flatnonzero(~there).tolist() == missing
+    assert most < labels.nbytes / 2

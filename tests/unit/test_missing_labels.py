@@ -189,7 +189,7 @@ def test_a_split_without_any_label_is_an_error(tmp_path, suffix):
     path = write(tmp_path / f"rows.{suffix}", label=[None] * 5)
     with pytest.raises(InputError, match=r"task 't', split 'train': none of the 5 rows of '.*' has a label in column"):
         read(task(path))
-    with pytest.raises(InputError, match="split 'validation': no label column 'mark'; the columns are text, label"):
+    with pytest.raises(InputError, match="split 'validation': no label column 'mark'; the columns are 'text', 'label'"):
         read(task(path, label_column="mark"), "validation")
 
 

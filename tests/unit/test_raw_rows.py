@@ -14,6 +14,7 @@ from table_files import FRAME, load, task, write
 from hf_mtl import InputError
 from hf_mtl.data.raw_rows import load_rows
 from hf_mtl.tasks.labels import read_labels
+from hf_mtl.tasks.text_files import columns_but
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +180,7 @@ def test_splits_have_the_datasets_own_names_and_a_missing_one_is_none(tmp_path):
 @pytest.mark.parametrize(
     "columns, problem",
     [
-        ({"words": ["a"], "label": [1]}, "no column 'text'; the columns are words, label"),
+        ({"words": ["a"], "label": [1]}, "no column 'text'; the columns are 'words', 'label'"),
         ({"text": [1.5], "label": [1]}, "column 'text' is .*float.*, wanted text"),
         ({"text": [["a"]], "label": [1]}, "column 'text' is .*List.*, wanted text"),
         ({"text": ["a", None], "label": [1, 1]}, "column 'text' has no text in row 1"),
@@ -235,3 +236,24 @@ def test_rows_of_a_test_split_are_never_skipped(tmp_path):
     declared = task(files={"test": str(write(BAD, tmp_path / "rows.parquet"))})
     with pytest.raises(InputError, match="no text in row 1"):
         load_rows(declared, "test", "skip")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([" label", "x"], "' label', 'x' (did you mean ' label'?)"),
+        (["Label"], "'Label' (did you mean 'Label'?)"),
+        (["labels", "x"], "'labels', 'x' (did you mean 'labels'?)"),
+        (["mood"], "'mood'"),
+        ([f"column {number}" for number in range(30)], "'column 18', 'column 19' and 10 more"),
+        (['"x"'], """'"x"'; tsv is read without quoting"""),
+    ],
+)
+def test_columns_that_there_are_in_place_of_one_that_is_not(names, told):
+    found = columns_but("label", names)
+    assert found.startswith("the columns are '") and told in found
+    assert ("did you mean" in found) == ("did you mean" in told) and len(found) < 400
+
+
+def test_a_name_in_other_forms_of_unicode_is_the_one_that_was_meant():
+    assert columns_but("caf\u00e9", ["x", "cafe\u0301"]).endswith("(did you mean 'cafe\u0301'?)")

@@ -239,7 +239,6 @@ AMBIGUOUS = {
     "two delimiters": ("text,a;text;b\nx,p;y;q\n", ["a;text;b", "b", "text,a"]),
     "a name with a comma": ('text,"a, really",b\n"x, y",p,q\n', ["a, really", "b"]),
     "Excel's line": ("sep=;\ntext;a, really;b\nx, y;p;q\n", ["a, really", "b"]),
-    "one column": ("text\nx\n", ["text", "a"]),
 }
 
 
@@ -280,7 +279,10 @@ def test_json_that_may_be_rows_or_one_table_is_read_as_for_each_task_alone(tmp_p
 
 
 def test_a_column_of_lists_is_one_to_all_tasks_over_the_file(tmp_path, tokenizer, opened):
-    rows = [{"text": "x", "words": ["a", "b"], "tags": ["O", "B-X"], "topics": ["p"] if n else "p"} for n in range(3)]
+    rows = [
+        {"text": "x", "words": ["a", "b"], "tags": ["O", "B-X"], "topics": ["p"] if n else "p", "mood": "x"}
+        for n in range(3)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     files = {"train": str(tmp_path / "rows.jsonl")}
     tasks = [
@@ -288,7 +290,7 @@ def test_a_column_of_lists_is_one_to_all_tasks_over_the_file(tmp_path, tokenizer
         spec(
             "ner", files, kind="token_classification", text_columns=("words",), label_column="tags", labels=("O", "B-X")
         ),
-        spec("one", files, kind="classification", label_column="text", text_columns=("text",), labels=("x", "y")),
+        spec("one", files, kind="classification", label_column="mood", text_columns=("text",), labels=("x", "y")),
     ]
     load_task_data(tasks[:2], tokenizer, splits=["train"])
     assert opened["rows.jsonl"] <= 3  # once for all, and a look at the first row by each

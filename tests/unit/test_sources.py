@@ -100,7 +100,7 @@ def test_a_task_file_takes_patterns_and_folders_from_its_own_folder(tmp_path, mo
         ("sets/*.csv", "finds nothing; there is no folder '.*/sets'"),
         ("notes*", "which is no table"),
         ("[ab].*", r"stands for files of several formats: a\.csv, b\.jsonl; keep one format"),
-        ("f*", r"has 'f.csv.zip', which is compressed; unzip it"),
+        ("f*", r"has 'f.csv.zip', which is compressed; decompress it"),
         ("e*", r"stands for 'e.csv' and 'e.csv.gz'; keep one of them"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_folder_stands_for_all_its_tables(tmp_path):
         ({"README.md": "x"}, "has no table in it"),
         ({"a.txt": "x"}, "'a.txt', which is no table"),
         ({"a.csv": "x", "b.parquet": "x"}, r"stands for files of several formats: a\.csv, b\.parquet"),
-        ({"a.csv.zip": "x"}, "'a.csv.zip', which is compressed; unzip it"),
+        ({"a.csv.zip": "x"}, "'a.csv.zip', which is compressed; decompress it"),
         (
             {"train.csv": "x", "dev.csv": "x"},
             "files of the splits train, validation, and files names all of it for 'tr",

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from token_rows import TAGS, task
 
-from hf_mtl import InputError
+from hf_mtl import InputError, TaskSpec, resolve_tasks
 from hf_mtl.cli import main
+from hf_mtl.data.draft_sources import draft_file
 from hf_mtl.data.raw_rows import load_rows
-from hf_mtl.inference.file_reader import spells_list
+from hf_mtl.tasks.cells import spells_list
 from hf_mtl.tasks.labels import read_labels
 
 FRAME = pd.DataFrame({"words": [["the", "clever", "cast"], ["it", "works"]], "tags": [["O", "B-PER", "O"], ["O", "O"]]})
@@ -90,3 +91,33 @@ def test_lists_are_tagged_and_texts_of_other_tasks_stay_texts(saved, tmp_path, c
 )
 def test_spells_list(cell, is_list):
     assert spells_list(cell) == is_list
+
+
+LABELS = pd.DataFrame(
+    {
+        "text": [f"the {number}th text of all of them" for number in range(30)],
+        "topics": [["sport", "weather"], [], ["weather"]] * 10,
+        "mood": ["glad", "sad"] * 15,
+    }
+)
+
+
+@pytest.mark.parametrize("cells", [LABELS.topics, LABELS.topics.map(lambda names: [len(name) for name in names])])
+@pytest.mark.parametrize("mark", [None, ","])
+def test_names_are_not_taken_from_lists_that_csv_holds(tmp_path, cells, mark):
+    path = write(LABELS.assign(topics=cells.map(str)), tmp_path / "a.csv")
+    keys = {"kind": "multi_label", "text_columns": ("text",), "label_column": "topics", "labels": "auto"}
+    spec = TaskSpec(name="t", files={"train": path}, label_delimiter=mark, **keys)
+    spelled = r"""'train': label .*, .*\].? in row 0 .* of '.*a\.csv' is the text of a list"""
+    with pytest.raises(InputError, match=rf"{spelled}; a list is read from jsonl and parquet, in csv write"):
+        resolve_tasks([spec])
+
+
+def test_a_draft_leaves_lists_out_that_csv_holds(tmp_path):
+    drafted = draft_file([write(LABELS, tmp_path / "a.csv")], tmp_path)
+    assert (
+        "# a: column 'topics' is left out: it has texts of lists; a list is read from jsonl and parquet, in" in drafted
+    )
+    assert drafted.count("label_column") == 1 and "label_column: mood" in drafted
+    texts = LABELS.assign(text=[f"[sic] text {number} of all of them" for number in range(30)])
+    assert "text_columns: [text]" in draft_file([write(texts, tmp_path / "b.csv")], tmp_path)

@@ -202,12 +202,12 @@ def test_compressed_tables_are_refused(tmp_path, name, suffix):
     source = folder(tmp_path / "set", **{name + suffix: "", "train.csv": table("a")})
     with zipfile.ZipFile(f"{source}/{name}{suffix}", "w") as archive:
         archive.writestr(name, table("NA"))
-    with pytest.raises(InputError, match=f"{name}{suffix}'.* compressed; unzip it"):
+    with pytest.raises(InputError, match=f"{name}{suffix}'.* compressed; decompress it"):
         texts_of(dataset=source)
     folder(tmp_path / "set", **{"README.md": MINE % (name + suffix)})
-    with pytest.raises(InputError, match=f"{name}{suffix}' is compressed; unzip it"):
+    with pytest.raises(InputError, match=f"{name}{suffix}' is compressed; decompress it"):
         texts_of(dataset=source)
-    with pytest.raises(InputError, match=r"is none of .*; unzip it"):
+    with pytest.raises(InputError, match=r"is none of .*; decompress it"):
         task(files={"train": f"{source}/{name}{suffix}"})
 
 

@@ -119,7 +119,9 @@ def test_the_delimiter_is_the_one_that_gives_the_columns_asked_for(tmp_path):
     path = Path(folder(tmp_path, **{"a.csv": "id,x;body;stars\n1,2;good;5\n"})) / "a.csv"
     assert predicted(path, ["body"]) == ["good"]
     path = Path(folder(tmp_path, **{"b.csv": "review;stars\ngood;5\n"})) / "b.csv"
-    with pytest.raises(InputError, match="has the columns review, stars; name one, or two for a pair, with --columns"):
+    with pytest.raises(
+        InputError, match="has the columns 'review', 'stars'; name one, or two for a pair, with --columns"
+    ):
         predicted(path)
 
 
@@ -174,7 +176,9 @@ def test_a_split_may_be_several_files(tmp_path):
     rows = load_rows(spec, "train")
     assert rows["text"][:] == ["NA", "007", "x", "y"] and read_labels(spec, rows, "train").tolist() == [1, 0, 1, 0]
     folder(tmp_path, **{"b.csv": "text,stars\nx,1\n"})
-    with pytest.raises(InputError, match=r"different columns: '.*a.csv' has text, label; '.*b.csv' has text, stars"):
+    with pytest.raises(
+        InputError, match=r"different columns: '.*a.csv' has 'text', 'label'; '.*b.csv' has 'text', 'stars'"
+    ):
         load_rows(spec, "train")
 
 
@@ -187,6 +191,8 @@ BAD = {
     "narrow.tsv": ("text\tlabel\nb\n", "row 0 .* has 1 cells, the header has 2"),
     "open.csv": ('text,label\na,1\n"b,1\nc,0\n', "row 1 .* a quote opens and is never closed"),
     "swallows.csv": ('text,label\n"b,1\nc" d,0\n', "row 0 .* is no csv: ',' expected after '\"'"),
+    "escaped.csv": ('text,label\na,1\n"so \\"so\\"",0\n', r"row 1 .* is no csv: .*; quotes inside a cell are doubled"),
+    "escapes.csv": ('text,label\n"so \\", \\"so",0\n', r"row 0 .* has 3 cells, .*; quotes inside a cell are doubled"),
     "return.csv": ("text,label\na\rb,1\n", "row 0 .* is no csv: new-line character seen in unquoted field$"),
     "latin.csv": (b"text,label\na,1\nb\xe9,0\n", "row 1 .* byte 0xe9 at offset 16 of the file, 1 of its line"),
     "latin.tsv": (b"text\tl\xe9\na\t1\n", "the header is no UTF-8: byte 0xe9 at offset 6 of the file, 6 of its line"),
@@ -211,7 +217,7 @@ BAD = {
     "empty.csv": ("text,label\na,1\n,0\n", "column 'text' has no text in row 1"),
     "empty.tsv": ("text\tlabel\n\t0\n", "column 'text' has no text in row 0"),
     "missing.jsonl": ('{"text": "a", "label": 1}\n{"label": 1}', "column 'text' has no text in row 1"),
-    "columns.csv": ("body,label\na,1\n", "no column 'text'; the columns are body, label"),
+    "columns.csv": ("body,label\na,1\n", "no column 'text'; the columns are 'body', 'label'"),
 }  # fmt: skip
 
 

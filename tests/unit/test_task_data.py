@@ -161,8 +161,11 @@ REFUSED = {
     "numbered columns": (lambda: {"train": [{0: "a", 1: 1}]}, "row 0 .* is .*, wanted a dict of columns by name"),
     "nothing": (lambda: {"train": []}, "the split is empty"),
     "an empty DataFrame": (lambda: {"train": pd.DataFrame({"text": [], "label": []})}, "the split is empty"),
-    "no text column": (lambda: {"train": [{"texts": "a", "label": 1}]}, "no column 'text'; the columns are texts"),
-    "no label column": (lambda: {"train": [{"text": "a"}]}, "no label column 'label'; the columns are text"),
+    "no text column": (
+        lambda: {"train": [{"texts": "a", "label": 1}]},
+        r"the columns are 'texts', 'label' \(did you mean 'texts'\?\)",
+    ),
+    "no label column": (lambda: {"train": [{"text": "a"}]}, "no label column 'label'; the columns are 'text'"),
     "numbers": (lambda: {"train": pd.DataFrame({"text": [1], "label": [1]})}, "column 'text' is Value.*, wanted text"),
     "a column twice": (
         lambda: {"train": pd.DataFrame([["a", "b", 1]], columns=["text", "text", "label"])},

@@ -9,11 +9,13 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from table_files import folder
 
-from hf_mtl import InputError
+from hf_mtl import InputError, load_tasks
 from hf_mtl.cli import main
 from hf_mtl.data.column_roles import role_of
 from hf_mtl.data.draft_sources import draft_file, find_sources
+from hf_mtl.data.raw_rows import read_splits
 from hf_mtl.data.task_draft import draft_tasks
+from hf_mtl.tasks.labels import read_labels
 
 RANDOM = random.Random(0)
 N = 60
@@ -66,6 +68,61 @@ def test_classes_that_the_data_names_keep_their_order():
     assert drafted({"text": TEXTS, "label": pick(0, 1)}, features)["source"]["labels"] == ["pos", "neg"]
 
 
+def loaded(path, on_bad_row="error"):
+    """Task -> its labels and how many training and validation rows it has, of a draft that is loaded as it is."""
+    draft = path / "draft.yaml"
+    draft.write_text(draft_file([str(each) for each in path.glob("t.*")], path))
+    tasks = load_tasks(str(draft))
+    found = {task.name: read_splits(task, ("train", "validation"), on_bad_row) for task in tasks}
+    for task in tasks:
+        for split, rows in found[task.name].items():
+            read_labels(task, rows.rows, split)
+    return {task.name: (task.labels, sum(len(rows.rows) for rows in found[task.name].values())) for task in tasks}
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (pick("good", " good", "bad "), ("bad", "good")),
+        (pick("caf\u00e9", "cafe\u0301", "bar"), ("bar", "caf\u00e9")),
+        (pick(["sport", ""], [" sport", "art"], []), ("art", "sport")),
+        (pick("art|caf\u00e9", "cafe\u0301", "art "), ("art", "caf\u00e9")),
+    ],
+)
+def test_names_that_look_alike_are_one(tmp_path, cells, names):
+    pandas.DataFrame({"text": TEXTS, "label": cells}).to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    assert loaded(tmp_path) == {"t": (names, N)}
+
+
+def test_what_cannot_be_a_task_is_left_out_with_the_reason(tmp_path):
+    frame = pandas.DataFrame(
+        {"text": TEXTS, "mood": pick("glad", "sad"), "place": pick("a\tb", "c"), "x": pick("y", " y")}
+    )
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    assert loaded(tmp_path) == {"mood": (("glad", "sad"), N)}
+    drafted = (tmp_path / "draft.yaml").read_text()
+    assert "# t: column 'place' is left out: labels has the name 'a\\tb'; a tab, a line end" in drafted
+    assert "# t: column 'x' is left out: all rows have the same" in drafted
+    with pytest.raises(InputError, match=r"t: no column of labels can be used; labels has the name 'a\\tb'"):
+        draft_tasks("t", {"train": Dataset.from_pandas(frame[["text", "place"]])})
+
+
+def test_class_labels_of_minus_1_are_missing(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["pos", "neg"])})
+    rows = Dataset.from_dict({"text": TEXTS, "label": pick(0, 1, -1)}, features=features)
+    DatasetDict(train=rows).save_to_disk(tmp_path / "t.saved")
+    assert loaded(tmp_path) == {"t_saved": (("pos", "neg"), 40)}
+    assert "missing_label: skip  # 20 rows have none" in (tmp_path / "draft.yaml").read_text()
+
+
+def test_rows_without_text_are_told(tmp_path):
+    frame = pandas.DataFrame({"text": [None, *TEXTS[1:]], "label": pick("a", "b")})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert loaded(tmp_path, "skip") == {"t": (("a", "b"), N - 1)}
+    told = "# t: rows that have no text: 1; they end a training unless --on_bad_row skip leaves them out\n"
+    assert (tmp_path / "draft.yaml").read_text().startswith(told)
+
+
 def test_several_label_columns_are_several_tasks():
     found = drafted({"message": TEXTS, "id": list(range(N)), "mood": pick("good", "bad"), "topic": pick("a", "b", "c")})
     assert {name: each["label_column"] for name, each in found.items()} == {"mood": "mood", "topic": "topic"}
@@ -93,6 +150,14 @@ def test_words_and_lists_of_the_same_lengths_are_words_and_tags():
     assert drafted({"tokens": words, "tags": pick([1, 2, 0])}, features)["tags"]["labels"] == ["O", "B-X", "I-X"]
 
 
+def test_tags_that_mark_no_entities_are_scored_by_token(tmp_path):
+    words = [[f"w{number}", f"x{number}"] for number in range(N)]
+    frame = pandas.DataFrame({"words": words, "pos": pick(["NOUN", "VERB"], ["VERB", "VERB"])})
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    assert loaded(tmp_path) == {"pos": (("NOUN", "VERB"), N)}
+    assert "metrics: [token_accuracy]  # its tags mark no entities" in (tmp_path / "draft.yaml").read_text()
+
+
 def test_two_texts_and_a_number_are_similarity_where_the_texts_are_of_a_kind():
     numbers = [n / 12 for n in range(N)]
     alike = drafted({"sentence1": TEXTS, "sentence2": TEXTS[::-1], "score": numbers})["source"]
@@ -110,6 +175,29 @@ def test_of_many_texts_a_pair_or_else_the_longest_is_read():
         "author": [f"N{n} N" for n in range(N)],
     }
     assert drafted({**columns, "label": pick(0, 1)})["source"]["text_columns"] == ["body"]
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ([f"user{n}" for n in range(N)], "1 words on average; the text is 'text'"),
+        ([f"of this {n}" for n in range(N)], "3 words on average; the text is 'text'"),  # of 16
+        ([f"{n},{n % 7}" for n in range(N)], "numbers with a decimal comma; wanted a point, as in 2.5"),
+        ([f"{n % 7},5" for n in range(N)], "numbers with a decimal comma; wanted a point, as in 2.5"),
+    ],
+)
+def test_what_is_no_second_text_is_left_out(second, reason):
+    columns = {"text": [f"{text}, {text}" for text in TEXTS], "by": second, "label": pick("a", "b")}
+    (draft,), remarks = draft_tasks("s", {"train": Dataset.from_dict(columns)})
+    assert draft.keys["text_columns"][0] == ["text"]
+    assert remarks == [f"column 'by' is left out: {reason}"]
+
+
+def test_a_short_text_is_the_second_of_a_pair_where_the_names_say_so():
+    words = [f"word{n}" for n in range(N)]
+    for one, other in (("question", "answer"), ("text_a", "text_b")):
+        found = drafted({one: TEXTS, other: words, "label": pick("a", "b")})["source"]
+        assert found["text_columns"] == [one, other]
 
 
 def test_a_scale_is_ordinal():

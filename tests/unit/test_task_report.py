@@ -82,3 +82,14 @@ def test_the_options_of_a_head_are_shown(pairs, tmp_path, capsys):
 def test_a_task_without_options_has_no_line_of_them(pairs):
     spec = TaskSpec(**pairs, kind="regression", **RANGE)
     assert "head:" not in format_task(describe_task(spec, None, LIMIT))
+
+
+def test_rows_that_cannot_be_used_are_left_out_as_in_training(tmp_path, capsys, caplog):
+    (tmp_path / "a.csv").write_text("text,label\na,no\nb,odd\nc,yes\n,no\n")
+    task = {"kind": "classification", "text_columns": ["text"], "labels": ["no", "yes"], "files": {"train": "a.csv"}}
+    (tmp_path / "t.yaml").write_text(json.dumps({"tasks": {"t": task}}))
+    assert main(["tasks", str(tmp_path / "t.yaml")]) == 2
+    assert "--on_bad_row skip leaves such" in capsys.readouterr().err
+    assert main(["tasks", str(tmp_path / "t.yaml"), "--on_bad_row", "skip", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["splits"]["train"]["rows"] == 2 and "2 of 4 rows of" in caplog.text

@@ -160,6 +160,8 @@ def edited(**changes) -> str:
         ({"text_columns": None}, ["'text_columns'", "missing"]),
         ({"text_columns": ["a", "b", "c"]}, ["3", "1 (a text) or 2"]),
         ({"text_columns": []}, ["text_columns"]),
+        ({"label_column": "text"}, ["column 'text' is among text_columns and holds the labels too"]),
+        ({"kind": "multi_label", "label_columns": ["good", "text"]}, ["column 'text' is among text_columns and"]),
         ({"metrics": ["pearson"]}, ["metric", "'pearson'", "macro_f1"]),
         ({"metrics": ["accurracy"]}, ["'accurracy'", "did you mean 'accuracy'"]),
         ({"main_metric": "f1"}, ["main_metric", "'f1'", "metrics"]),

@@ -142,7 +142,7 @@ def test_an_index_that_is_none_is_a_bad_tag(index):
         ([{"words": "Ada met Bob", "tags": "O O O"}], r"column 'words' is Value\('string'\), wanted lists of words"),
         ([{"words": WORDS, "tags": "O O O"}], r"column 'tags' is Value\('string'\), wanted lists of tags"),
         ([{"words": WORDS, "tags": [["O"]]}], r"column 'tags' is List\(List\(.*wanted lists of tags"),
-        ([{"words": WORDS}], r"no label column 'tags'; the columns are words"),
+        ([{"words": WORDS}], r"no label column 'tags'; the columns are 'words'"),
         ([{"words": WORDS, "tags": None}], r"column 'tags' has no tags in row 0"),
     ],
 )
