@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, IntervalStrategy, TrainOutput, speed_metrics
 
 from ..data.collator import TaskCollator
 from ..data.task_rows import TaskRows
@@ -45,7 +45,7 @@ from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
 from .run_settings import RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
-from .soup import make_soup
+from .soup import check_soup, make_soup
 from .step_callback import StepCallback
 from .step_statistics import tokens_seen
 from .teachers import Teachers
@@ -132,7 +132,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         rows, eval_dataset = self._checked_rows(args, train_dataset, eval_dataset, callbacks)
         if args.torch_compile:
             compile_layers(model, args)
-        with changed(args, enable_jit_checkpoint=False):  # see CheckpointManager
+        untrained = {"eval_strategy": IntervalStrategy.NO} if rows is None else {}  # else it would want `eval_dataset`
+        with changed(args, enable_jit_checkpoint=False, **untrained):  # see CheckpointManager
             super().__init__(
                 model=model,
                 args=args,
@@ -199,6 +200,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if eval_dataset is not None:
             validated = self._given_rows(eval_dataset, "eval_dataset", others=True)
         if rows is not None:
+            check_soup(args)
             check_evaluations(
                 args,
                 self.tasks,
