@@ -124,9 +124,11 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self._aside = ArgumentsAside()
 
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
+        self.unfreezing: GradualUnfreezing | None = None
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
-            callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
+            self.unfreezing = GradualUnfreezing(self.unfreeze_schedule)
+            callbacks = [*callbacks, self.unfreezing]
         if (chosen := chosen_optimizer(args)) is not None:
             kwargs["optimizer_cls_and_kwargs"] = chosen
         rows, eval_dataset = self._checked_rows(args, train_dataset, eval_dataset, callbacks)
@@ -354,6 +356,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             self._aside.put_back(self.args)
             self.remove_callback(SkipStartEvaluation)
             self.step.close()
+            if self.unfreezing is not None:
+                self.unfreezing.put_back()
         self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
         return output
 
