@@ -19,7 +19,7 @@ from ..model.pooling import POOLINGS
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
 from .argument_checks import MOST, check_folders, check_schedule, check_trackers, check_values
-from .optimizers import optimizer_class
+from .optimizers import optimizer_class, refuse_trainers_own
 from .schedule import UnfreezeSchedule
 from .soup import check_soup
 from .watched_metric import refuse_watchers_without_evaluations, refuse_watchers_without_metric
@@ -214,6 +214,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
         if self.optimizer is not None:
             optimizer_class(self.optimizer, self.options("optimizer_args"))
+            refuse_trainers_own(self)
         elif self.optimizer_args:
             raise InputError(
                 f"optimizer_args is {self.optimizer_args!r}, and no --optimizer is named, which takes them"
