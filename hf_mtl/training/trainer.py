@@ -120,8 +120,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.settings = RunSettings(args, model, self.tasks, self.teachers.digests)
         self.pusher = CheckpointPusher()
         self.average = WeightAverage(model)
-        self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
         self._aside = ArgumentsAside()
+        self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher, self._aside)
 
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
         self.unfreezing: GradualUnfreezing | None = None
