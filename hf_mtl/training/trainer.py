@@ -352,6 +352,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 around.enter_context(self.checkpoints.catching_sigterm(self.args))
                 around.enter_context(without_token_warning())
                 output = super().train(*args, **kwargs)
+            self._show_optimizers_average()
         finally:
             self._aside.put_back(self.args)
             self.remove_callback(SkipStartEvaluation)
@@ -360,6 +361,16 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 self.unfreezing.put_back()
         self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
         return output
+
+    def _show_optimizers_average(self) -> None:
+        """Where the optimizer averages weights itself, let the model have the average until the next step."""
+        if callable(getattr(self.optimizer, "eval", None)):
+            self.optimizer.eval()
+
+    def _load_best_model(self) -> None:
+        """As in `Trainer`; an optimizer that shows its average later would take the best weights for those it left."""
+        self._show_optimizers_average()
+        super()._load_best_model()
 
     def _go_on_from(self, checkpoint: Path) -> None:
         new = functools.partial(new_optimizer, self) if self.optimizer is None else None
@@ -528,6 +539,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
         The Trainer's own also pickles the arguments, and with them the hub's token and folders of this machine.
         """
+        self._show_optimizers_average()
         folder, main = output_dir or self.args.output_dir, self.args.should_save
         if isinstance(self.step, JointStep):  # the shards are gathered, which takes every process
             engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
