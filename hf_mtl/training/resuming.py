@@ -227,6 +227,23 @@ def refuse_other_groups(checkpoint: Path, settings: Mapping[str, Any]) -> None:
         raise _refusal(checkpoint, f"other groups of parameters: {_in_words(other)}")
 
 
+def say_missing_best(checkpoint: Path, args: TrainingArguments) -> None:
+    """Warn where the best model so far is to be loaded at the end and its checkpoint is not there any more."""
+    state = _state(checkpoint)
+    if not args.load_best_model_at_end or not state.best_model_checkpoint:
+        return
+    name = Path(state.best_model_checkpoint).name
+    if not (Path(state.best_model_checkpoint).is_dir() or (Path(args.output_dir) / name).is_dir()):
+        logger.warning(
+            "load_best_model_at_end: %s, the best checkpoint so far (%s %.4f), is not in %s any more; unless a later "
+            "one is better, the final model is that of the last step",
+            name,
+            args.metric_for_best_model,
+            state.best_metric,
+            args.output_dir,
+        )
+
+
 def keep_settings(checkpoint: Path, args: TrainingArguments, settings: dict[str, Any]) -> None:
     """Give the arguments the checkpoint's values of the KEPT settings; says which were to be others."""
     saved = saved_settings(checkpoint)

@@ -24,6 +24,7 @@ from .resuming import (
     refuse_other_run,
     saved_settings,
     say_kept_rates,
+    say_missing_best,
     settings_of,
     write_settings,
 )
@@ -97,6 +98,7 @@ class RunSettings:
         keep_settings(checkpoint, self.args, settings)
         refuse_watchers_without_evaluations(self.args)  # the schedule may be one
         self.changes = changes_of(checkpoint, settings)
+        say_missing_best(checkpoint, self.args)
 
     def apply_to_loaded(self, optimizer: Any, schedule: object, *, own_groups: bool) -> None:
         """Give a loaded optimizer the weight decay that is asked for; say where it keeps other rates.
