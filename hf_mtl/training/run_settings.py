@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class RunSettings:
 
     Attributes:
         optimizer_class: the optimizer's, with its module; set when the trainer is built.
+        scored: the tasks with validation rows; likewise.
         changes: of settings, as [step, setting, before, now].
     """
 
@@ -57,6 +58,7 @@ class RunSettings:
     ) -> None:
         self.args, self.model, self.tasks, self.teachers = args, model, tasks, teachers
         self.optimizer_class = ""
+        self.scored: Sequence[str] = ()
         self.changes: list[list[Any]] = []
         self._encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
         self._rates: list[float] = []
@@ -67,6 +69,7 @@ class RunSettings:
         others = {
             "optimizer class": self.optimizer_class,
             "teachers": self.teachers,
+            "main metrics": {name: spec.main_metric for name, spec in self.tasks.items() if name in self.scored},
             "loss weights": {name: spec.loss_weight for name, spec in self.tasks.items()},
             "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
         }

@@ -132,6 +132,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if (chosen := chosen_optimizer(args)) is not None:
             kwargs["optimizer_cls_and_kwargs"] = chosen
         rows, eval_dataset = self._checked_rows(args, train_dataset, eval_dataset, callbacks)
+        self.settings.scored = list(eval_dataset or ())
         if args.torch_compile:
             compile_layers(model, args)
         untrained = {"eval_strategy": IntervalStrategy.NO} if rows is None else {}  # else it would want `eval_dataset`
