@@ -151,6 +151,21 @@ def test_an_identity_goes_by_what_is_meant_and_by_the_task_file(tmp_path):
     assert digest() != first
 
 
+def test_an_identity_goes_by_the_arms_own_plugins(tmp_path, plugins_of_this_test):
+    files = [tmp_path / "one.py", tmp_path / "other.py"]
+    for file in files:
+        file.write_text("VALUE = 3")
+    blocks = {file.stem: {"plugin": [str(file)]} for file in files}
+    first = make_arm("one", DEMO, blocks).identities[None]
+    make_arm("other", DEMO, blocks)
+    assert make_arm("one", DEMO, blocks).identities[None] == first
+    assert "code of plugins" not in make_arm("sum", DEMO, {}).identities[None]
+    files[1].write_text("VALUE = 4")
+    assert make_arm("one", DEMO, blocks).identities[None] == first
+    files[0].write_text("VALUE = 4")
+    assert make_arm("one", DEMO, blocks).identities[None] != first
+
+
 def test_train_ignores_the_arms_of_a_file_and_wants_a_mapping(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("learning_rate: 2e-3\narms: {slow: {learning_rate: 1e-5, optimizer_args: {betas: [0.9, 0.98]}}}\n")
