@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -231,6 +232,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
         self.batch_sampler = self.make_batch_sampler(rows, args, self._train_batch_size)
         batches = {"batch_sampler": self.batch_sampler, "persistent_workers": args.dataloader_persistent_workers}
+        batches["in_order"] = getattr(args, "dataloader_in_order", True)  # predictions always are in the rows' order
         loader = make_loader(self.teachers.with_answers(rows), self.data_collator, args, **batches)
         return self.accelerator.prepare(loader)
 
@@ -304,6 +306,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             sync=accelerator.sync_gradients,
             scaler=accelerator.scaler,
         )
+        if (every := self.args.torch_empty_cache_steps) is not None and self.state.global_step % every == 0:
+            clear_device_cache()
         total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()])
         return total.nan_to_num(0.0, 0.0, 0.0).sum() / self.current_gradient_accumulation_steps
 
