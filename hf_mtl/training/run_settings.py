@@ -46,6 +46,7 @@ class RunSettings:
     Attributes:
         optimizer_class: the optimizer's, with its module; set when the trainer is built.
         scored: the tasks with validation rows; likewise.
+        batch_size: rows per device that are trained with, which `auto_find_batch_size` chooses.
         changes: of settings, as [step, setting, before, now].
     """
 
@@ -59,6 +60,7 @@ class RunSettings:
         self.args, self.model, self.tasks, self.teachers = args, model, tasks, teachers
         self.optimizer_class = ""
         self.scored: Sequence[str] = ()
+        self.batch_size = args.per_device_train_batch_size
         self.changes: list[list[Any]] = []
         self._encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
         self._rates: list[float] = []
@@ -70,6 +72,7 @@ class RunSettings:
             "optimizer class": self.optimizer_class,
             "teachers": self.teachers,
             "main metrics": {name: spec.main_metric for name, spec in self.tasks.items() if name in self.scored},
+            "per_device_train_batch_size": self.batch_size,
             "loss weights": {name: spec.loss_weight for name, spec in self.tasks.items()},
             "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
         }
@@ -90,6 +93,9 @@ class RunSettings:
             method: gets what it remembered.
             new_optimizer: gives class and options of an optimizer that is still to be made.
         """
+        self.batch_size = self.args.per_device_train_batch_size
+        if self.args.auto_find_batch_size:  # goes on with the one that it had found
+            self.batch_size = saved_settings(checkpoint).get("per_device_train_batch_size", self.batch_size)
         settings = self.current()
         refuse_other_run(checkpoint, list(self.tasks), self.model.config, self._encoder_at_start, settings)
         restore_method(method, checkpoint)

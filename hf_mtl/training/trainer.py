@@ -535,6 +535,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     def _write_memory(self, checkpoint: Path) -> None:
         """Put into a checkpoint what a resumed run needs beside the Trainer's files."""
         save_method(self.step.method, checkpoint)
+        self.settings.batch_size = self._train_batch_size
         self.settings.write(checkpoint)
         self.average.write(checkpoint)
 
@@ -572,6 +573,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             repo_id=self.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name,
             log_history=history,
             step=state.global_step,
+            batch_size=self._train_batch_size,
             weights_step=step_of_weights(history, state.global_step, best, best_is_loaded=args.load_best_model_at_end),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=self.step.statistics.conflict_share(history),

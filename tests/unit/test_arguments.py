@@ -238,7 +238,7 @@ def test_help_says_what_the_arguments_mean(capsys):
 
 @pytest.mark.parametrize("half, told", [({}, "fp32, 42"), ({"bf16": True}, "bf16, 42"), ({"fp16": True}, "fp32, 42")])
 def test_the_setup_tells_the_precision_that_a_cpu_computes_in(make_arguments, make_model, half, told):
-    assert describe_setup(make_arguments(**half), make_model().config, 1)["precision, seed"] == told
+    assert describe_setup(make_arguments(**half), make_model().config, 1, 8)["precision, seed"] == told
 
 
 def test_the_commands_that_a_run_prints_can_be_pasted(tmp_path, capsys):
