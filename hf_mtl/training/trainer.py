@@ -35,7 +35,7 @@ from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
 from .batches import TrainSampler, check_batch, data_order, given_rows, make_loader, train_sampler, training_rows
 from .checkpoint_callbacks import NO_STOCK_SAVES, ArgumentsAside, CheckpointManager, SkipStartEvaluation
-from .checkpoints import choose_checkpoint, unlocking_output_folder, write_errors_named
+from .checkpoints import choose_checkpoint, say_what_is_later, unlocking_output_folder, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
 from .hub_sync import CheckpointPusher
@@ -383,6 +383,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if (chosen := chosen_optimizer(self.args)) is not None:  # some options are no part of the state that is loaded
             self.optimizer_cls_and_kwargs = chosen
         self.checkpoints.resumed_from = checkpoint
+        say_what_is_later(checkpoint, self.args.output_dir)
         if self.args.eval_on_start:
             self.add_callback(SkipStartEvaluation(self._aside))
 
