@@ -13,7 +13,7 @@ import importlib.util
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -95,11 +95,16 @@ def named_by_file(argv: Sequence[str]) -> list[str]:
     return [found] if isinstance(found, str) else list(map(str, found)) if isinstance(found, list) else []
 
 
-def plugins_digest() -> str:
-    """A hash of the code of the plugins that are loaded, with the files beside them that they import; "" for none."""
-    if not LOADED:
+def plugins_digest(paths: Iterable[str | Path] | None = None) -> str:
+    """A hash of the code of plugins, with the files beside them that they import; "" for none.
+
+    Args:
+        paths: of the plugins; all that are loaded unless given.
+    """
+    plugins = LOADED if paths is None else [Path(path).resolve() for path in paths]
+    files = {file for plugin in plugins for file in (plugin, *_neighbours(plugin))}
+    if not files:
         return ""
-    files = {file for plugin in LOADED for file in (plugin, *_neighbours(plugin))}
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 

@@ -11,6 +11,7 @@ from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS
 from ..training.argument_parser import argument_types
 from ..training.arguments import MultiTaskTrainingArguments
+from ..training.optimizers import TRAINERS_OWN
 
 Arguments = dict[str, Any]  # argument -> value, as a file of arguments has it
 SINGLE = "single"
@@ -31,7 +32,13 @@ NOT_THE_RECIPES = (
     "run_name",
     "resume_from_checkpoint",
 )
-HAVE_OPTIONS = ("gradient_method", "task_sampling", "optimizer")  # in the argument of this name and `_args`
+# What goes with the recipe's choice where an arm makes another one.
+GOES_WITH = {
+    "gradient_method": ("gradient_method_args",),
+    "task_sampling": ("task_sampling_args",),
+    "optimizer": ("optimizer_args", *TRAINERS_OWN),
+    "optim": ("optim_args", "optimizer", "optimizer_args"),
+}
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _FOLDER = re.compile(r"\w[\w.+-]*")
 
@@ -130,7 +137,7 @@ def split_single(block: Mapping[str, Any], tasks: Collection[str]) -> tuple[Argu
 
 
 def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
-    """The recipe with changes; options of a gradient method, a sampling or an optimizer go with what they are of.
+    """The recipe with changes; options go with the gradient method, the sampling or the optimizer that they are of.
 
     Raises:
         InputError: for a change of what compare sets itself.
@@ -139,10 +146,10 @@ def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments
         if name in changes:
             raise InputError(f"arms has {name} {changes[name]!r}, which compare sets for every run; leave it out")
     kept = dict(recipe)
-    for choice in HAVE_OPTIONS:
+    for choice, names in GOES_WITH.items():
         before = recipe.get(choice, _default(choice))
         if changes.get(choice, before) != before:
-            kept.pop(f"{choice}_args", None)
+            kept = {name: value for name, value in kept.items() if name not in names}
     return {**kept, **changes}
 
 

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..tasks.metric_names import unit_of
 from ..tasks.spec import TaskSpec
 from ..training.checkpoints import LOCK_FILE
-from .runs import WEIGHTS_OF, Arm, Key, Run, digest_of, run_name
+from .runs import PLUGINS, ROWS_OF, WEIGHTS_OF, Arm, Key, Run, digest_of, run_name
 from .statistics import Difference, paired_difference
 
 RESULTS = "compare.json"
@@ -185,13 +185,18 @@ def _check_unique(keys: Iterable[Key]) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed, in words; nothing where only one of both knows the weights of a folder, which may be gone."""
+    """What changed, in words; nothing where only one of both knows weights or rows, whose files may be gone.
+
+    Nor where only one knows plugins: older versions looked at those of all arms, and other plugins are other arguments.
+    """
     if not before:
         return "the file does not say which"
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     words = [
-        f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+        f"the {name} have changed"
+        if name.startswith(ROWS_OF)
+        else f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
         for name in names
-        if not name.startswith(WEIGHTS_OF) or (name in before and name in now)
+        if not name.startswith((WEIGHTS_OF, ROWS_OF, PLUGINS)) or (name in before and name in now)
     ]
     return ", ".join(words)

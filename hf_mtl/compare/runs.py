@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.data_splits import rows_digest
 from ..errors import InputError
 from ..plugins import plugins_digest
 from ..pretrained import weights_digest
@@ -19,7 +20,9 @@ from ..training.argument_parser import parse_values
 from ..training.arguments import DataArguments
 from .arms import SINGLE, Arguments, child_arguments, joint_arguments, settings_of, single_arguments, split_single
 
-WEIGHTS_OF = "weights of "  # begins what an identity says of a folder that may be gone later
+# Begin what an identity says of files that may be gone later, or that an older version did not look at.
+WEIGHTS_OF, ROWS_OF = "weights of ", "rows of "
+PLUGINS = "code of plugins"
 Key = tuple[str, int, str | None]  # arm, seed, and the task that trains alone
 
 
@@ -108,7 +111,8 @@ def make_arm(name: str, recipe: Mapping[str, Any], blocks: Mapping[str, Mapping[
         model_args, data_args, args = parsed
         specs = load_tasks(data_args.task_set, tasks=data_args.tasks, dataset=data_args.dataset_name)
         models = [model_args.model_name_or_path, *args.options("teachers").values()]
-        found = {**_file_digests(data_args.task_set), **_weights_digests(models)}
+        files = _file_digests(data_args.task_set, data_args.plugin or ())
+        found = {**files, **_weights_digests(models), **_rows_digests(specs)}
         identities[task] = {**_values_of(parsed, arguments), **found}
         tasks += [spec for spec in specs if data_args.alone in (None, spec.name)]
         if args.load_best_model_at_end or args.soup:
@@ -140,17 +144,24 @@ def _values_of(parsed: Sequence[object], names: Iterable[str]) -> Arguments:
     return json.loads(json.dumps(values, default=str))
 
 
-def _file_digests(task_set: str) -> dict[str, str]:
+def _file_digests(task_set: str, plugins: Iterable[str]) -> dict[str, str]:
     """Digests of what a user may edit and arguments only name: the task file, and the code of plugins."""
     found = {}
     if Path(task_set).is_file():
         found[f"content of {task_set}"] = hashlib.sha256(Path(task_set).read_bytes()).hexdigest()
-    return {**found, "code of plugins": plugins_digest()} if plugins_digest() else found
+    code = plugins_digest(plugins)
+    return {**found, PLUGINS: code} if code else found
 
 
 def _weights_digests(models: Iterable[str]) -> dict[str, str]:
     """Digests of the models that lie in folders here; those of the Hub have their names only."""
     return {WEIGHTS_OF + name: weights_digest(Path(name)) for name in models if (Path(name) / "config.json").is_file()}
+
+
+def _rows_digests(tasks: Iterable[TaskSpec]) -> dict[str, str]:
+    """Digests of the rows that lie in files here."""
+    found = {f"{ROWS_OF}task {spec.name!r}": rows_digest(spec) for spec in tasks}
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
 def list_runs(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Run]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Collection, Mapping
@@ -18,9 +20,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ..errors import InputError
 from ..hub.upload import TransportError
-from ..tasks.folders import folder_splits
+from ..tasks.folders import folder_splits, is_hidden
 from ..tasks.label_column import item_feature
-from ..tasks.sources import file_list
+from ..tasks.sources import file_list, find_files
 from ..tasks.spec import EMBEDDED, SPLITS, TaskSpec
 from ..tasks.split_names import own_splits
 from ..tasks.text_files import format_of, is_packed
@@ -140,9 +142,38 @@ def _content_cache(source: str) -> str | None:
     path = Path(source)
     if not path.exists():
         return None
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / content_digest(path)[:32])
+
+
+def content_digest(source: Path) -> str:
+    """A digest of a file, or of the files of a folder with their names in it; hidden ones hold no rows."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(str(file.relative_to(path)).encode())
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "hf_mtl" / digest.hexdigest()[:32])
+    for file in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
+        name, facts = file.relative_to(source), file.stat()
+        if not is_hidden(name):
+            digest.update(str(name).encode())
+            digest.update(_file_digest(file, facts.st_size, facts.st_mtime_ns))
+    return digest.hexdigest()
+
+
+@functools.cache
+def _file_digest(file: Path, size: int, changed: int) -> bytes:
+    """That of a file as it is at its size and time of change, read once."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def rows_digest(spec: TaskSpec) -> str | None:
+    """A digest of the files that a task's rows are in; None where they are not here, as those of the Hub."""
+    try:
+        if spec.files:
+            found = {
+                split: [content_digest(Path(path)) for path in find_files(spec.files, split)] for split in spec.files
+            }
+        elif spec.dataset is not None and Path(spec.dataset).exists():
+            found = {"": [content_digest(Path(spec.dataset))]}
+        else:
+            return None
+    except (InputError, OSError):  # who reads them tells of it
+        return None
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]

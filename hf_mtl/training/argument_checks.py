@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -126,12 +127,26 @@ def check_values(args: TrainingArguments) -> None:
         _check_name(name, getattr(args, name), [each.value for each in names])
     if not isinstance(args.include_num_input_tokens_seen, bool):
         args.include_num_input_tokens_seen = _token_count(args.include_num_input_tokens_seen)
+    _check_workers(args)
     for option in args.debug.split() if isinstance(args.debug, str) else ():
         _check_name("debug", option, [each.value for each in DebugOption])
     for name in (*_OBJECTS, *_OBJECTS_OR_FILES):
         value = getattr(args, name, None)  # transformers 5.17 has no activation_checkpointing_kwargs
         if isinstance(value, str):
             _check_object(name, value, file_will_do=name in _OBJECTS_OR_FILES)
+
+
+def _check_workers(args: TrainingArguments) -> None:
+    """Raise InputError for what only data loader workers have, where there are none, and an unknown way to start."""
+    context = getattr(args, "dataloader_multiprocessing_context", None)  # transformers 5.17 has none
+    if context is not None:
+        _check_name("dataloader_multiprocessing_context", context, multiprocessing.get_all_start_methods())
+    for name, is_given in (
+        ("dataloader_persistent_workers", args.dataloader_persistent_workers),
+        ("dataloader_multiprocessing_context", context is not None),
+    ):
+        if is_given and args.dataloader_num_workers == 0:
+            raise InputError(f"{name} is {getattr(args, name)!r}, and dataloader_num_workers is 0; wanted 1 or more")
 
 
 def check_folders(name: str, given: Mapping[str, Any]) -> dict[str, str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import typing
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from transformers import HfArgumentParser
+from transformers.trainer_utils import SchedulerType
 
 from ..errors import InputError, unknown_name_error
 from ..plugins import load_plugins, named_by_file, split_plugins
 from .argument_files import file_values, value_flags
 from .arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
+from .watched_metric import WATCHING_SCHEDULES
 
 logger = logging.getLogger(__name__)
 USAGE = "[RECIPE | FILE.yaml | FILE.json] [--flag value ...]"
@@ -28,6 +31,18 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]  # transformers' base cla
     def error(self, message: str) -> NoReturn:
         """What argparse would answer with a page of usage."""
         raise InputError(message)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Namespace, list[str]]:
+        """As in `argparse`; a run that does not train leaves out what would want evaluations in a training.
+
+        With an evaluation strategy, the Trainer's arguments would turn `do_eval` on.
+        """
+        values, rest = super().parse_known_args(*args, **kwargs)
+        if not values.do_train:
+            values.eval_strategy, values.load_best_model_at_end = "no", False
+            if values.lr_scheduler_type in WATCHING_SCHEDULES:
+                values.lr_scheduler_type = SchedulerType.LINEAR
+        return values, rest
 
 
 def parse_arguments(argv: Sequence[str], *, command: str = SCRIPT) -> Arguments:

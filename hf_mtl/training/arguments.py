@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import SchedulerType
 
 from ..data.raw_rows import ON_BAD_ROW
 from ..data.task_data import DEFAULT_LENGTH
@@ -20,10 +19,10 @@ from ..model.pooling import POOLINGS
 from ..tasks.spec import EMBEDDED
 from ..validation import check_number, read_json
 from .argument_checks import MOST, check_folders, check_schedule, check_trackers, check_values
-from .optimizers import optimizer_class
+from .optimizers import optimizer_class, refuse_trainers_own
 from .schedule import UnfreezeSchedule
 from .soup import check_soup
-from .watched_metric import WATCHING_SCHEDULES, refuse_watchers_without_evaluations, refuse_watchers_without_metric
+from .watched_metric import refuse_watchers_without_evaluations, refuse_watchers_without_metric
 
 logger = logging.getLogger(__name__)
 DEFAULT_ENCODER = "sentence-transformers/all-mpnet-base-v2"
@@ -186,11 +185,6 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
     )
 
     def __post_init__(self) -> None:
-        if not self.do_train:
-            self.eval_strategy = "no"  # else the base class would turn --do_eval on
-            self.load_best_model_at_end = False  # would want an eval_strategy
-            if self.lr_scheduler_type in WATCHING_SCHEDULES:  # would want one, too
-                self.lr_scheduler_type: Any = SchedulerType.LINEAR
         for name in OPTION_FIELDS:
             setattr(self, name, self.options(name))
         self.teachers = check_folders("teachers", self.options("teachers"))
@@ -204,7 +198,8 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
             self.accelerator_config.non_blocking = self.dataloader_pin_memory
         check_trackers(self.report_to)
         check_schedule(self)
-        check_soup(self)
+        if self.do_train:
+            check_soup(self)
 
     def _check_choices(self) -> None:
         """Raise InputError for a wrong name, option or number here, before data and model are loaded."""
@@ -219,6 +214,7 @@ class MultiTaskTrainingArguments(TrainingArguments):  # type: ignore[misc]  # tr
         check_sampling(self.task_sampling, self.options("task_sampling_args"))
         if self.optimizer is not None:
             optimizer_class(self.optimizer, self.options("optimizer_args"))
+            refuse_trainers_own(self)
         elif self.optimizer_args:
             raise InputError(
                 f"optimizer_args is {self.optimizer_args!r}, and no --optimizer is named, which takes them"

@@ -131,6 +131,8 @@ def make_loader(
         collate_fn=collator,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        # transformers 5.17 has no dataloader_multiprocessing_context and no dataloader_in_order
+        multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
         prefetch_factor=args.dataloader_prefetch_factor,
         **batches,
     )

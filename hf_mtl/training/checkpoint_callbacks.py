@@ -26,6 +26,46 @@ logger = logging.getLogger(__name__)
 ORDER_FILE = "data_order.json"
 
 
+# The Trainer would remove old checkpoints, and push, after `save_model` of a checkpoint's folder and before `on_save`;
+# with a limit of 1 it also removes the last one between the last line of the log and `on_train_end`.
+NO_STOCK_SAVES = {"save_total_limit": None, "hub_strategy": HubStrategy.END}
+# A resumed run was evaluated at its start before; the Trainer would do so again between `on_train_begin` and the rest.
+NO_START_EVALUATION = {"eval_on_start": False}
+# A run that is stopped goes on from what is saved at its last step.
+WHOLE_CHECKPOINT = {"save_only_model": False}
+
+
+class ArgumentsAside(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
+    """Keeps the Trainer from something that has no public hook, by other arguments between two events.
+
+    This callback comes first, so that every other one sees the user's values.
+    """
+
+    def __init__(self) -> None:
+        self._aside: dict[str, Any] = {}
+
+    def set_aside(self, args: TrainingArguments, values: Mapping[str, Any]) -> None:
+        """Give arguments other values until the next event, or `put_back`."""
+        for name, value in values.items():
+            self._aside.setdefault(name, getattr(args, name))
+            setattr(args, name, value)
+
+    def put_back(self, args: TrainingArguments) -> None:
+        """Give the arguments the user's values again."""
+        for name, value in self._aside.items():
+            setattr(args, name, value)
+        self._aside = {}
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back(args)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back(args)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back(args)
+
+
 class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
     """Completes every checkpoint that the Trainer has written; it comes after all callbacks that add to one.
 
@@ -36,6 +76,7 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
         write_memory: puts what the run needs beside the Trainer's files into a checkpoint, on the main process.
         data_order: what the order of the batches follows from.
         pusher: uploads checkpoints.
+        aside: of the trainer.
 
     Attributes:
         resumed_from: the checkpoint that the run goes on from.
@@ -46,8 +87,9 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
         write_memory: Callable[[Path], None],
         data_order: Callable[[], Mapping[str, Any]],
         pusher: CheckpointPusher,
+        aside: ArgumentsAside,
     ) -> None:
-        self.write_memory, self.data_order, self.pusher = write_memory, data_order, pusher
+        self.write_memory, self.data_order, self.pusher, self.aside = write_memory, data_order, pusher, aside
         self.resumed_from: Path | None = None
         self._stop_asked = self._stopping = False
         self._save_is_due = self._was_through = False
@@ -62,11 +104,17 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stopping = args.enable_jit_checkpoint and on_any_process(args, self._stop_asked)
-        control.should_save |= self._stopping
+        if self._stopping:
+            self.save_whole(args, control)
         # A save at the last step of an epoch waits for what the Trainer does at the epoch's end: a run resumed from it
         # would lack that evaluation, and draw other random numbers after it.
         if control.should_save and (state.epoch == int(state.epoch) or state.global_step >= state.max_steps):
             self._save_is_due, control.should_save = True, False
+
+    def save_whole(self, args: Any, control: Any) -> None:
+        """Ask for a checkpoint that a run can go on from, also with `save_only_model`."""
+        self.aside.set_aside(args, WHOLE_CHECKPOINT)
+        control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save |= self._save_is_due
@@ -120,44 +168,6 @@ class CheckpointManager(TrainerCallback):  # type: ignore[misc]  # transformers'
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop_asked = True
-
-
-# The Trainer would remove old checkpoints, and push, after `save_model` of a checkpoint's folder and before `on_save`;
-# with a limit of 1 it also removes the last one between the last line of the log and `on_train_end`.
-NO_STOCK_SAVES = {"save_total_limit": None, "hub_strategy": HubStrategy.END}
-# A resumed run was evaluated at its start before; the Trainer would do so again between `on_train_begin` and the rest.
-NO_START_EVALUATION = {"eval_on_start": False}
-
-
-class ArgumentsAside(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped
-    """Keeps the Trainer from something that has no public hook, by other arguments between two events.
-
-    This callback comes first, so that every other one sees the user's values.
-    """
-
-    def __init__(self) -> None:
-        self._aside: dict[str, Any] = {}
-
-    def set_aside(self, args: TrainingArguments, values: Mapping[str, Any]) -> None:
-        """Give arguments other values until the next event, or `put_back`."""
-        for name, value in values.items():
-            self._aside.setdefault(name, getattr(args, name))
-            setattr(args, name, value)
-
-    def put_back(self, args: TrainingArguments) -> None:
-        """Give the arguments the user's values again."""
-        for name, value in self._aside.items():
-            setattr(args, name, value)
-        self._aside = {}
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.put_back(args)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.put_back(args)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.put_back(args)
 
 
 class SkipStartEvaluation(TrainerCallback):  # type: ignore[misc]  # transformers' base class is untyped

@@ -112,6 +112,20 @@ def choose_checkpoint(wanted: str, output_dir: str) -> str:
     )
 
 
+def say_what_is_later(checkpoint: Path, output_dir: str) -> None:
+    """Warn of whole checkpoints of later steps than the one to go on from: "latest" would take them."""
+    found = checkpoints_in(Path(output_dir))
+    here = next((place for place, path in enumerate(found) if path.resolve() == checkpoint.resolve()), 0)
+    if later := [path for path in found[:here] if checkpoint_error(path) is None]:
+        logger.warning(
+            "going on from %s; of later steps there is %s in %s, which --resume_from_checkpoint latest would take; "
+            "move it away",
+            checkpoint.name,
+            ", ".join(path.name for path in later),
+            output_dir,
+        )
+
+
 def remove_old_checkpoints(newest: Path, limit: int, kept: Iterable[str | Path | None]) -> None:
     """Keep `limit` checkpoints, among them `newest` and those named, once the newest is sealed.
 

@@ -50,6 +50,8 @@ class KeepPatience(TrainerCallback):  # type: ignore[misc]  # transformers' base
             saved = state.stateful_callbacks.setdefault(name, now if len(now) > 1 else now[0])
             saved = saved if isinstance(saved, list) else [saved]
             for callback, kept in zip(same, saved[-len(same) :], strict=False):
+                if isinstance(callback, EarlyStopping):  # which may have been restored as it was saved
+                    callback.early_stopping_patience = args.early_stopping_patience
                 counted = kept["attributes"]["early_stopping_patience_counter"] if step else 0
                 callback.early_stopping_patience_counter = counted
                 before, patience = kept["args"], callback.early_stopping_patience

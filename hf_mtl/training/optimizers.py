@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from ..errors import InputError, unknown_name_error
 
@@ -27,6 +29,8 @@ REFUSED = {
 
 # The option of an optimizer -> the argument that is given to it, in every group of parameters.
 ARGUMENTS = {"lr": "learning_rate", "weight_decay": "weight_decay"}
+# What the Trainer makes an optimizer of, where none is named.
+TRAINERS_OWN = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Optimizer]:
@@ -59,3 +63,16 @@ def optimizer_class(name: str, options: dict[str, Any]) -> type[torch.optim.Opti
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {name!r} with options {options}: {error}") from error
     return cls
+
+
+def refuse_trainers_own(args: TrainingArguments) -> None:
+    """Raise InputError for arguments of the Trainer's own optimizers beside the name of another one."""
+    defaults = {field.name: field.default for field in dataclasses.fields(args) if field.name in TRAINERS_OWN}
+    given = {name: getattr(args, name) for name in TRAINERS_OWN}
+    given = {name: getattr(value, "value", value) for name, value in given.items()}
+    if other := [name for name in TRAINERS_OWN if given[name] != defaults[name]]:
+        found = ", ".join(f"{name} {given[name]!r} (default {defaults[name]!r})" for name in other)
+        raise InputError(
+            f"optimizer is {args.optimizer!r}, and these would not act on it: {found}; leave them out, or give the "
+            "defaults over a recipe's; --optimizer_args has its own options"
+        )

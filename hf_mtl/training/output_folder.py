@@ -16,7 +16,7 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
     """The checkpoint to go on from, if any.
 
     Refuses a folder that cannot be written and, before training, one that holds something already or in which another
-    run trains.
+    run trains. A run that goes on from a checkpoint in the folder may find something there.
     """
     folder = Path(args.output_dir)
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -25,14 +25,18 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
             pass
     except OSError as error:
         raise InputError(f"output_dir {args.output_dir!r} cannot be written: {error.strerror}") from error
+    checkpoint = None
     if args.resume_from_checkpoint is not None:
         checkpoint = choose_checkpoint(args.resume_from_checkpoint, args.output_dir)
-        if args.do_train and folder.is_dir():
+    goes_on_there = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
+    if args.do_train and folder.is_dir():
+        found = {path.name for path in folder.iterdir()} - {LOCK_FILE, RUN_FILE, LOG_FILE}
+        if found and not goes_on_there:
+            raise InputError(
+                f"output_dir {args.output_dir!r} is not empty"
+                + ("" if checkpoint is None else f", and {checkpoint!r}, to go on from, is not in it")
+                + "; choose another, or go on from its last checkpoint with --resume_from_checkpoint latest"
+            )
+        if checkpoint is not None:
             lock_output_folder(folder)
-        return checkpoint
-    if args.do_train and folder.is_dir() and {path.name for path in folder.iterdir()} - {LOCK_FILE, RUN_FILE, LOG_FILE}:
-        raise InputError(
-            f"output_dir {args.output_dir!r} is not empty; choose another, or go on from its last checkpoint with "
-            "--resume_from_checkpoint latest"
-        )
-    return None
+    return checkpoint

@@ -32,6 +32,7 @@ class RunRecord:
         repo_id: the model's name on the Hub, as far as it is known.
         log_history: the lines of the log.
         step: optimizer steps that were taken.
+        batch_size: rows per device that were trained with, which `auto_find_batch_size` chooses.
         weights_step: the step whose weights the model has.
         sizes: split -> task -> number of rows.
         conflicts: share of the steps in which two tasks' gradients conflicted; None without a step.
@@ -44,6 +45,7 @@ class RunRecord:
     repo_id: str
     log_history: Sequence[Mapping[str, Any]]
     step: int
+    batch_size: int
     weights_step: int
     sizes: Mapping[str, Mapping[str, int]]
     conflicts: float | None
@@ -122,7 +124,7 @@ class Publisher:
 
     def card_facts(self, record: RunRecord) -> CardFacts:
         """What the model card tells of a run."""
-        setup = describe_setup(self.args, self.config, record.step) if record.step else {}
+        setup = describe_setup(self.args, self.config, record.step, record.batch_size) if record.step else {}
         if record.passes:
             seen = ", ".join(f"{task} {passes:.3g}" for task, passes in record.passes.items())
             setup["how often each row was seen"] = seen
@@ -164,16 +166,19 @@ def step_of_weights(
     return step
 
 
-def describe_setup(args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int) -> dict[str, str]:
+def describe_setup(
+    args: MultiTaskTrainingArguments, config: MultiTaskConfig, steps: int, batch_size: int
+) -> dict[str, str]:
     """The settings that make a run what it is, for people. None of them names a folder.
 
     Args:
         args: of the run.
         config: of its model.
         steps: trained.
+        batch_size: rows per device that were trained with.
     """
     half = "bf16" if args.bf16 else "fp16" if args.fp16 and args.device.type != "cpu" else None  # CPUs ignore fp16
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    rows = batch_size * args.gradient_accumulation_steps * args.world_size
     setup = {
         "gradients combined by": " ".join([args.gradient_method, *_as_json(args.gradient_method_args)]),
         "loss weights": " ".join(_as_json(args.loss_weights)) or "the task set's",

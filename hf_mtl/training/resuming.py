@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
 # Beside the encoder, the tasks, the heads and a method with memory: what the state of a checkpoint has no meaning for.
 # Teachers stand here by what they are, not where: the state would go on, towards other labels.
-REFUSED = ("optimizer class", "pooling", "metric_for_best_model", "greater_is_better", "teachers")
+MEASURED = ("metric_for_best_model", "greater_is_better", "main metrics")  # what a best model was found by
+REFUSED = ("optimizer class", "pooling", *MEASURED, "teachers")
 # Optimizers and schedules keep these in their state, which is loaded.
 KEPT = (
     "learning_rate",
@@ -157,10 +158,11 @@ def refuse_other_run(
     if encoder and started_with and encoder != started_with and encoder != _saved_fingerprint(checkpoint):
         raise _refusal(checkpoint, "the same kind of encoder with other weights at the start")
     kept = saved_settings(checkpoint)
-    if _state(checkpoint).best_metric is None:  # nothing was measured by it
-        kept = {
-            name: value for name, value in kept.items() if name not in ("metric_for_best_model", "greater_is_better")
-        }
+    if _state(checkpoint).best_metric is None:  # nothing was measured by them, but for a soup's checkpoints
+        unused = [name for name in MEASURED if name != "main metrics" or not settings.get("soup")]
+        kept = {name: value for name, value in kept.items() if name not in unused}
+    if not settings.get("main metrics"):  # nothing will be measured
+        kept.pop("main metrics", None)
     if other := {
         name: (kept[name], settings[name])
         for name in REFUSED
@@ -225,6 +227,23 @@ def refuse_other_groups(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     saved = saved_settings(checkpoint)
     if other := {name: (saved[name], settings[name]) for name in RATES if saved[name] != settings[name]}:
         raise _refusal(checkpoint, f"other groups of parameters: {_in_words(other)}")
+
+
+def say_missing_best(checkpoint: Path, args: TrainingArguments) -> None:
+    """Warn where the best model so far is to be loaded at the end and its checkpoint is not there any more."""
+    state = _state(checkpoint)
+    if not args.load_best_model_at_end or not state.best_model_checkpoint:
+        return
+    name = Path(state.best_model_checkpoint).name
+    if not (Path(state.best_model_checkpoint).is_dir() or (Path(args.output_dir) / name).is_dir()):
+        logger.warning(
+            "load_best_model_at_end: %s, the best checkpoint so far (%s %.4f), is not in %s any more; unless a later "
+            "one is better, the final model is that of the last step",
+            name,
+            args.metric_for_best_model,
+            state.best_metric,
+            args.output_dir,
+        )
 
 
 def keep_settings(checkpoint: Path, args: TrainingArguments, settings: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .resuming import (
     refuse_other_run,
     saved_settings,
     say_kept_rates,
+    say_missing_best,
     settings_of,
     write_settings,
 )
@@ -44,6 +45,8 @@ class RunSettings:
 
     Attributes:
         optimizer_class: the optimizer's, with its module; set when the trainer is built.
+        scored: the tasks with validation rows; likewise.
+        batch_size: rows per device that are trained with, which `auto_find_batch_size` chooses.
         changes: of settings, as [step, setting, before, now].
     """
 
@@ -56,6 +59,8 @@ class RunSettings:
     ) -> None:
         self.args, self.model, self.tasks, self.teachers = args, model, tasks, teachers
         self.optimizer_class = ""
+        self.scored: Sequence[str] = ()
+        self.batch_size = args.per_device_train_batch_size
         self.changes: list[list[Any]] = []
         self._encoder_at_start = None if shards_gradients(model, args) else encoder_fingerprint(model)
         self._rates: list[float] = []
@@ -66,6 +71,8 @@ class RunSettings:
         others = {
             "optimizer class": self.optimizer_class,
             "teachers": self.teachers,
+            "main metrics": {name: spec.main_metric for name, spec in self.tasks.items() if name in self.scored},
+            "per_device_train_batch_size": self.batch_size,
             "loss weights": {name: spec.loss_weight for name, spec in self.tasks.items()},
             "sampling weights": {name: spec.sampling_weight for name, spec in self.tasks.items()},
         }
@@ -86,6 +93,9 @@ class RunSettings:
             method: gets what it remembered.
             new_optimizer: gives class and options of an optimizer that is still to be made.
         """
+        self.batch_size = self.args.per_device_train_batch_size
+        if self.args.auto_find_batch_size:  # goes on with the one that it had found
+            self.batch_size = saved_settings(checkpoint).get("per_device_train_batch_size", self.batch_size)
         settings = self.current()
         refuse_other_run(checkpoint, list(self.tasks), self.model.config, self._encoder_at_start, settings)
         restore_method(method, checkpoint)
@@ -97,6 +107,7 @@ class RunSettings:
         keep_settings(checkpoint, self.args, settings)
         refuse_watchers_without_evaluations(self.args)  # the schedule may be one
         self.changes = changes_of(checkpoint, settings)
+        say_missing_best(checkpoint, self.args)
 
     def apply_to_loaded(self, optimizer: Any, schedule: object, *, own_groups: bool) -> None:
         """Give a loaded optimizer the weight decay that is asked for; say where it keeps other rates.

@@ -154,7 +154,7 @@ def check_soup(args: TrainingArguments) -> None:
     Args:
         args: of the run, complete.
     """
-    if not (args.soup and args.do_train):
+    if not args.soup:
         return
     if args.load_best_model_at_end:
         raise InputError(

@@ -24,7 +24,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base
     Args:
         step: of the training.
         settings: go on with what a checkpoint had.
-        checkpoints: knows the checkpoint that the run goes on from.
+        checkpoints: knows the checkpoint that the run goes on from, and saves one.
         sampler: gives the sampler of the run.
         own_groups: whether the optimizer's groups are those that were asked for, which DeepSpeed's are not.
     """
@@ -72,4 +72,5 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' base
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step.end()
         if self.step.statistics.most_bad_steps() >= args.max_bad_steps:
-            control.should_save = control.should_training_stop = True
+            self.checkpoints.save_whole(args, control)
+            control.should_training_stop = True

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, IntervalStrategy, TrainOutput, speed_metrics
 
 from ..data.collator import TaskCollator
 from ..data.task_rows import TaskRows
@@ -34,7 +35,7 @@ from ..tasks.task_list import check_tasks
 from .arguments import MultiTaskTrainingArguments
 from .batches import TrainSampler, check_batch, data_order, given_rows, make_loader, train_sampler, training_rows
 from .checkpoint_callbacks import NO_STOCK_SAVES, ArgumentsAside, CheckpointManager, SkipStartEvaluation
-from .checkpoints import choose_checkpoint, unlocking_output_folder, write_errors_named
+from .checkpoints import choose_checkpoint, say_what_is_later, unlocking_output_folder, write_errors_named
 from .early_stopping import EarlyStopping, KeepPatience
 from .evaluation import TaskEvaluator, training_sample
 from .hub_sync import CheckpointPusher
@@ -45,7 +46,7 @@ from .progress import TaskBars, TaskLines
 from .publishing import END_OF_TRAINING, Publisher, RunRecord, step_of_weights
 from .run_settings import RunSettings, chosen_optimizer
 from .schedule import UnfreezeSchedule
-from .soup import make_soup
+from .soup import check_soup, make_soup
 from .step_callback import StepCallback
 from .step_statistics import tokens_seen
 from .teachers import Teachers
@@ -120,19 +121,23 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         self.settings = RunSettings(args, model, self.tasks, self.teachers.digests)
         self.pusher = CheckpointPusher()
         self.average = WeightAverage(model)
-        self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher)
         self._aside = ArgumentsAside()
+        self.checkpoints = CheckpointManager(self._write_memory, self.data_order, self.pusher, self._aside)
 
         self.unfreeze_schedule = UnfreezeSchedule.parse(args.unfreeze_schedule)
+        self.unfreezing: GradualUnfreezing | None = None
         if self.unfreeze_schedule is not None and train_dataset is not None:
             self.unfreeze_schedule.check(model.encoder.config.num_hidden_layers)
-            callbacks = [*callbacks, GradualUnfreezing(self.unfreeze_schedule)]
+            self.unfreezing = GradualUnfreezing(self.unfreeze_schedule)
+            callbacks = [*callbacks, self.unfreezing]
         if (chosen := chosen_optimizer(args)) is not None:
             kwargs["optimizer_cls_and_kwargs"] = chosen
         rows, eval_dataset = self._checked_rows(args, train_dataset, eval_dataset, callbacks)
+        self.settings.scored = list(eval_dataset or ())
         if args.torch_compile:
             compile_layers(model, args)
-        with changed(args, enable_jit_checkpoint=False):  # see CheckpointManager
+        untrained = {"eval_strategy": IntervalStrategy.NO} if rows is None else {}  # else it would want `eval_dataset`
+        with changed(args, enable_jit_checkpoint=False, **untrained):  # see CheckpointManager
             super().__init__(
                 model=model,
                 args=args,
@@ -199,6 +204,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if eval_dataset is not None:
             validated = self._given_rows(eval_dataset, "eval_dataset", others=True)
         if rows is not None:
+            check_soup(args)
             check_evaluations(
                 args,
                 self.tasks,
@@ -226,6 +232,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             raise InputError("train has no rows: the trainer was built without train_dataset; give {task: rows}")
         self.batch_sampler = self.make_batch_sampler(rows, args, self._train_batch_size)
         batches = {"batch_sampler": self.batch_sampler, "persistent_workers": args.dataloader_persistent_workers}
+        batches["in_order"] = getattr(args, "dataloader_in_order", True)  # predictions always are in the rows' order
         loader = make_loader(self.teachers.with_answers(rows), self.data_collator, args, **batches)
         return self.accelerator.prepare(loader)
 
@@ -299,6 +306,8 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             sync=accelerator.sync_gradients,
             scaler=accelerator.scaler,
         )
+        if (every := self.args.torch_empty_cache_steps) is not None and self.state.global_step % every == 0:
+            clear_device_cache()
         total = torch.stack([self.tasks[task].loss_weight * loss for task, loss in losses.items()])
         return total.nan_to_num(0.0, 0.0, 0.0).sum() / self.current_gradient_accumulation_steps
 
@@ -348,12 +357,25 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
                 around.enter_context(self.checkpoints.catching_sigterm(self.args))
                 around.enter_context(without_token_warning())
                 output = super().train(*args, **kwargs)
+            self._show_optimizers_average()
         finally:
             self._aside.put_back(self.args)
             self.remove_callback(SkipStartEvaluation)
             self.step.close()
+            if self.unfreezing is not None:
+                self.unfreezing.put_back()
         self.step.statistics.raise_for_bad_steps(self.args.max_bad_steps, self.state.global_step, self.args.output_dir)
         return output
+
+    def _show_optimizers_average(self) -> None:
+        """Where the optimizer averages weights itself, let the model have the average until the next step."""
+        if callable(getattr(self.optimizer, "eval", None)):
+            self.optimizer.eval()
+
+    def _load_best_model(self) -> None:
+        """As in `Trainer`; an optimizer that shows its average later would take the best weights for those it left."""
+        self._show_optimizers_average()
+        super()._load_best_model()
 
     def _go_on_from(self, checkpoint: Path) -> None:
         new = functools.partial(new_optimizer, self) if self.optimizer is None else None
@@ -361,6 +383,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
         if (chosen := chosen_optimizer(self.args)) is not None:  # some options are no part of the state that is loaded
             self.optimizer_cls_and_kwargs = chosen
         self.checkpoints.resumed_from = checkpoint
+        say_what_is_later(checkpoint, self.args.output_dir)
         if self.args.eval_on_start:
             self.add_callback(SkipStartEvaluation(self._aside))
 
@@ -513,6 +536,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
     def _write_memory(self, checkpoint: Path) -> None:
         """Put into a checkpoint what a resumed run needs beside the Trainer's files."""
         save_method(self.step.method, checkpoint)
+        self.settings.batch_size = self._train_batch_size
         self.settings.write(checkpoint)
         self.average.write(checkpoint)
 
@@ -522,6 +546,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
 
         The Trainer's own also pickles the arguments, and with them the hub's token and folders of this machine.
         """
+        self._show_optimizers_average()
         folder, main = output_dir or self.args.output_dir, self.args.should_save
         if isinstance(self.step, JointStep):  # the shards are gathered, which takes every process
             engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
@@ -549,6 +574,7 @@ class MultiTaskTrainer(Trainer):  # type: ignore[misc]  # transformers' base cla
             repo_id=self.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name,
             log_history=history,
             step=state.global_step,
+            batch_size=self._train_batch_size,
             weights_step=step_of_weights(history, state.global_step, best, best_is_loaded=args.load_best_model_at_end),
             sizes={split: {name: len(rows[name]) for name in rows} for split, rows in splits.items() if rows},
             conflicts=self.step.statistics.conflict_share(history),

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..model.encoder_layers import encoder_layers
@@ -32,7 +33,8 @@ class GradualUnfreezing(TrainerCallback):  # type: ignore[misc]  # transformers'
     """Freezes and thaws the encoder's layers as a function of `state.global_step`.
 
     It acts from `on_train_begin` on, when the optimizer already holds every parameter: layers frozen earlier would
-    never reach it. It keeps no state, so a resumed run continues in the right stage.
+    never reach it. It saves no state, so a resumed run continues in the right stage. What was frozen before the
+    training stays frozen in it, and when it ends, every parameter trains or not as before.
 
     Args:
         schedule: when which layers train.
@@ -40,10 +42,13 @@ class GradualUnfreezing(TrainerCallback):  # type: ignore[misc]  # transformers'
 
     def __init__(self, schedule: UnfreezeSchedule) -> None:
         self.schedule = schedule
+        self._trained_before: dict[nn.Parameter, bool] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        # It comes again in one training where the batch was too large.
+        self._trained_before = self._trained_before or {p: p.requires_grad for p in kwargs["model"].parameters()}
         self._apply(args, state, kwargs)
 
     def on_step_begin(
@@ -52,6 +57,15 @@ class GradualUnfreezing(TrainerCallback):  # type: ignore[misc]  # transformers'
         now = self.schedule.layers(self._progress(args, state.global_step, kwargs))
         if now != self.schedule.layers(self._progress(args, max(state.global_step - 1, 0), kwargs)):
             self._apply(args, state, kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Let each parameter train or not as before the training; also called where one ends by an error."""
+        for parameter, trained in self._trained_before.items():
+            parameter.requires_grad_(trained)
+        self._trained_before = {}
 
     def _progress(self, args: TrainingArguments, step: int, kwargs: dict[str, Any]) -> float:
         if self.schedule.unit == "steps":
@@ -62,6 +76,9 @@ class GradualUnfreezing(TrainerCallback):  # type: ignore[misc]  # transformers'
         model = kwargs["model"]
         layers = self.schedule.layers(self._progress(args, state.global_step, kwargs))
         train_last_layers(model.encoder, layers)
+        for parameter, trained in self._trained_before.items():
+            if not trained:
+                parameter.requires_grad_(False)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         epoch = state.global_step // steps_per_epoch(args, len(kwargs["train_dataloader"])) + 1

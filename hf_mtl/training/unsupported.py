@@ -46,6 +46,11 @@ def check_supported(model: MultiTaskModel, args: MultiTaskTrainingArguments, tas
                 f"{option} would turn the trained model itself into half precision, also what is saved after an "
                 f"evaluation; use --{option.partition('_')[0]}, which computes in it"
             )
+    if args.optim.endswith("layerwise") or args.optim in ("lomo", "adalomo"):
+        raise InputError(
+            f"optim is {args.optim.value!r}, which steps inside a task's backward, before the tasks' gradients can be "
+            "combined; choose another, such as adamw_torch_fused"
+        )
     if args.prediction_loss_only and args.do_predict:
         raise InputError("prediction_loss_only would leave do_predict nothing to write; leave one of them off")
     if args.train_sampling_strategy not in ("group_by_length", "random"):

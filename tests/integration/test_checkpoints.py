@@ -170,3 +170,37 @@ def test_steps_are_numbers_not_words(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
     assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-10", "checkpoint-9", "checkpoint-2"]
     assert checkpoints_in(tmp_path / "nowhere") == []
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_at_the_resume(make_trainer, tmp_path, caplog):
+    watched = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+    def train(steps, score, resume=None):
+        trainer = make_trainer(**watched, load_best_model_at_end=True, save_total_limit=0, max_steps=steps)
+        evaluate = trainer.evaluate
+        trainer.evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_average": score}
+        trainer.train(resume_from_checkpoint=resume)
+
+    train(1, 0.9)
+    train(2, 0.5, resume=True)
+    assert "best checkpoint" not in caplog.text
+    shutil.rmtree(tmp_path / "out" / "checkpoint-1")
+    train(3, 0.5, resume=True)
+    assert "checkpoint-1, the best checkpoint so far (eval_average 0.9000), is not in" in caplog.text
+    assert "unless a later one is better, the final model is that of the last step" in caplog.text
+
+
+def test_later_checkpoints_than_the_one_to_go_on_from_are_named(saved, tmp_path, specs, rows, tokenizer, caplog):
+    folder = shutil.copytree(saved, tmp_path / "out")
+    (folder / "checkpoint-9").mkdir()  # cut off, so that it would be passed over
+
+    def later(wanted):
+        caplog.clear()
+        trainer = tiny_trainer(folder, specs, rows, tokenizer)
+        trainer.train(resume_from_checkpoint=wanted)
+        return [message for message in caplog.messages if message.startswith("going on from")]
+
+    assert not later(str(folder / "checkpoint-4")) and not later("latest")
+    (line,) = later(str(folder / "checkpoint-2"))
+    assert line.startswith("going on from checkpoint-2; of later steps there is checkpoint-4 in ")
+    assert line.endswith("which --resume_from_checkpoint latest would take; move it away")

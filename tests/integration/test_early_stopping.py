@@ -117,6 +117,15 @@ def test_more_patience_lets_a_stopped_run_go_on_and_it_can_be_added_later(make_t
     assert late.state.global_step == 5
 
 
+@pytest.mark.parametrize(("patience", "last"), [(3, 4), (5, 6)])
+def test_the_arguments_patience_holds_where_callbacks_are_restored(make_trainer, tmp_path, patience, last):
+    make_trainer(callbacks=[ScoreOf(0.5)], **SETTINGS, early_stopping_patience=2).train()
+    restored = {**SETTINGS, "restore_callback_states_from_checkpoint": True, "early_stopping_patience": patience}
+    again = make_trainer(callbacks=[ScoreOf(0.5)], **restored)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert again.state.global_step == last
+
+
 def test_a_second_training_counts_from_0(make_trainer):
     trainer = make_trainer(callbacks=[ScoreOf(0.5)], **{**SETTINGS, "save_strategy": "no"}, early_stopping_patience=2)
     for _ in range(2):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from lever_runs import assert_same
+from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -210,3 +212,40 @@ def test_null_in_a_file_is_none_where_that_is_a_value(tmp_path, ending):
     assert (training.save_total_limit, training.metric_for_best_model) == (None, None)
     assert data.tasks == ["sst2", "stsb"] and training.report_to == []
     assert parse_arguments([str(file), "--use_cpu", "--save_total_limit", "5"])[2].save_total_limit == 5
+
+
+def copy_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(params=["schedulefreeadamw", "splus"])
+def averaging(request, make_trainer):
+    """A trainer with an optimizer that averages weights itself; keywords go to the arguments."""
+    return lambda **settings: make_trainer(optimizer=request.param, **{**SAVING, "learning_rate": 0.01, **settings})
+
+
+def test_the_final_model_and_checkpoints_have_an_optimizers_own_average(averaging, tmp_path):
+    trainer = averaging()
+    trainer.train()
+    after = copy_of(trainer.model)
+    assert_same(load_file(tmp_path / "out" / "checkpoint-3" / "model.safetensors"), after)
+    trainer.evaluate()
+    assert_same(copy_of(trainer.model), after)
+    again = averaging()
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert_same(copy_of(again.model), after)
+
+
+def test_the_best_model_stays_what_it_was_with_an_optimizers_own_average(averaging, tmp_path):
+    class StopAt3(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop |= state.global_step == 3
+
+    watched = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    trainer = averaging(**watched, max_steps=9)
+    trainer.add_callback(StopAt3())
+    trainer.train()
+    best = load_file(tmp_path / "out" / "checkpoint-2" / "model.safetensors")
+    assert_same(copy_of(trainer.model), best)
+    trainer.evaluate()
+    assert_same(copy_of(trainer.model), best)

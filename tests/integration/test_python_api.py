@@ -209,3 +209,37 @@ def test_nan_is_never_the_best_metric(make, metric, tmp_path):
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (0.5, 2)
     saved = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())
     assert saved["best_metric"] == 0.5
+
+
+WATCHED = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+
+def test_what_was_asked_for_holds_without_do_train(make):
+    settings = {**WATCHED, "do_train": False, "max_steps": 2, "load_best_model_at_end": True}
+    trainer = make({**settings, "lr_scheduler_type": "reduce_lr_on_plateau"})
+    trainer.train()
+    args, scored = trainer.args, [row["step"] for row in trainer.state.log_history if "eval_average" in row]
+    assert (args.eval_strategy, args.load_best_model_at_end, args.lr_scheduler_type) == (
+        "steps",
+        True,
+        "reduce_lr_on_plateau",
+    )
+    assert scored == [1, 2] and trainer.state.best_model_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"early_stopping_patience": 1}, "early_stopping_patience: wants evaluations"),
+        ({**WATCHED, "soup": 2, "load_best_model_at_end": True}, "soup is 2 and load_best_model_at_end is on"),
+    ],
+)
+def test_what_does_not_fit_is_refused_without_do_train_too(make, settings, message):
+    with pytest.raises(InputError, match=message):
+        make({"do_train": False, **settings})
+
+
+def test_a_trainer_that_only_predicts_needs_no_validation_rows(make, rows):
+    trainer = make({**WATCHED, "do_train": False}, train_dataset=None, eval_dataset=None)
+    assert set(trainer.predict(rows["validation"])) == {"reviews", "pairs"}
+    assert trainer.args.eval_strategy == "steps"

@@ -42,3 +42,25 @@ def test_rows_sorted_in_stretches_of_another_length_are_other_batches(make_train
         say_if_order_differs(tmp_path, trainer.data_order())
     (line,) = caplog.messages
     assert re.search("other batches than the run before.*is 7", line)
+
+
+def test_the_batch_size_that_was_found_is_told_and_gone_on_with(make_trainer, tmp_path, monkeypatch):
+    settings = {"auto_find_batch_size": True, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 0}
+    trainer = make_trainer(**settings)
+    step = trainer.training_step
+
+    def too_large(model, inputs, *args):
+        if sum(len(batch["labels"]) for batch in inputs.values()) > 6:
+            raise RuntimeError("CUDA out of memory.")
+        return step(model, inputs, *args)
+
+    monkeypatch.setattr(trainer, "training_step", too_large)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    assert json.loads((checkpoint / "settings.json").read_text())["settings"]["per_device_train_batch_size"] == 6
+    assert trainer.publisher.card_facts(trainer.record()).setup["rows per step, over all tasks"] == "6"
+    again = make_trainer(**settings)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    setup = again.publisher.card_facts(again.record()).setup
+    assert setup["rows per step, over all tasks"] == "6" and not any(name.startswith("changed") for name in setup)

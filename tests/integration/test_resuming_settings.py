@@ -29,6 +29,8 @@ RUN = {
     "weight_decay": 0.01,
 }
 
+MEASURED = {"eval_strategy": "steps", "eval_steps": 2, "train_metric_rows": 0}
+
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, specs, rows, tokenizer):
@@ -147,11 +149,41 @@ def test_a_default_of_a_head_that_is_written_out_goes_on_as_before(start, go_on,
 
 def test_another_metric_is_refused_where_a_best_one_was_measured_by_it(start, go_on, tmp_path):
     trainer = start[0]
-    measured = {"eval_strategy": "steps", "eval_steps": 2, "train_metric_rows": 0}
-    trainer(tmp_path / "first", **measured).train()
+    trainer(tmp_path / "first", **MEASURED).train()
     with pytest.raises(InputError, match="metric_for_best_model was eval_average and is eval_loss"):
-        go_on(tmp_path / "first" / "checkpoint-2", **measured, metric_for_best_model="eval_loss")
+        go_on(tmp_path / "first" / "checkpoint-2", **MEASURED, metric_for_best_model="eval_loss")
     go_on(metric_for_best_model="eval_loss")  # nothing was measured there
+
+
+def by_rank(specs):
+    """The tasks, pairs with another main metric."""
+    return [specs[0], dataclasses.replace(specs[1], main_metric="spearman")]
+
+
+@pytest.mark.parametrize("changed", ["main metric", "scored tasks"])
+def test_other_main_metrics_are_refused_where_a_best_one_was_measured(start, tmp_path, specs, changed):
+    trainer = start[0]
+    trainer(tmp_path / "out", **MEASURED).train()
+    again = trainer(tmp_path / "out", tasks=by_rank(specs) if changed == "main metric" else None, **MEASURED)
+    if changed == "scored tasks":
+        again.settings.scored = ["reviews"]
+    with pytest.raises(InputError, match=r"other settings: main metrics was \{.*\} and is \{"):
+        again.train(resume_from_checkpoint=True)
+    old = tmp_path / "out" / "checkpoint-2"
+    content = json.loads((old / "settings.json").read_text())
+    del content["settings"]["main metrics"]
+    (old / "settings.json").write_text(json.dumps(content))
+    write_manifest(old)
+    again.train(resume_from_checkpoint=str(old))
+
+
+def test_other_main_metrics_go_on_where_nothing_was_or_is_measured(start, go_on, tmp_path, specs):
+    again, _ = go_on(tasks=by_rank(specs), **MEASURED)
+    assert again.state.global_step == 3
+    start[0](tmp_path / "out", **MEASURED).train()
+    unmeasured = start[0](tmp_path / "out", tasks=by_rank(specs))
+    unmeasured.settings.scored = []
+    unmeasured.train(resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_mtl import InputError, MultiTaskTrainingArguments
+from hf_mtl.data.task_rows import TaskRows
 from hf_mtl.training.argument_checks import NUMBERS, TRACKERS
 from hf_mtl.training.argument_parser import parse_arguments
 
@@ -191,6 +192,53 @@ def test_a_file_that_is_nested_without_end_is_refused(tmp_path, suffix):
     (tmp_path / f"a.{suffix}").write_text("[" * 100_000)
     with pytest.raises(InputError, match="cannot be read"):
         parse_arguments([str(tmp_path / f"a.{suffix}")])
+
+
+# ---- data loaders and memory ----
+
+has_contexts = pytest.mark.skipif(
+    not hasattr(MultiTaskTrainingArguments, "dataloader_multiprocessing_context"), reason="transformers 5.17"
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataloader_persistent_workers"], "dataloader_persistent_workers is True, and dataloader_num_workers is 0"),
+        pytest.param(
+            ["--dataloader_multiprocessing_context", "spawn"],
+            "dataloader_multiprocessing_context is 'spawn', and",
+            marks=has_contexts,
+        ),
+    ],
+)
+def test_what_workers_have_wants_workers(flags, message):
+    with pytest.raises(InputError, match=message):
+        parse_arguments(["--use_cpu", *flags])
+
+
+@has_contexts
+def test_an_unknown_way_to_start_workers_is_named_in_python_too(make_arguments):
+    with pytest.raises(InputError, match=r"dataloader_multiprocessing_context 'spwan' .did you mean 'spawn'"):
+        make_arguments(dataloader_multiprocessing_context="spwan", dataloader_num_workers=1)
+
+
+@has_contexts
+def test_loaders_have_what_was_asked_for(make_trainer, rows):
+    workers = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}
+    trainer = make_trainer(**workers, dataloader_in_order=False, dataloader_persistent_workers=True)
+    train, scored = trainer.get_train_dataloader(), trainer.get_eval_dataloader(TaskRows(rows["validation"]))
+    for loader in (train, scored):
+        assert loader.multiprocessing_context.get_start_method() == "spawn"
+    assert (train.in_order, train.persistent_workers) == (False, True)
+    assert scored.in_order and not scored.persistent_workers
+
+
+def test_the_devices_cache_is_emptied_as_asked_for(make_trainer, monkeypatch):
+    emptied = []
+    monkeypatch.setattr("hf_mtl.training.trainer.clear_device_cache", lambda: emptied.append(1))
+    make_trainer(torch_empty_cache_steps=2, max_steps=4, gradient_accumulation_steps=2).train()
+    assert len(emptied) == 4  # both micro-batches of steps 0 and 2
 
 
 # ---- trackers ----

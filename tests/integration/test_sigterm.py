@@ -8,7 +8,7 @@ import pytest
 from lever_runs import Terminate, assert_same, end_of
 from transformers import TrainerCallback
 
-from hf_mtl.training.checkpoints import checkpoints_in
+from hf_mtl.training.checkpoints import checkpoint_error, checkpoints_in
 
 RUN = {"max_steps": 14, "gradient_accumulation_steps": 2, "unfreeze_schedule": "0:0,1:1,1.5:all", "learning_rate": 0.01}
 
@@ -27,6 +27,19 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_end(make_trainer, make_mo
     again = make_trainer(make_model(dropout=0.1, seed=3), **settings)
     again.train(resume_from_checkpoint=True)
     assert_same(end_of(again), end_of(whole))
+
+
+@pytest.mark.parametrize("step", [3, 12], ids=["mid-epoch", "end of an epoch"])
+def test_what_sigterm_saves_is_whole_where_checkpoints_have_the_model_only(make_trainer, tmp_path, step):
+    settings = {**RUN, "save_only_model": True, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(callbacks=[Terminate(step)], **settings)
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert trainer.args.save_only_model
+    newest, before = checkpoints_in(tmp_path / "out")[:2]
+    assert newest.name == f"checkpoint-{step}" and checkpoint_error(newest) is None
+    assert "was not saved with it" in checkpoint_error(before)
+    make_trainer(**settings).train(resume_from_checkpoint=True)
 
 
 def test_sigterm_is_left_alone_without_the_flag_and_outside_of_training(make_trainer):

@@ -76,6 +76,11 @@ def test_each_tasks_loss_is_logged_and_adds_up(make_trainer):
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches false: metrics are taken from"),
         ({"eval_use_gather_object": True}, "eval_use_gather_object: metrics are taken from"),
         ({"bf16_full_eval": True}, "bf16_full_eval would turn the trained model itself into half .* use --bf16"),
+        (
+            {"optim": "galore_adamw_layerwise", "optim_target_modules": "all"},
+            "optim is 'galore_adamw_layerwise', which",
+        ),
+        ({"optim": "adalomo"}, "optim is 'adalomo', which steps inside a task's backward"),
         ({"prediction_loss_only": True, "do_predict": True}, "prediction_loss_only would leave do_predict nothing"),
         ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy is 'all_checkpoints'"),
     ],

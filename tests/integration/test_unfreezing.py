@@ -130,3 +130,40 @@ def test_epochs_of_the_schedule_are_the_trainers(make_trainer, make_model, caplo
     assert stages == [{"heads"}] * 3 + [{"heads", "1", "2"}] * 3
     assert "epoch 1 of 2, step 0: encoder frozen; 0.00 of" in caplog.text
     assert "epoch 2 of 2, step 3: the last 2 of 3 encoder layers train" in caplog.text
+
+
+class Stop(TrainerCallback):
+    """Ends a training by an error."""
+
+    def on_step_end(self, *args, **kwargs):
+        raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize("callbacks", [[], [Stop()]], ids=["at its end", "by an error"])
+def test_after_a_training_the_same_parameters_train_as_before(make_trainer, make_model, callbacks):
+    model = make_model(layers=3)
+    model.encoder.embeddings.requires_grad_(False)
+    before = trainable(model)
+    trainer = make_trainer(model, callbacks=callbacks, unfreeze_schedule="0:1", max_steps=1)
+    if callbacks:
+        with pytest.raises(RuntimeError, match="stopped"):
+            trainer.train()
+    else:
+        trainer.train()
+    assert trainable(model) == before
+    watch = Watch()
+    make_trainer(model, callbacks=[watch], max_steps=1).train()
+    assert {part(name) for name in watch.moved[0]} == {"heads", "0", "1", "2"}
+
+
+def test_what_was_frozen_before_stays_frozen_in_the_training(make_trainer, make_model):
+    model = make_model(layers=3)
+    model.encoder.encoder.layer[2].requires_grad_(False)
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            seen.append({part(name) for name in trainable(model)})
+
+    make_trainer(model, callbacks=[Look()], unfreeze_schedule="0:2,1:all steps", max_steps=2).train()
+    assert seen == [{"heads", "1"}, {"heads", "0", "1", "embeddings"}]

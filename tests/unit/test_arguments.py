@@ -238,7 +238,7 @@ def test_help_says_what_the_arguments_mean(capsys):
 
 @pytest.mark.parametrize("half, told", [({}, "fp32, 42"), ({"bf16": True}, "bf16, 42"), ({"fp16": True}, "fp32, 42")])
 def test_the_setup_tells_the_precision_that_a_cpu_computes_in(make_arguments, make_model, half, told):
-    assert describe_setup(make_arguments(**half), make_model().config, 1)["precision, seed"] == told
+    assert describe_setup(make_arguments(**half), make_model().config, 1, 8)["precision, seed"] == told
 
 
 def test_the_commands_that_a_run_prints_can_be_pasted(tmp_path, capsys):
@@ -256,3 +256,20 @@ def test_the_commands_that_a_run_prints_can_be_pasted(tmp_path, capsys):
 def test_what_is_refused_later_is_not_offered():
     with pytest.raises(InputError, match=r"unknown hub_strategy 'never'.*; choose from: checkpoint, end, every_save$"):
         parse_arguments(["--output_dir", "out", "--hub_strategy", "never"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--optim", "sgd"], "optim 'sgd' .default 'adamw_torch_fused'.;"),
+        (
+            ["--adam_beta2", "0.98", "--optim_args", "a=1"],
+            "optim_args 'a=1' .*, adam_beta2 0.98 .default 0.999.; leave",
+        ),
+    ],
+)
+def test_arguments_of_another_optimizer_are_refused(flags, named):
+    with pytest.raises(InputError, match=f"optimizer is 'lion', and these would not act on it: {named}"):
+        parse_arguments(["--use_cpu", "--optimizer", "lion", *flags])
+    parse_arguments(["--use_cpu", *flags])
+    parse_arguments(["--use_cpu", "--optimizer", "lion", "--adam_beta1", "0.9"])

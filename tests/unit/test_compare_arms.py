@@ -69,6 +69,17 @@ def test_an_arm_leaves_the_options_of_what_it_does_not_choose(choice, value, oth
     assert joint_arguments("arm", recipe, {"arm": own}) == {**DEMO, **own}
 
 
+def test_an_arm_with_another_optimizer_leaves_all_that_is_of_the_recipes():
+    stock = {**DEMO, "optim": "adamw_torch", "optim_args": "a=1", "adam_beta2": 0.98}
+    assert joint_arguments("arm", stock, {"arm": {"optimizer": "lion"}}) == {**DEMO, "optimizer": "lion"}
+    assert joint_arguments("arm", stock, {"arm": {"optim": "sgd"}}) == {**DEMO, "optim": "sgd", "adam_beta2": 0.98}
+    named = {**DEMO, "optimizer": "lion", "optimizer_args": {"betas": [0.9, 0.98]}}
+    assert joint_arguments("arm", named, {"arm": {"optim": "sgd"}}) == {**DEMO, "optim": "sgd"}
+    assert make_arm("arm", named, {"arm": {"optim": "sgd"}}).settings[None]["optim"] == "sgd"
+    with pytest.raises(InputError, match="optimizer is 'lion', and these would not act on it: optim 'sgd'"):
+        make_arm("arm", DEMO, {"arm": {"optim": "sgd", "optimizer": "lion"}})
+
+
 def test_single_has_changes_for_all_tasks_and_for_one():
     block = {"weight_decay": 0.1, "pairs": {"learning_rate": 5e-5, "max_steps": 2000}}
     recipe = {**DEMO, "gradient_method_args": {"reduction": "mean"}}
@@ -138,6 +149,21 @@ def test_an_identity_goes_by_what_is_meant_and_by_the_task_file(tmp_path):
         yaml.safe_dump({"tasks": {"reviews": {**row, "labels": ["negative", "positive"], "loss_weight": 2}}})
     )
     assert digest() != first
+
+
+def test_an_identity_goes_by_the_arms_own_plugins(tmp_path, plugins_of_this_test):
+    files = [tmp_path / "one.py", tmp_path / "other.py"]
+    for file in files:
+        file.write_text("VALUE = 3")
+    blocks = {file.stem: {"plugin": [str(file)]} for file in files}
+    first = make_arm("one", DEMO, blocks).identities[None]
+    make_arm("other", DEMO, blocks)
+    assert make_arm("one", DEMO, blocks).identities[None] == first
+    assert "code of plugins" not in make_arm("sum", DEMO, {}).identities[None]
+    files[1].write_text("VALUE = 4")
+    assert make_arm("one", DEMO, blocks).identities[None] == first
+    files[0].write_text("VALUE = 4")
+    assert make_arm("one", DEMO, blocks).identities[None] != first
 
 
 def test_train_ignores_the_arms_of_a_file_and_wants_a_mapping(tmp_path):

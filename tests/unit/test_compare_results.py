@@ -1,9 +1,12 @@
 """compare.json holds every run once, is there whole at any moment, and tells scores that are not finite."""
 
+import dataclasses
 import json
 import math
+import shutil
 
 import pytest
+import yaml
 
 from hf_mtl import InputError
 from hf_mtl.compare.report import report
@@ -16,6 +19,9 @@ DEMO = {"model_name_or_path": "embedded:demo", "task_set": "demo", "max_steps": 
 @pytest.fixture(scope="module")
 def arms():
     return [make_arm(name, DEMO, {}) for name in ("sum", "pcgrad")]
+
+
+REVIEWS = {"kind": "classification", "text_columns": ["text"], "labels": ["bad", "good"], "label_column": "label"}
 
 
 def add(results, run, accuracy, **options):
@@ -154,3 +160,45 @@ def test_other_weights_by_the_same_name_are_other_arguments(tmp_path, lever):
         check()
     (folder / "config.json").unlink()  # the folder is gone, and its weights are not known any more
     check()
+
+
+@pytest.mark.parametrize("source", ["files", "a pattern", "dataset", "dataset_name"])
+def test_other_rows_in_the_same_files_are_other_runs(tmp_path, source):
+    data, tasks = tmp_path / "data", tmp_path / "tasks.yaml"
+    data.mkdir()
+    for split in ("train", "validation"):
+        (data / f"{split}.csv").write_text("text,label\nfine,good\npoor,bad\n")
+    files = {"train": str(data / "train.csv"), "validation": str(data / "valid*.csv")}
+    of_task = {"dataset": str(data)} if source.startswith("dataset") else {"files": files}
+    tasks.write_text(yaml.safe_dump({"tasks": {"reviews": {**REVIEWS, **of_task}}}))
+    recipe = DEMO | {"task_set": str(tasks)} | ({"dataset_name": str(data)} if source == "dataset_name" else {})
+    results = Results(tmp_path / "out")
+    add(results, list_runs([make_arm("sum", recipe, {})], [1])[0], 0.8)
+    results.write([make_arm("sum", recipe, {})])
+
+    def check():
+        Results(tmp_path / "out").check([make_arm("sum", recipe, {})], with_test=False)
+
+    check()
+    changed = data / ("validation.csv" if source == "a pattern" else "train.csv")
+    changed.write_text("text,label\nfine,good\npoor,good\n")
+    with pytest.raises(
+        InputError, match="seed 1 was run with other arguments: the rows of task 'reviews' have changed; "
+    ):
+        check()
+    shutil.rmtree(data)  # the rows are gone, as in a copy of the results alone
+    if source == "files":
+        check()
+
+
+def test_results_that_do_not_know_their_rows_count(tmp_path):
+    data, tasks = tmp_path / "data.csv", tmp_path / "tasks.yaml"
+    data.write_text("text,label\nfine,good\npoor,bad\n")
+    tasks.write_text(yaml.safe_dump({"tasks": {"reviews": {**REVIEWS, "files": {"train": str(data)}}}}))
+    arm = make_arm("sum", DEMO | {"task_set": str(tasks)}, {})
+    identity = {name: value for name, value in arm.identities[None].items() if not name.startswith("rows of")}
+    assert len(identity) == len(arm.identities[None]) - 1
+    results = Results(tmp_path / "out")
+    add(results, list_runs([dataclasses.replace(arm, identities={None: identity})], [1])[0], 0.8)
+    results.write([arm])
+    Results(tmp_path / "out").check([arm], with_test=False)
