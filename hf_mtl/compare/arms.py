@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError, unknown_name_error
 from ..gradients.method import GRADIENT_METHODS
-from ..training.argument_parser import argument_types
-from ..training.arguments import MultiTaskTrainingArguments
-from ..training.optimizers import TRAINERS_OWN
+from ..training.argument_parser import argument_types, overridden
 
 Arguments = dict[str, Any]  # argument -> value, as a file of arguments has it
 SINGLE = "single"
@@ -32,13 +29,6 @@ NOT_THE_RECIPES = (
     "run_name",
     "resume_from_checkpoint",
 )
-# What goes with the recipe's choice where an arm makes another one.
-GOES_WITH = {
-    "gradient_method": ("gradient_method_args",),
-    "task_sampling": ("task_sampling_args",),
-    "optimizer": ("optimizer_args", *TRAINERS_OWN),
-    "optim": ("optim_args", "optimizer", "optimizer_args"),
-}
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _FOLDER = re.compile(r"\w[\w.+-]*")
 
@@ -145,16 +135,7 @@ def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments
     for name in NOT_THE_RECIPES:
         if name in changes:
             raise InputError(f"arms has {name} {changes[name]!r}, which compare sets for every run; leave it out")
-    kept = dict(recipe)
-    for choice, names in GOES_WITH.items():
-        before = recipe.get(choice, _default(choice))
-        if changes.get(choice, before) != before:
-            kept = {name: value for name, value in kept.items() if name not in names}
-    return {**kept, **changes}
-
-
-def _default(argument: str) -> Any:
-    return next(f.default for f in dataclasses.fields(MultiTaskTrainingArguments) if f.name == argument)
+    return {**overridden(recipe, changes), **changes}
 
 
 def settings_of(arguments: Mapping[str, Any]) -> Arguments:

@@ -18,9 +18,17 @@ from ..errors import InputError, unknown_name_error
 from ..plugins import load_plugins, named_by_file, split_plugins
 from .argument_files import file_values, value_flags
 from .arguments import DataArguments, ModelArguments, MultiTaskTrainingArguments
+from .optimizers import TRAINERS_OWN
 from .watched_metric import WATCHING_SCHEDULES
 
 logger = logging.getLogger(__name__)
+# What goes with a file's choice where a flag makes another one.
+GOES_WITH = {
+    "gradient_method": ("gradient_method_args",),
+    "task_sampling": ("task_sampling_args",),
+    "optimizer": ("optimizer_args", *TRAINERS_OWN),
+    "optim": ("optim_args", "optimizer", "optimizer_args"),
+}
 USAGE = "[RECIPE | FILE.yaml | FILE.json] [--flag value ...]"
 SCRIPT = "accelerate launch run_glue_mtl.py"
 Arguments = tuple[ModelArguments, DataArguments, MultiTaskTrainingArguments]
@@ -63,6 +71,8 @@ def parse_arguments(argv: Sequence[str], *, command: str = SCRIPT) -> Arguments:
     if not starts_with_file(argv):
         return _parsed(argv, {}, command)
     values, _ = file_values(Path(argv[0]))
+    if not {"-h", "--help"} & set(argv):
+        values = overridden(values, flag_values(argv[1:]))
     from_file, others = value_flags(values, argument_types(), f"argument file {argv[0]!r}")
     return _parsed([*from_file, *argv[1:]], others, command)
 
@@ -86,6 +96,16 @@ def parse_values(values: Mapping[str, Any], where: str) -> Arguments:
     load_plugins([plugins] if isinstance(plugins, str) else plugins)
     flags, others = value_flags(values, argument_types(), where)
     return _parsed(flags, others, SCRIPT)
+
+
+def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds of a file's values beside changes: options go with the choice that they are of, see `GOES_WITH`."""
+    kept = dict(values)
+    for choice, names in GOES_WITH.items():
+        before = values.get(choice, _defaults()[choice])
+        if changes.get(choice, before) != before:
+            kept = {name: value for name, value in kept.items() if name not in names}
+    return kept
 
 
 def flag_values(argv: Sequence[str]) -> dict[str, Any]:

@@ -73,6 +73,6 @@ def refuse_trainers_own(args: TrainingArguments) -> None:
     if other := [name for name in TRAINERS_OWN if given[name] != defaults[name]]:
         found = ", ".join(f"{name} {given[name]!r} (default {defaults[name]!r})" for name in other)
         raise InputError(
-            f"optimizer is {args.optimizer!r}, and these would not act on it: {found}; leave them out, or give the "
-            "defaults over a recipe's; --optimizer_args has its own options"
+            f"optimizer is {args.optimizer!r}, and these would not act on it: {found}; leave them out; "
+            "--optimizer_args has its own options"
         )

@@ -273,3 +273,17 @@ def test_arguments_of_another_optimizer_are_refused(flags, named):
         parse_arguments(["--use_cpu", "--optimizer", "lion", *flags])
     parse_arguments(["--use_cpu", *flags])
     parse_arguments(["--use_cpu", "--optimizer", "lion", "--adam_beta1", "0.9"])
+
+
+def test_options_in_a_file_go_with_the_choice_that_they_are_of(parse):
+    stock = {"adam_beta2": 0.98, "optim_args": "a=1"}
+    args = parse(stock, "--optimizer", "lion")[2]
+    assert (args.optimizer, args.adam_beta2, args.optim_args) == ("lion", 0.999, None)
+    args = parse(stock, "--learning_rate", "1e-4")[2]
+    assert (args.adam_beta2, args.optim_args) == (0.98, "a=1")
+    named = {"optimizer": "lion", "optimizer_args": {"betas": [0.9, 0.98]}}
+    assert parse(named, "--optimizer=lion")[2].optimizer_args == named["optimizer_args"]
+    args = parse(named, "--optim", "sgd")[2]
+    assert (args.optim, args.optimizer, args.optimizer_args) == ("sgd", None, {})
+    method = {"gradient_method": "cagrad", "gradient_method_args": {"c": 0.2}}
+    assert parse(method, "--gradient_method", "sum")[2].gradient_method_args == {}
