@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -149,18 +148,12 @@ def content_digest(source: Path) -> str:
     """A digest of a file, or of the files of a folder with their names in it; hidden ones hold no rows."""
     digest = hashlib.sha256()
     for file in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
-        name, facts = file.relative_to(source), file.stat()
+        name = file.relative_to(source)
         if not is_hidden(name):
             digest.update(str(name).encode())
-            digest.update(_file_digest(file, facts.st_size, facts.st_mtime_ns))
+            with open(file, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-@functools.cache
-def _file_digest(file: Path, size: int, changed: int) -> bytes:
-    """That of a file as it is at its size and time of change, read once."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def rows_digest(spec: TaskSpec) -> str | None:
