@@ -28,7 +28,7 @@ def check_output_folder(args: MultiTaskTrainingArguments) -> str | None:
     checkpoint = None
     if args.resume_from_checkpoint is not None:
         checkpoint = choose_checkpoint(args.resume_from_checkpoint, args.output_dir)
-    goes_on_there = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
+    goes_on_there = checkpoint is not None and Path(checkpoint).parent.resolve() == folder.resolve()
     if args.do_train and folder.is_dir():
         found = {path.name for path in folder.iterdir()} - {LOCK_FILE, RUN_FILE, LOG_FILE}
         if found and not goes_on_there:

@@ -29,8 +29,9 @@ def test_a_function_is_a_method_in_training(make_trainer):
 
 
 def test_the_example_of_the_docs_trains(make_trainer):
-    text = (Path(__file__).parents[2] / "docs" / "gradients.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    text = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    example, *_ = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert '@register_gradient_method("longest")' in example
     exec(example, {})
     arguments = {"gradient_method": "longest", "gradient_method_args": '{"weight": 0.5}', "max_steps": 1}
     assert make_trainer(**arguments).train().training_loss > 0
