@@ -140,6 +140,14 @@ def test_a_file_that_somebody_edited_is_told_by_a_sentence(tmp_path, arms, chang
         Results(tmp_path)
 
 
+def written(folder, recipe):
+    """Write results of a recipe's run into a folder; gives a check whether a run now would be the same."""
+    results = Results(folder)
+    add(results, list_runs([make_arm("sum", recipe, {})], [1])[0], 0.8)
+    results.write([make_arm("sum", recipe, {})])
+    return lambda: Results(folder).check([make_arm("sum", recipe, {})], with_test=False)
+
+
 @pytest.mark.parametrize("lever", ["model_name_or_path", "teachers"])
 def test_other_weights_by_the_same_name_are_other_arguments(tmp_path, lever):
     folder = tmp_path / "model"
@@ -147,13 +155,7 @@ def test_other_weights_by_the_same_name_are_other_arguments(tmp_path, lever):
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"first")
     recipe = DEMO | {lever: str(folder) if lever == "model_name_or_path" else {"reviews": str(folder)}}
-    results = Results(tmp_path / "out")
-    add(results, list_runs([make_arm("sum", recipe, {})], [1])[0], 0.8)
-    results.write([make_arm("sum", recipe, {})])
-
-    def check():
-        Results(tmp_path / "out").check([make_arm("sum", recipe, {})], with_test=False)
-
+    check = written(tmp_path / "out", recipe)
     check()
     (folder / "model.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match=f"seed 1 was run with other arguments: weights of {folder} was "):
@@ -172,13 +174,7 @@ def test_other_rows_in_the_same_files_are_other_runs(tmp_path, source):
     of_task = {"dataset": str(data)} if source.startswith("dataset") else {"files": files}
     tasks.write_text(yaml.safe_dump({"tasks": {"reviews": {**REVIEWS, **of_task}}}))
     recipe = DEMO | {"task_set": str(tasks)} | ({"dataset_name": str(data)} if source == "dataset_name" else {})
-    results = Results(tmp_path / "out")
-    add(results, list_runs([make_arm("sum", recipe, {})], [1])[0], 0.8)
-    results.write([make_arm("sum", recipe, {})])
-
-    def check():
-        Results(tmp_path / "out").check([make_arm("sum", recipe, {})], with_test=False)
-
+    check = written(tmp_path / "out", recipe)
     check()
     changed = data / ("validation.csv" if source == "a pattern" else "train.csv")
     changed.write_text("text,label\nfine,good\npoor,good\n")
